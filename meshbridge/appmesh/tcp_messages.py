@@ -1,0 +1,158 @@
+"""The two messages of the TCP and WSS transports, and their msgpack form (PROTOCOL.md, 'Messages').
+
+Every field is always sent. What comes in may be looser than the specification (a ``str`` body, a nil): both are taken.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import msgpack
+
+__all__ = ["MessageError", "RequestMessage", "ResponseMessage"]
+
+
+class MessageError(ValueError):
+    """A frame's body is no message: not msgpack, no map, or a field of an impossible type."""
+
+
+@dataclass(slots=True)
+class RequestMessage:
+    """A request: what an HTTP request would say, with a ``uuid`` that its answer repeats."""
+
+    uuid: str = ""
+    request_uri: str = ""
+    http_method: str = ""
+    client_addr: str = ""
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    query: dict[str, str] = field(default_factory=dict)
+
+    def serialize(self) -> bytes:
+        """The msgpack body of a frame. Values of ``headers`` and ``query`` go out as strings."""
+        return msgpack.packb(
+            {
+                "uuid": self.uuid,
+                "request_uri": self.request_uri,
+                "http_method": self.http_method,
+                "client_addr": self.client_addr,
+                "body": self.body.encode() if isinstance(self.body, str) else bytes(self.body),
+                "headers": {key: str(value) for key, value in self.headers.items()},
+                "query": {key: str(value) for key, value in self.query.items()},
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, buf: bytes | bytearray | memoryview) -> Self:
+        """The request in a frame's body.
+
+        Raises:
+            MessageError: ``buf`` is no request.
+
+        """
+        fields = _unpack(buf)
+        return cls(
+            uuid=_text(fields, "uuid"),
+            request_uri=_text(fields, "request_uri"),
+            http_method=_text(fields, "http_method"),
+            client_addr=_text(fields, "client_addr"),
+            body=_bytes(fields, "body"),
+            headers=_text_map(fields, "headers"),
+            query=_text_map(fields, "query"),
+        )
+
+
+@dataclass(slots=True)
+class ResponseMessage:
+    """An answer, or (with ``request_uri`` of ``/appmesh/event``) a pushed event."""
+
+    uuid: str = ""
+    request_uri: str = ""
+    http_status: int = 0
+    body_msg_type: str = ""
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def serialize(self) -> bytes:
+        """The msgpack body of a frame; text bodies as str, others as bin, like the daemon's own."""
+        body: bytes | str = self.body
+        if self.body_msg_type.startswith(("application/json", "text/")):
+            try:
+                body = self.body.decode()
+            except UnicodeDecodeError:
+                body = self.body
+        return msgpack.packb(
+            {
+                "uuid": self.uuid,
+                "request_uri": self.request_uri,
+                "http_status": self.http_status,
+                "body_msg_type": self.body_msg_type,
+                "body": body,
+                "headers": self.headers,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, buf: bytes | bytearray | memoryview) -> Self:
+        """The answer in a frame's body.
+
+        Raises:
+            MessageError: ``buf`` is no answer.
+
+        """
+        fields = _unpack(buf)
+        status = fields.get(b"http_status") or 0
+        if not isinstance(status, int):
+            raise MessageError(f"http_status is {type(status).__name__}, not an integer")
+        return cls(
+            uuid=_text(fields, "uuid"),
+            request_uri=_text(fields, "request_uri"),
+            http_status=status,
+            body_msg_type=_text(fields, "body_msg_type"),
+            body=_bytes(fields, "body"),
+            headers=_text_map(fields, "headers"),
+        )
+
+
+def _unpack(buf: bytes | bytearray | memoryview) -> dict[Any, Any]:
+    """The top-level map with its strings left as bytes: most of them are compared or passed on, never read."""
+    try:
+        fields = msgpack.unpackb(buf, raw=True, strict_map_key=False)
+    except Exception as error:  # msgpack raises ValueError, its own types and, for deep nesting, StackError
+        raise MessageError(f"a frame of {len(buf)} bytes is not msgpack: {error}") from error
+    if not isinstance(fields, dict):
+        raise MessageError(f"a frame of {len(buf)} bytes holds {type(fields).__name__}, not a map")
+    return fields
+
+
+def _bytes(fields: Mapping[Any, Any], name: str) -> bytes:
+    value = fields.get(name.encode())
+    if value is None:
+        return b""
+    if isinstance(value, bytes):
+        return value
+    raise MessageError(f"{name} is {type(value).__name__}, not bytes or text")
+
+
+def _text(fields: Mapping[Any, Any], name: str) -> str:
+    value = fields.get(name.encode())
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _text_map(fields: Mapping[Any, Any], name: str) -> dict[str, str]:
+    value = fields.get(name.encode())
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MessageError(f"{name} is {type(value).__name__}, not a map")
+    return {_loose_text(key): _loose_text(item) for key, item in value.items()}
+
+
+def _loose_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else str(value)

@@ -1,0 +1,196 @@
+"""The one event type inside meshbridge, and its CloudEvents form (DESIGN.md, 'The way of an event').
+
+An event keeps the daemon's own JSON as the bytes that came in. Its CloudEvents form is put together around
+the daemon's ``data``, cut out of those bytes: nothing is parsed or encoded twice.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+__all__ = ["DAEMON_PLACE", "Envelope", "Event", "EventType", "cloudevent", "cloudevent_attributes", "decode_push", "raw"]
+
+DAEMON_PLACE = "@daemon"
+"""Stands where an app would, for an event of the daemon as a whole; no app can be called so."""
+
+_TAIL = b',"event_type":"'
+
+
+class EventType(IntEnum):
+    """What happened. The numbers are kept in journals: never reuse one."""
+
+    START = 1
+    EXIT = 2
+    STDOUT = 3
+    HEALTH = 4
+    STATUS = 5
+    REMOVED = 6
+    GAP = 7
+
+    @property
+    def label(self) -> str:
+        """The lower-case name that people and queries meet."""
+        return _LABELS[self]
+
+    @property
+    def cloudevents_type(self) -> str:
+        return _CLOUDEVENTS_TYPES[self]
+
+
+_LABELS = {kind: kind.name.lower() for kind in EventType}
+_CLOUDEVENTS_TYPES = {
+    kind: "io.meshbridge.gap" if kind is EventType.GAP else f"io.appmesh.app.{kind.name.lower()}" for kind in EventType
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened on a daemon.
+
+    ``sequence`` is the daemon's own number, None for an event that meshbridge made (a gap, a reconciled one);
+    those carry the rest of their id in ``key``. ``timestamp`` is the daemon's, in unix seconds; ``received_at`` is
+    this host's clock when the event came in. ``body`` is the daemon's JSON as it came, subscription_id and all.
+    """
+
+    daemon: str
+    run: str
+    sequence: int | None
+    type: EventType
+    app: str
+    timestamp: float
+    body: bytes
+    process_uuid: str | None = None
+    reconciled: bool = False
+    received_at: float = 0.0
+    key: str = ""
+
+    @property
+    def id(self) -> str:
+        """The name of this event for ever, whoever received it: ``<daemon>/<run>/<sequence>`` for a live one."""
+        if self.sequence is None or self.key:
+            return f"{self.daemon}/{self.key}"
+        return f"{self.daemon}/{self.run}/{self.sequence}"
+
+    @property
+    def data(self) -> bytes:
+        """The daemon's ``data`` value as it came, JSON."""
+        return _data_of(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An event and its place in the journal."""
+
+    offset: int
+    event: Event
+
+
+class PushError(ValueError):
+    """A pushed message that is no event of App Mesh."""
+
+
+def decode_push(daemon: str, run: str, body: bytes, received_at: float) -> Event:
+    """The event in the body of a pushed message (PROTOCOL.md, 'Events').
+
+    Raises:
+        PushError: not JSON, or without the fields of an event.
+
+    """
+    try:
+        fields: dict[str, Any] = orjson.loads(body)
+        data = fields["data"]
+        event_type = EventType[fields["event_type"]]
+        return Event(
+            daemon,
+            run,
+            int(fields["sequence"]),
+            event_type,
+            fields["app_name"],
+            float(fields["timestamp"]),
+            body,
+            data.get("process_uuid") if event_type is EventType.START and data else None,
+            reconciled=False,
+            received_at=received_at,
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PushError(f"a pushed message of {len(body)} bytes is no event: {error!r}") from error
+
+
+def _data_of(body: bytes) -> bytes:
+    # The daemon writes its keys in alphabetical order with subscription_id last, so data stands between the app's
+    # name and event_type. Nothing after event_type can hold that marker, so the last one is the real one.
+    if body.startswith(b'{"app_name":"'):
+        head = body.find(b'","data":', 13)
+        tail = body.rfind(_TAIL)
+        if head > 0 and tail > head and b'"' not in body[13:head]:
+            return body[head + 9 : tail]
+    return orjson.dumps(orjson.loads(body)["data"])
+
+
+@lru_cache(maxsize=4096)
+def _rfc3339(timestamp: float) -> str:
+    """RFC 3339 in UTC; whole seconds have no fraction, like the daemon's."""
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def cloudevent_attributes(event: Event) -> dict[str, str]:
+    """The context attributes of the CloudEvents 1.0 form, in order, as text (binary content mode, and structured)."""
+    attributes = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": f"appmesh://{event.daemon}",
+        "type": event.type.cloudevents_type,
+    }
+    if event.type is not EventType.GAP:
+        attributes["subject"] = event.app
+    attributes["time"] = _rfc3339(event.timestamp)
+    attributes["datacontenttype"] = "application/json"
+    if event.sequence is not None and not event.reconciled:
+        attributes["sequence"] = f"{event.sequence:020d}"
+    attributes["run"] = event.run
+    if event.process_uuid:
+        attributes["processuuid"] = event.process_uuid
+    return attributes
+
+
+@lru_cache(maxsize=8192)
+def _json_string(text: str) -> bytes:
+    return orjson.dumps(text)
+
+
+def cloudevent(event: Event) -> bytes:
+    """The CloudEvents 1.0 form of an event, structured JSON (content type ``application/cloudevents+json``)."""
+    kind = event.type
+    parts = [b'{"specversion":"1.0","id":', orjson.dumps(event.id)]
+    parts += (b',"source":', _json_string(f"appmesh://{event.daemon}"), b',"type":"', _TYPE_BYTES[kind], b'"')
+    if kind is not EventType.GAP:
+        parts += (b',"subject":', _json_string(event.app))
+    parts += (b',"time":"', _rfc3339(event.timestamp).encode(), b'","datacontenttype":"application/json"')
+    if event.sequence is not None and not event.reconciled:
+        parts.append(b',"sequence":"%020d"' % event.sequence)
+    parts += (b',"run":', _json_string(event.run))
+    if event.process_uuid:
+        parts += (b',"processuuid":', orjson.dumps(event.process_uuid))
+    if event.reconciled:
+        parts.append(b',"reconciled":true')
+    parts += (b',"data":', event.data, b"}")
+    return b"".join(parts)
+
+
+_TYPE_BYTES = {kind: kind.cloudevents_type.encode() for kind in EventType}
+
+
+def raw(event: Event) -> bytes:
+    """The daemon's own event JSON, without ``subscription_id`` (which names a connection of this bridge)."""
+    body = event.body
+    tail = body.rfind(b',"subscription_id":"')
+    if tail > 0 and body.endswith(b'"}') and body.count(b'"', tail) == 4:  # noqa: PLR2004 the key's two quotes and the value's
+        return body[:tail] + b"}"
+    fields = orjson.loads(body)
+    fields.pop("subscription_id", None)
+    return orjson.dumps(fields)

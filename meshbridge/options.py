@@ -1,0 +1,236 @@
+"""Settings that many parts share: durations, sizes, secrets, TLS, retry, what a sink wants.
+
+Each part keeps its own settings model and puts it together from these.
+"""
+
+import re
+import ssl
+from datetime import timedelta
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
+
+__all__ = [
+    "Batch",
+    "Duration",
+    "Format",
+    "Options",
+    "Retry",
+    "Secret",
+    "SecretFiles",
+    "Size",
+    "Tls",
+    "When",
+    "parse_duration",
+    "parse_size",
+]
+
+EVENT_NAMES = ("start", "exit", "stdout", "health", "status", "removed", "gap")
+
+
+class Options(BaseModel):
+    """A settings model: unknown keys are refused, values don't change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --- durations and sizes -------------------------------------------------------------------------------------------
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_ISO_DURATION = re.compile(
+    r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+(?:\.\d+)?)S)?)?"
+)
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of ``30``, ``1.5``, ``250ms``, ``10s``, ``5m``, ``1h30m``, ``7d`` or ISO 8601 (``P1D``, ``PT90S``).
+
+    Raises:
+        ValueError: it is none of these.
+
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    text = str(value).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if _DURATION.sub("", text) == "" and text:
+        return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text))
+    iso = _ISO_DURATION.fullmatch(text)
+    if iso and any(iso.groups()):
+        return sum(float(number) * _UNITS[unit] for unit, number in iso.groupdict().items() if number)
+    raise ValueError(f"not a duration: {value!r} (use 250ms, 10s, 5m, 1h30m, 7d, or ISO 8601 such as P1D)")
+
+
+def parse_size(value: object) -> int:
+    """Bytes of ``4096``, ``256KiB``, ``4GiB``, ``10MB``.
+
+    Raises:
+        ValueError: it is none of these.
+
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _SIZE.fullmatch(str(value).strip())
+    if match and match[2].lower() in _SIZES:
+        return int(float(match[1]) * _SIZES[match[2].lower()])
+    raise ValueError(f"not a size: {value!r} (use a number of bytes, or 256KiB, 100MB, 4GiB)")
+
+
+def _duration_text(seconds: float) -> str:
+    for unit in ("d", "h", "m", "s"):
+        count = seconds / _UNITS[unit]
+        if count >= 1 and count == int(count):
+            return f"{int(count)}{unit}"
+    return f"{seconds:g}s"
+
+
+def _size_text(size: int) -> str:
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        count, rest = divmod(size, _SIZES[unit.lower()])
+        if count and not rest:
+            return f"{count}{unit}"
+    return str(size)
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration, json_schema_input_type=str | float),
+    PlainSerializer(_duration_text, return_type=str),
+]
+"""Seconds, written like ``10s``, ``5m`` or ``P1D``."""
+
+Size = Annotated[
+    int, BeforeValidator(parse_size, json_schema_input_type=str | int), PlainSerializer(_size_text, return_type=str)
+]
+"""Bytes, written like ``256KiB`` or ``4GiB``."""
+
+Secret = SecretStr
+"""A value that never shows in a log, an error or ``config show``."""
+
+
+class SecretFiles(Options):
+    """Gives each ``<key>`` in ``secret_keys`` a twin ``<key>_file``: a file whose content, less its last line
+    end, is the secret. The file is read when the secret is needed (:meth:`secret`), so that a rotated one is seen.
+    """
+
+    @classmethod
+    def secret_keys(cls) -> tuple[str, ...]:
+        return tuple(name.removesuffix("_file") for name in cls.model_fields if name.endswith("_file"))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        for key in self.secret_keys():
+            if getattr(self, key, None) is not None and getattr(self, f"{key}_file") is not None:
+                raise ValueError(f"{key} and {key}_file are both set: keep one")
+        return self
+
+    def secret(self, key: str) -> str | None:
+        """The secret as it is now, from the value or the file; None where neither is set.
+
+        Raises:
+            OSError: the file can't be read.
+
+        """
+        path: Path | None = getattr(self, f"{key}_file")
+        if path is not None:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        value: SecretStr | None = getattr(self, key, None)
+        return None if value is None else value.get_secret_value()
+
+
+# --- shared fragments ----------------------------------------------------------------------------------------------
+
+
+class Tls(Options):
+    """How a connection is secured. Verified by default, against the system's authorities or ``ca_file``."""
+
+    verify: bool = Field(default=True, description="check the peer's certificate and name")
+    ca_file: Path | None = Field(default=None, description="PEM file of the authorities to trust instead of the system's")
+    client_cert: Path | None = Field(default=None, description="PEM file of the client certificate")
+    client_key: Path | None = Field(default=None, description="PEM file of its key, where not in client_cert")
+
+    def context(self) -> ssl.SSLContext:
+        """A client context of TLS 1.2 or newer.
+
+        Raises:
+            OSError: a file is missing or no PEM (``ssl.SSLError`` is one).
+
+        """
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.client_cert is not None:
+            context.load_cert_chain(self.client_cert, self.client_key)
+        return context
+
+
+class Retry(Options):
+    """Waits between attempts: exponential with full jitter, from ``initial`` to ``max``."""
+
+    initial: Duration = Field(default=1.0, gt=0)
+    max: Duration = Field(default=300.0, gt=0)
+    give_up_after: Duration | None = Field(
+        default=None, description="age at which an undelivered event becomes a dead letter; null: never"
+    )
+
+
+class Batch(Options):
+    """How many events go to a sink in one write."""
+
+    max_events: int = Field(default=500, ge=1, le=10_000)
+    max_wait: Duration = Field(default=0.0, ge=0, description="wait this long for a batch to fill")
+
+
+class Format(StrEnum):
+    """The shape of a published event."""
+
+    CLOUDEVENTS = "cloudevents"
+    BINARY = "binary"
+    RAW = "raw"
+
+
+def _lower_names(value: Any) -> Any:
+    return [str(item).lower() for item in value] if isinstance(value, list | tuple | set) else value
+
+
+def _known_event_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in value if name not in EVENT_NAMES]
+    if unknown:
+        raise ValueError(f"unknown event {unknown[0]!r}: use {', '.join(EVENT_NAMES)}")
+    return value
+
+
+EventNames = Annotated[tuple[str, ...], BeforeValidator(_lower_names)]
+
+
+class When(Options):
+    """Which events a sink wants. An empty list asks for all; ``not_apps`` wins over ``apps``."""
+
+    events: EventNames = Field(default=(), description="event names, in either case; empty: all")
+    apps: tuple[str, ...] = Field(default=(), description="shell patterns of app names; empty: all")
+    not_apps: tuple[str, ...] = Field(default=(), description="shell patterns of app names to leave out")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        _known_event_names(self.events)
+        return self
+
+    def wants(self, event: str, app: str) -> bool:
+        """Whether an event with this lower-case name, of this app, is wanted."""
+        if self.events and event not in self.events:
+            return False
+        if self.apps and not any(fnmatchcase(app, pattern) for pattern in self.apps):
+            return False
+        return not any(fnmatchcase(app, pattern) for pattern in self.not_apps)

@@ -1,0 +1,94 @@
+"""The contract between a sink and its courier.
+
+A **sink** knows how to send to one far end and what its answers mean. Its **courier** (``meshbridge.delivery``) does the
+rest, the same for every sink: batches, waits, retries, order, the cursor.
+
+* A sink is used by one thread, its courier's, one call at a time. It MAY use threads of its own inside a call.
+* ``connect`` MUST be called, and return, before the first ``write``, and again after ``NotConnected``. It MAY be called
+  on a sink that is connected, and then starts afresh.
+* ``write`` MUST return only when the far end has acknowledged every event of the batch, and MUST return or raise within
+  ``timeout_seconds``. It MAY pipeline inside the call, never over its end: order holds because calls don't overlap.
+* Every :class:`SinkError` MUST say in ``acknowledged`` how many events from the front of the batch are safe.
+  Events behind that number MAY have arrived as well: they are offered again, with the same ids.
+* ``idle`` is called about once a second while there is nothing to write. It MUST NOT block: keep-alives go out, a lost
+  connection is noticed (``NotConnected``), what comes in is taken.
+* ``close`` MUST end within ``timeout_seconds`` and MAY be called at any time, more than once, also without ``connect``.
+* A sink MUST NOT sleep, retry or batch: that is the courier's.
+
+==================== ============================================= ==================================================
+``write`` ends by    meaning                                       the courier
+==================== ============================================= ==================================================
+return               all acknowledged by the far end               moves the cursor past the batch
+``NotConnected``     the connection is lost                        ``connect`` with back-off, offers the rest again
+``Retry``            not now                                       waits, offers the rest again
+``Refused``          the first unacknowledged one will never be    a batch of one: dead letter, goes on; a larger one:
+                     taken                                         halved and offered again until one is left
+``Gone``             the far end wants no more                     sink off, journal kept, operator told
+any other            a bug in the sink                             traceback once, counted, then as ``Retry``
+==================== ============================================= ==================================================
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from meshbridge.events import Envelope
+
+__all__ = ["Gone", "NotConnected", "Refused", "Retry", "Sink", "SinkError"]
+
+
+class SinkError(Exception):
+    """How a call to a sink failed.
+
+    ``acknowledged`` counts the events at the front of the batch that are safe; ``reason`` is one short word or two for
+    a metric's label, from a small set; the message says the rest to a person.
+    """
+
+    reason = "error"
+
+    def __init__(self, message: str, *, acknowledged: int = 0, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.acknowledged = acknowledged
+        if reason is not None:
+            self.reason = reason
+
+
+class NotConnected(SinkError):  # noqa: N818 the name is what happened
+    """There is no connection, or it was lost."""
+
+    reason = "not_connected"
+
+
+class Retry(SinkError):  # noqa: N818
+    """The far end can't take it now; ``after_seconds`` is its own wish, None where it has none."""
+
+    reason = "busy"
+
+    def __init__(
+        self, message: str, *, after_seconds: float | None = None, acknowledged: int = 0, reason: str | None = None
+    ) -> None:
+        super().__init__(message, acknowledged=acknowledged, reason=reason)
+        self.after_seconds = after_seconds
+
+
+class Refused(SinkError):  # noqa: N818
+    """The first unacknowledged event will never be taken."""
+
+    reason = "refused"
+
+
+class Gone(SinkError):  # noqa: N818
+    """The far end wants no more events, ever."""
+
+    reason = "gone"
+
+
+class Sink(Protocol):
+    """See the module's text for what each call MUST and MAY do."""
+
+    def connect(self, timeout_seconds: float) -> None: ...
+
+    def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None: ...
+
+    def idle(self) -> None: ...
+
+    def close(self, timeout_seconds: float) -> None: ...

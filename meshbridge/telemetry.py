@@ -1,0 +1,283 @@
+"""One function for each operational fact: it writes the log line and moves the counter, so they can't disagree.
+
+Levels: error, someone must act; warning, something was repaired or will be retried; info, a state changed; debug, each
+message. A fault is logged when it starts and when it ends, not at each attempt between.
+
+The metrics here are meshbridge's own (DESIGN.md, 'Metrics'). What is a state and not an event (lag, up, bytes) is read
+from the parts' status values when scraped, in ``meshbridge.exporter``.
+"""
+
+import logging
+import platform
+import sys
+import time
+from typing import IO, Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+import meshbridge
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+"""meshbridge's own metrics; the default registry of prometheus_client is left to others."""
+
+ProcessCollector(registry=REGISTRY)
+
+_build_info = Gauge("meshbridge_build_info", "Version of this bridge", ["version", "python"], registry=REGISTRY)
+_build_info.labels(meshbridge.__version__, platform.python_version()).set(1)
+
+_connects = Counter(
+    "meshbridge_daemon_connects", "Event connections opened to the daemon", ["daemon"], registry=REGISTRY
+)
+_disconnects = Counter(
+    "meshbridge_daemon_disconnects", "Event connections lost or refused", ["daemon", "reason"], registry=REGISTRY
+)
+_received = Counter(
+    "meshbridge_events_received", "Events received from the daemon", ["daemon", "event"], registry=REGISTRY
+)
+_invalid = Counter(
+    "meshbridge_events_invalid", "Messages from the daemon that could not be read", ["daemon"], registry=REGISTRY
+)
+_gap = Counter(
+    "meshbridge_events_gap", "Events that the daemon numbered and this bridge never received", ["daemon"],
+    registry=REGISTRY,
+)  # fmt: skip
+_reconciled = Counter(
+    "meshbridge_events_reconciled", "Events made up from the state of apps after a loss", ["daemon"], registry=REGISTRY
+)
+_dropped = Counter(
+    "meshbridge_events_dropped", "Events that a sink will never get", ["sink", "reason"], registry=REGISTRY
+)
+_filtered = Counter("meshbridge_events_filtered", "Events left out by a sink's when", ["sink"], registry=REGISTRY)
+_delivered = Counter(
+    "meshbridge_sink_delivered", "Events acknowledged by the far end of the sink", ["sink"], registry=REGISTRY
+)
+_failed = Counter(
+    "meshbridge_sink_failed", "Attempts to connect or to deliver that failed", ["sink", "reason"], registry=REGISTRY
+)
+_delivery = Histogram(
+    "meshbridge_delivery_seconds", "From the reception of an event to its acknowledgement by the far end", ["sink"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600), registry=REGISTRY,
+)  # fmt: skip
+_refreshes = Counter(
+    "meshbridge_token_refreshes", "Tokens obtained or renewed", ["daemon", "result"], registry=REGISTRY
+)
+_journal_faults = Counter(
+    "meshbridge_journal_faults", "Journals that could not be read or written", ["reason"], registry=REGISTRY
+)
+_reload_success = Gauge(
+    "meshbridge_config_reload_success_timestamp_seconds", "When the configuration in force was loaded",
+    registry=REGISTRY,
+)  # fmt: skip
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("meshbridge")
+
+
+def configure_logging(level: str = "info", form: str = "text", stream: IO[str] | None = None) -> None:
+    """Sends every log line, the libraries' too, to ``stream`` (standard error) as text or JSON lines."""
+    stream = stream or sys.stderr
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info if form == "json" else _keep,
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), pad_event_to=34, exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("apscheduler", "urllib3", "websocket", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _keep(_logger: Any, _name: str, fields: Any) -> Any:
+    return fields
+
+
+# --- the service ---------------------------------------------------------------------------------------------------
+
+
+def service_started(**facts: object) -> None:
+    _reload_success.set(time.time())
+    log.info("meshbridge started", version=meshbridge.__version__, **facts)
+
+
+def service_stopping(reason: str) -> None:
+    log.info("meshbridge stopping", reason=reason)
+
+
+def service_stopped(**facts: object) -> None:
+    log.info("meshbridge stopped", **facts)
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+
+def link_connected(daemon: str, run: str, url: str) -> None:
+    _connects.labels(daemon).inc()
+    log.info("daemon connected", daemon=daemon, run=run, url=url)
+
+
+def link_down(daemon: str, reason: str, error: str, *, first: bool, retry_seconds: float, hint: str | None) -> None:
+    """The event connection failed; logged when a fault starts or changes, counted each time."""
+    _disconnects.labels(daemon, reason).inc()
+    if first:
+        extra = {"hint": hint} if hint else {}
+        log.warning("daemon unreachable", daemon=daemon, error=error, retry_in=f"{retry_seconds:.1f}s", **extra)
+    else:
+        log.debug("daemon still unreachable", daemon=daemon, error=error, retry_in=f"{retry_seconds:.1f}s")
+
+
+def run_unnamed(daemon: str, run: str) -> None:
+    """The daemon would not say when it started."""
+    log.warning(
+        "run of the daemon unknown: event ids are this bridge's own",
+        daemon=daemon,
+        run=run,
+        hint="grant the permission host-resource-view, so that two bridges give an event the same id",
+    )
+
+
+def permission_missing(daemon: str, permissions: tuple[str, ...]) -> None:
+    log.error(
+        "permission missing",
+        daemon=daemon,
+        permissions=", ".join(permissions),
+        hint="give the user a role with app-subscribe, app-view, app-view-all, app-output-view, host-resource-view, "
+        "user-token-renew",
+    )
+
+
+def events_received(daemon: str, counts: dict[str, int]) -> None:
+    """``counts`` by lower-case event name, of one read."""
+    for event, count in counts.items():
+        _received.labels(daemon, event).inc(count)
+
+
+def event_invalid(daemon: str, error: str) -> None:
+    _invalid.labels(daemon).inc()
+    log.warning("message of the daemon could not be read", daemon=daemon, error=error)
+
+
+def gap_found(daemon: str, first: int, last: int) -> None:
+    _gap.labels(daemon).inc(last - first + 1)
+    log.warning("events missed", daemon=daemon, first=first, last=last, missed=last - first + 1)
+
+
+def token_refreshed(daemon: str, how: str, expires_at: float | None) -> None:
+    """``how``: ``login`` or ``renew``."""
+    _refreshes.labels(daemon, "success").inc()
+    log.info("token obtained", daemon=daemon, how=how, expires_at=expires_at)
+
+
+def token_refresh_failed(daemon: str, error: str) -> None:
+    _refreshes.labels(daemon, "failure").inc()
+    log.warning("token could not be renewed", daemon=daemon, error=error)
+
+
+# --- journal -------------------------------------------------------------------------------------------------------
+
+
+def journal_opened(path: str, events: int) -> None:
+    log.info("journal open", path=path, events=events)
+
+
+def journal_fault(reason: str, path: str, error: str) -> None:
+    """A fault began; ``journal_recovered`` ends it."""
+    _journal_faults.labels(reason).inc()
+    log.error("journal fault", reason=reason, path=path, error=error)
+
+
+def journal_recovered(path: str, held_events: int) -> None:
+    log.info("journal writes again", path=path, held_events=held_events)
+
+
+def events_dropped(sink: str, reason: str, count: int) -> None:
+    """``count`` events were dropped before ``sink`` had them."""
+    _dropped.labels(sink, reason).inc(count)
+    log.warning("events dropped", sink=sink, reason=reason, count=count)
+
+
+# --- delivery ------------------------------------------------------------------------------------------------------
+
+
+def sink_connected(sink: str) -> None:
+    log.info("sink connected", sink=sink)
+
+
+def sink_failed(sink: str, reason: str, error: str, *, first: bool, retry_seconds: float) -> None:
+    """An attempt failed; logged when a fault starts, counted each time."""
+    _failed.labels(sink, reason).inc()
+    if first:
+        log.warning("sink failing", sink=sink, reason=reason, error=error, retry_in=f"{retry_seconds:.1f}s")
+    else:
+        log.debug("sink still failing", sink=sink, reason=reason, error=error, retry_in=f"{retry_seconds:.1f}s")
+
+
+def sink_recovered(sink: str, waiting_events: int) -> None:
+    log.info("sink recovered", sink=sink, waiting_events=waiting_events)
+
+
+def sink_gone(sink: str, error: str) -> None:
+    log.error("sink turned off: the far end wants no more", sink=sink, error=error)
+
+
+def sink_bug(sink: str) -> None:
+    _failed.labels(sink, "bug").inc()
+    log.exception("sink raised an unexpected error: please report it", sink=sink)
+
+
+def dead_letter(sink: str, event_id: str, error: str) -> None:
+    _dropped.labels(sink, "dead_letter").inc()
+    log.error("event refused by the sink: kept as a dead letter", sink=sink, event_id=event_id, error=error)
+
+
+def events_delivered(sink: str, count: int) -> None:
+    _delivered.labels(sink).inc(count)
+
+
+def events_filtered(sink: str, count: int) -> None:
+    _filtered.labels(sink).inc(count)
+
+
+def delivery_observer(sink: str) -> Histogram:
+    """Where a courier puts the seconds from reception to acknowledgement, once per event."""
+    return _delivery.labels(sink)
+
+
+def declare_daemon(daemon: str) -> None:
+    """Makes the daemon's series exist at 0, so that the first increase can be seen by ``rate``."""
+    _connects.labels(daemon)
+    _gap.labels(daemon)
+    _reconciled.labels(daemon)
+    _invalid.labels(daemon)
+    for event in ("start", "exit", "stdout", "health", "status", "removed"):
+        _received.labels(daemon, event)
+    for result in ("success", "failure"):
+        _refreshes.labels(daemon, result)
+
+
+def declare_sink(sink: str) -> None:
+    """As :func:`declare_daemon`, for a sink."""
+    _delivered.labels(sink)
+    _filtered.labels(sink)
+    _delivery.labels(sink)
