@@ -12,7 +12,16 @@ from typing import Any
 
 import orjson
 
-__all__ = ["DAEMON_PLACE", "Envelope", "Event", "EventType", "cloudevent", "cloudevent_attributes", "decode_push", "raw"]
+__all__ = [
+    "DAEMON_PLACE",
+    "Envelope",
+    "Event",
+    "EventType",
+    "cloudevent",
+    "cloudevent_attributes",
+    "decode_push",
+    "raw",
+]
 
 DAEMON_PLACE = "@daemon"
 """Stands where an app would, for an event of the daemon as a whole; no app can be called so."""

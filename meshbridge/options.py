@@ -155,7 +155,9 @@ class Tls(Options):
     """How a connection is secured. Verified by default, against the system's authorities or ``ca_file``."""
 
     verify: bool = Field(default=True, description="check the peer's certificate and name")
-    ca_file: Path | None = Field(default=None, description="PEM file of the authorities to trust instead of the system's")
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the authorities to trust instead of the system's"
+    )
     client_cert: Path | None = Field(default=None, description="PEM file of the client certificate")
     client_key: Path | None = Field(default=None, description="PEM file of its key, where not in client_cert")
 

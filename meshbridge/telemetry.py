@@ -243,7 +243,7 @@ def sink_gone(sink: str, error: str) -> None:
 
 def sink_bug(sink: str) -> None:
     _failed.labels(sink, "bug").inc()
-    log.exception("sink raised an unexpected error: please report it", sink=sink)
+    log.error("sink raised an unexpected error: please report it", sink=sink, exc_info=True)  # noqa: LOG014 called while it is handled
 
 
 def dead_letter(sink: str, event_id: str, error: str) -> None:

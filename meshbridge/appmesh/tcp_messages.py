@@ -30,13 +30,13 @@ class RequestMessage:
 
     def serialize(self) -> bytes:
         """The msgpack body of a frame. Values of ``headers`` and ``query`` go out as strings."""
-        return msgpack.packb(
+        return _pack(
             {
                 "uuid": self.uuid,
                 "request_uri": self.request_uri,
                 "http_method": self.http_method,
                 "client_addr": self.client_addr,
-                "body": self.body.encode() if isinstance(self.body, str) else bytes(self.body),
+                "body": bytes(self.body),
                 "headers": {key: str(value) for key, value in self.headers.items()},
                 "query": {key: str(value) for key, value in self.query.items()},
             }
@@ -81,7 +81,7 @@ class ResponseMessage:
                 body = self.body.decode()
             except UnicodeDecodeError:
                 body = self.body
-        return msgpack.packb(
+        return _pack(
             {
                 "uuid": self.uuid,
                 "request_uri": self.request_uri,
@@ -112,6 +112,11 @@ class ResponseMessage:
             body=_bytes(fields, "body"),
             headers=_text_map(fields, "headers"),
         )
+
+
+def _pack(fields: dict[str, Any]) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
 
 
 def _unpack(buf: bytes | bytearray | memoryview) -> dict[Any, Any]:

@@ -1,7 +1,7 @@
 """The contract between a sink and its courier.
 
-A **sink** knows how to send to one far end and what its answers mean. Its **courier** (``meshbridge.delivery``) does the
-rest, the same for every sink: batches, waits, retries, order, the cursor.
+A **sink** knows how to send to one far end and what its answers mean. Its **courier** (``meshbridge.delivery``) does
+the rest, the same for every sink: batches, waits, retries, order, the cursor.
 
 * A sink is used by one thread, its courier's, one call at a time. It MAY use threads of its own inside a call.
 * ``connect`` MUST be called, and return, before the first ``write``, and again after ``NotConnected``. It MAY be called

@@ -1,0 +1,128 @@
+"""The TCP transport: one blocking TLS connection that carries frames (PROTOCOL.md, 'TCP framing')."""
+
+from collections import deque
+
+from meshbridge.appmesh.exceptions import AppMeshConnectionError
+from meshbridge.appmesh.tls_stream import ClientCert, SslVerify, TlsStream, client_context
+from meshbridge.appmesh.wire.framing import (
+    END_OF_FILE,
+    HEADER_BYTES,
+    MAGIC,
+    MAX_BODY_BYTES,
+    FrameDecoder,
+    FramingError,
+    encode_frame,
+)
+
+__all__ = ["TCPTransport"]
+
+
+class TCPTransport:
+    """A TLS connection to a daemon's TCP port. One thread receives; any thread may send or close."""
+
+    TCP_MAX_BLOCK_SIZE = MAX_BODY_BYTES
+    TCP_MESSAGE_HEADER_LENGTH = HEADER_BYTES
+    TCP_MESSAGE_MAGIC = MAGIC
+    CONNECT_TIMEOUT_SECONDS = 30.0
+
+    def __init__(self, address: tuple[str, int], ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) -> None:
+        """``address`` is (host, port), of either IP version; nothing is connected yet.
+
+        ``ssl_verify``: True for the system's authorities, False for no verification, or a CA bundle or directory.
+        ``ssl_client_cert``: a PEM file with certificate and key, or the two files.
+        """
+        self.address = address
+        self._ssl_verify = ssl_verify
+        self._ssl_client_cert = ssl_client_cert
+        self._stream: TlsStream | None = None
+        self._decoder = FrameDecoder(self.TCP_MAX_BLOCK_SIZE)
+        self._received: deque[bytes] = deque()
+
+    def connect(self, timeout_seconds: float | None = None) -> None:
+        """Connects, or connects afresh.
+
+        Raises:
+            AppMeshConnectionError: it could not; the message says why.
+
+        """
+        self.close()
+        context = client_context(self._ssl_verify, self._ssl_client_cert)
+        self._stream = TlsStream.connect(self.address, context, timeout_seconds or self.CONNECT_TIMEOUT_SECONDS)
+        self._decoder = FrameDecoder(self.TCP_MAX_BLOCK_SIZE)
+        self._received.clear()
+
+    def connected(self) -> bool:
+        """Whether :meth:`connect` has succeeded and :meth:`close` was not called since."""
+        return self._stream is not None
+
+    def settimeout(self, timeout_seconds: float | None) -> None:
+        """How long one receive or send may wait; None, the default: for ever."""
+        self._connected_stream().settimeout(timeout_seconds)
+
+    def receive_messages(self) -> list[bytes]:
+        """Waits for at least one frame and gives the bodies of all that have arrived; ``[]`` at the end of the stream.
+
+        An empty body is the end-of-file mark of a file transfer.
+
+        Raises:
+            AppMeshTimeoutError: nothing within the timeout.
+            AppMeshConnectionError: the connection is lost, or the peer sends no frames.
+
+        """
+        if self._received:
+            messages = list(self._received)
+            self._received.clear()
+            return messages
+        stream = self._connected_stream()
+        try:
+            while True:
+                data = stream.read_some()
+                if not data:
+                    return []
+                self._decoder.feed(data)
+                if messages := list(self._decoder.frames()):
+                    return messages
+        except FramingError as error:
+            raise AppMeshConnectionError(f"{self.address[0]}:{self.address[1]} sent {error}") from error
+
+    def receive_message(self) -> bytearray | None:
+        """The next frame's body; None for the end-of-file mark of a file transfer.
+
+        Raises:
+            AppMeshTimeoutError: nothing within the timeout.
+            AppMeshConnectionError: the connection is lost or ended.
+
+        """
+        if not self._received:
+            messages = self.receive_messages()
+            if not messages:
+                raise AppMeshConnectionError("the daemon closed the connection")
+            self._received.extend(messages)
+        body = self._received.popleft()
+        return bytearray(body) if body else None
+
+    def send_message(self, data: bytes | bytearray | list[object]) -> None:
+        """Sends ``data`` as one frame; an empty list (or nothing) is the end-of-file mark.
+
+        Raises:
+            AppMeshTimeoutError: the peer does not take it within the timeout.
+            AppMeshConnectionError: the connection is lost.
+
+        """
+        self._connected_stream().sendall(END_OF_FILE if isinstance(data, list) or not data else encode_frame(data))
+
+    def interrupt(self) -> None:
+        """Makes a thread that receives see the end of the stream."""
+        if self._stream is not None:
+            self._stream.shutdown()
+
+    def close(self) -> None:
+        """Ends the connection; harmless when there is none."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def _connected_stream(self) -> TlsStream:
+        if self._stream is None:
+            raise AppMeshConnectionError(f"not connected to {self.address[0]}:{self.address[1]}")
+        return self._stream

@@ -1,0 +1,236 @@
+"""A TLS connection that one thread may read while others write.
+
+OpenSSL forbids two threads in one connection at a time, and CPython before 3.13 does not hold a lock for it. So the
+socket is non-blocking, each call into OpenSSL is made under a lock, and waiting happens outside of it, in ``poll``.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
+
+__all__ = ["ClientCert", "SslVerify", "TlsStream", "client_context"]
+
+SslVerify = bool | str
+"""True: the system's authorities; False: no verification; a path: a CA bundle or a directory."""
+
+ClientCert = str | tuple[str, str] | None
+"""One PEM file with certificate and key, or the two files."""
+
+_READ_BYTES = 256 * 1024
+
+# A half-open connection is noticed by the kernel after 10 + 3 x 5 s; DESIGN.md allows 30 s.
+_KEEPALIVE_IDLE_SECONDS = 10
+_KEEPALIVE_INTERVAL_SECONDS = 5
+_KEEPALIVE_PROBES = 3
+_USER_TIMEOUT_MILLISECONDS = 25_000
+
+
+def client_context(ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) -> ssl.SSLContext:
+    """A client's TLS context, TLS 1.2 or newer.
+
+    Raises:
+        AppMeshConnectionError: a certificate file is missing or unreadable.
+
+    """
+    try:
+        if isinstance(ssl_verify, str):
+            directory = os.path.isdir(ssl_verify)  # noqa: PTH112 the reference takes strings
+            context = ssl.create_default_context(
+                cafile=None if directory else ssl_verify, capath=ssl_verify if directory else None
+            )
+        else:
+            context = ssl.create_default_context()
+            if not ssl_verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if ssl_client_cert:
+            files = (ssl_client_cert,) if isinstance(ssl_client_cert, str) else ssl_client_cert
+            context.load_cert_chain(*files)
+    except OSError as error:
+        raise AppMeshConnectionError(
+            f"cannot load TLS files (ssl_verify={ssl_verify!r}, ssl_client_cert={ssl_client_cert!r}): {error}"
+        ) from error
+    return context
+
+
+def explain_tls_error(error: OSError, address: tuple[str, int]) -> str:
+    """One line a person can act on, for what went wrong while connecting to ``address``."""
+    host, port = address
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message or error.reason
+        return f"certificate of {host}:{port} not trusted: {why}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with {host}:{port} failed: {error.reason or error}"
+    if isinstance(error, TimeoutError):
+        return f"no connection to {host}:{port} in time"
+    if isinstance(error, socket.gaierror):
+        return f"host name {host!r} not found: {error.strerror}"
+    return f"cannot connect to {host}:{port}: {error.strerror or error}"
+
+
+class TlsStream:
+    """A connected TLS socket. One thread reads; any thread may send or shut down.
+
+    It also has what ``websocket-client`` asks of a socket (``recv``, ``send``, ``gettimeout``, …), with a read buffer, so
+    that the many small reads of its frame parser don't each go to OpenSSL.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()  # guards each call into OpenSSL
+        self._send_lock = threading.Lock()  # keeps one message's bytes together
+        self._buffer = b""  # the reader's: received, of which everything before _position was taken
+        self._position = 0
+        self._timeout: float | None = None
+        self._closed = False
+
+    @classmethod
+    def connect(cls, address: tuple[str, int], context: ssl.SSLContext, timeout_seconds: float) -> "TlsStream":
+        """Connects, over IPv4 or IPv6, and shakes hands, all within ``timeout_seconds``.
+
+        Raises:
+            AppMeshConnectionError: it could not; the message says why, and how to trust a certificate.
+
+        """
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            plain = socket.create_connection(address, timeout=timeout_seconds)
+        except OSError as error:
+            raise AppMeshConnectionError(explain_tls_error(error, address)) from error
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_SECONDS)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MILLISECONDS)
+            plain.settimeout(max(0.001, deadline - time.monotonic()))
+            secured = context.wrap_socket(plain, server_hostname=address[0])
+        except OSError as error:
+            plain.close()
+            raise AppMeshConnectionError(explain_tls_error(error, address)) from error
+        secured.setblocking(False)
+        return cls(secured)
+
+    # --- reading: one thread -------------------------------------------------------------------------------------
+
+    def read_some(self) -> bytes:
+        """Waits for bytes and gives what is there; ``b""`` at the end of the stream.
+
+        Raises:
+            AppMeshTimeoutError: nothing within the timeout set by :meth:`settimeout`.
+            AppMeshConnectionError: the connection is lost.
+
+        """
+        if data := self.buffered:
+            self._buffer, self._position = b"", 0
+            return data
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            with self._lock:
+                if self._closed:
+                    return b""
+                try:
+                    return self._socket.recv(_READ_BYTES)
+                except ssl.SSLWantReadError:
+                    events = select.POLLIN
+                except ssl.SSLWantWriteError:
+                    events = select.POLLOUT
+                except ssl.SSLEOFError:
+                    return b""
+                except OSError as error:
+                    raise AppMeshConnectionError(f"connection lost while reading: {error}") from error
+            self._wait(events, deadline, "nothing received in time")
+
+    def recv(self, size: int) -> bytes:
+        """At most ``size`` bytes, as a socket gives them."""
+        if self._position == len(self._buffer):
+            self._buffer, self._position = self.read_some(), 0
+        data = self._buffer[self._position : self._position + size]
+        self._position += len(data)
+        return data
+
+    @property
+    def buffered(self) -> bytes:
+        """What was received and not yet taken by :meth:`recv`."""
+        return self._buffer[self._position :]
+
+    # --- writing: any thread -------------------------------------------------------------------------------------
+
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all of ``data``, not mixed with what other threads send.
+
+        Raises:
+            AppMeshTimeoutError: the peer does not take it within the timeout.
+            AppMeshConnectionError: the connection is lost.
+
+        """
+        with self._send_lock, memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                sent += self._send(view[sent:])
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Sends all of ``data``, which a socket's ``send`` may do."""
+        self.sendall(data)
+        return len(data)
+
+    def _send(self, data: memoryview) -> int:
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise AppMeshConnectionError("the connection is closed")
+                try:
+                    return self._socket.send(data)
+                except ssl.SSLWantReadError:
+                    events = select.POLLIN
+                except ssl.SSLWantWriteError:
+                    events = select.POLLOUT
+                except OSError as error:
+                    raise AppMeshConnectionError(f"connection lost while sending: {error}") from error
+            self._wait(events, deadline, "the peer takes nothing")
+
+    def _wait(self, events: int, deadline: float | None, what: str) -> None:
+        poller = select.poll()
+        try:
+            poller.register(self._socket, events)
+        except ValueError:
+            raise AppMeshConnectionError("the connection is closed") from None
+        milliseconds = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        if not poller.poll(milliseconds) and deadline is not None and time.monotonic() >= deadline:
+            raise AppMeshTimeoutError(what)
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    def settimeout(self, timeout_seconds: float | None) -> None:
+        """How long one read or send may wait; None: for ever."""
+        self._timeout = timeout_seconds
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def setsockopt(self, *option: object) -> None:
+        """Takes what ``websocket-client`` sets: it is set already."""
+
+    def shutdown(self, how: int = socket.SHUT_RDWR) -> None:
+        """Wakes a thread that reads, which then sees the end of the stream. The file descriptor stays open."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, how)
+
+    def close(self) -> None:
+        """Ends the connection at once, without waiting for the peer."""
+        self.shutdown()
+        with self._lock:
+            self._closed = True
+            self._socket.close()

@@ -1,0 +1,72 @@
+"""One connection's messages, without I/O: answers are paired with their requests by uuid, pushed events stand apart.
+
+PROTOCOL.md, 'Messages': answers may come in any order, and an event may arrive before the answer to the very
+subscribe that caused it.
+"""
+
+import itertools
+import os
+from typing import Any, Generic, TypeVar
+
+import msgpack
+
+from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage
+
+__all__ = ["EVENT_URI", "Conversation", "MessageError"]
+
+EVENT_URI = "/appmesh/event"
+_EVENT_URI = EVENT_URI.encode()
+
+Waiter = TypeVar("Waiter")
+
+
+class Conversation(Generic[Waiter]):
+    """The client's side of a connection.
+
+    ``Waiter`` is whatever the caller uses to wait for an answer. Not thread-safe: the owner holds a lock where
+    several threads ask.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Waiter] = {}
+        # A prefix of the connection and a counter: unique, and a hundred times cheaper than a random uuid each.
+        self._prefix = os.urandom(6).hex()
+        self._numbers = itertools.count(1)
+
+    def ask(self, request: RequestMessage, waiter: Waiter) -> bytes:
+        """Registers ``waiter`` under a fresh uuid, before anything is sent, and gives the bytes to send."""
+        request.uuid = f"{self._prefix}-{next(self._numbers)}"
+        self._waiting[request.uuid] = waiter
+        return request.serialize()
+
+    def forget(self, request: RequestMessage) -> None:
+        """Nobody waits for the answer any more; if it comes, it is unmatched."""
+        self._waiting.pop(request.uuid, None)
+
+    def take(self, response: ResponseMessage) -> Waiter | None:
+        """Who waits for this answer; None for one that nobody waits for (any more)."""
+        return self._waiting.pop(response.uuid, None)
+
+    def abandon(self) -> list[Waiter]:
+        """Everyone who still waits, once the connection is lost."""
+        waiters = list(self._waiting.values())
+        self._waiting.clear()
+        return waiters
+
+    @staticmethod
+    def read(message: bytes | bytearray) -> bytes | ResponseMessage:
+        """What a message from the daemon is: the JSON body of a pushed event, or an answer.
+
+        Raises:
+            MessageError: neither.
+
+        """
+        try:
+            fields: Any = msgpack.unpackb(message, raw=True, strict_map_key=False)
+            if fields[b"request_uri"] == _EVENT_URI:
+                body = fields[b"body"]
+                if isinstance(body, bytes):
+                    return body
+        except Exception:  # noqa: BLE001, S110 whatever is wrong with it, from_bytes says it properly
+            pass
+        return ResponseMessage.from_bytes(message)

@@ -1,0 +1,171 @@
+"""The WSS transport: one message of msgpack in each binary WebSocket message (PROTOCOL.md, 'WSS')."""
+
+import struct
+from typing import Any
+
+import websocket
+from websocket._abnf import frame_buffer
+
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshTimeoutError
+from meshbridge.appmesh.tls_stream import ClientCert, SslVerify, TlsStream, client_context
+
+__all__ = ["WSSTransport"]
+
+_SUBPROTOCOL = "appmesh-ws"
+_LENGTH_16, _LENGTH_64 = 126, 127  # RFC 6455, 5.2: these 7-bit lengths announce 2 or 8 bytes of length
+
+
+class WSSTransport:
+    """A WebSocket over TLS. One thread receives (and answers pings); any thread may send or close."""
+
+    WSS_CONNECT_TIMEOUT = 30
+    WSS_MAX_BLOCK_SIZE = 104857600
+    WSS_MESSAGE_TIMEOUT = 60
+
+    def __init__(self, address: tuple[str, int], ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) -> None:
+        """As :class:`~meshbridge.appmesh.tcp_transport.TCPTransport`; ``address`` is that of the WSS port."""
+        self.address = address
+        self._ssl_verify = ssl_verify
+        self._ssl_client_cert = ssl_client_cert
+        self._stream: TlsStream | None = None
+        self._socket: websocket.WebSocket | None = None
+
+    def connect(self, timeout_seconds: float | None = None) -> None:
+        """Connects and upgrades, or does so afresh.
+
+        Raises:
+            AppMeshConnectionError: it could not; the message says why.
+
+        """
+        self.close()
+        timeout = timeout_seconds or self.WSS_CONNECT_TIMEOUT
+        host, port = self.address
+        stream = TlsStream.connect(self.address, client_context(self._ssl_verify, self._ssl_client_cert), timeout)
+        stream.settimeout(timeout)
+        try:
+            connection = websocket.create_connection(
+                f"wss://[{host}]:{port}/" if ":" in host else f"wss://{host}:{port}/",
+                socket=stream,
+                subprotocols=[_SUBPROTOCOL],
+                timeout=timeout,
+                enable_multithread=True,
+                skip_utf8_validation=True,
+                suppress_origin=True,
+                redirect_limit=0,
+            )
+        except (websocket.WebSocketException, AppMeshError, OSError) as error:
+            stream.close()
+            raise AppMeshConnectionError(f"{host}:{port} refused the WebSocket: {error}") from error
+        connection.frame_buffer = _BoundedFrames(connection._recv, self.WSS_MAX_BLOCK_SIZE)  # noqa: SLF001 no public hook
+        stream.settimeout(None)
+        self._stream, self._socket = stream, connection
+
+    def connected(self) -> bool:
+        """Whether :meth:`connect` has succeeded and :meth:`close` was not called since."""
+        return self._socket is not None
+
+    def settimeout(self, timeout_seconds: float | None) -> None:
+        """How long one receive or send may wait; None, the default: for ever."""
+        if self._stream is not None:
+            self._stream.settimeout(timeout_seconds)
+
+    def receive_messages(self) -> list[bytes]:
+        """Waits for a message and gives it with all others that have arrived; ``[]`` at the end of the connection.
+
+        Raises:
+            AppMeshTimeoutError: nothing within the timeout.
+            AppMeshConnectionError: the connection is lost.
+
+        """
+        messages: list[bytes] = []
+        while not messages or _holds_a_frame(self._connected_stream().buffered):
+            message = self.receive_message()
+            if not message:
+                break
+            messages.append(bytes(message))
+        return messages
+
+    def receive_message(self) -> bytearray | None:
+        """The next message; empty at the end of the connection. Pings are answered on the way.
+
+        Raises:
+            AppMeshTimeoutError: nothing within the timeout.
+            AppMeshConnectionError: the connection is lost.
+
+        """
+        connection = self._socket
+        if connection is None:
+            raise AppMeshConnectionError(f"not connected to {self.address[0]}:{self.address[1]}")
+        try:
+            opcode, data = connection.recv_data()
+        except websocket.WebSocketTimeoutException as error:
+            raise AppMeshTimeoutError("nothing received in time") from error
+        except websocket.WebSocketConnectionClosedException:
+            return bytearray()
+        except (websocket.WebSocketException, OSError) as error:
+            raise AppMeshConnectionError(f"connection lost while reading: {error}") from error
+        return bytearray(data) if opcode == websocket.ABNF.OPCODE_BINARY else bytearray()
+
+    def send_message(self, data: bytes | bytearray | list[object]) -> None:
+        """Sends ``data`` as one binary message. WebSocket needs no end-of-file mark: an empty list sends nothing.
+
+        Raises:
+            AppMeshTimeoutError: the peer does not take it within the timeout.
+            AppMeshConnectionError: the connection is lost.
+
+        """
+        connection = self._socket
+        if connection is None:
+            raise AppMeshConnectionError(f"not connected to {self.address[0]}:{self.address[1]}")
+        if isinstance(data, list):
+            return
+        try:
+            connection.send_binary(bytes(data))
+        except (websocket.WebSocketException, OSError) as error:
+            raise AppMeshConnectionError(f"connection lost while sending: {error}") from error
+
+    def interrupt(self) -> None:
+        """Makes a thread that receives see the end of the connection."""
+        if self._stream is not None:
+            self._stream.shutdown()
+
+    def close(self) -> None:
+        """Ends the connection; harmless when there is none."""
+        stream, self._stream = self._stream, None
+        self._socket = None
+        if stream is not None:
+            stream.close()
+
+    def _connected_stream(self) -> TlsStream:
+        if self._stream is None:
+            raise AppMeshConnectionError(f"not connected to {self.address[0]}:{self.address[1]}")
+        return self._stream
+
+
+def _holds_a_frame(received: bytes) -> bool:
+    """Whether ``received`` begins with a whole, unmasked WebSocket frame (RFC 6455, 5.2)."""
+    if len(received) < 2:  # noqa: PLR2004 the two bytes every frame begins with
+        return False
+    length, header = received[1] & 0x7F, 2
+    if length == _LENGTH_16 and len(received) >= 4:  # noqa: PLR2004
+        (length,), header = struct.unpack_from("!H", received, 2), 4
+    elif length == _LENGTH_64 and len(received) >= 10:  # noqa: PLR2004
+        (length,), header = struct.unpack_from("!Q", received, 2), 10
+    elif length >= _LENGTH_16:
+        return False
+    return len(received) >= header + length
+
+
+class _BoundedFrames(frame_buffer):  # type: ignore[misc, unused-ignore] # untyped in some releases
+    """websocket-client's frame parser, which refuses a frame before it is read when it is too large."""
+
+    def __init__(self, receive: Any, max_bytes: int) -> None:
+        super().__init__(receive, skip_utf8_validation=True)
+        self._max_bytes = max_bytes
+
+    def recv_length(self) -> None:
+        super().recv_length()
+        if self.length is not None and self.length > self._max_bytes:
+            raise websocket.WebSocketPayloadException(
+                f"message of {self.length} bytes; at most {self._max_bytes} are allowed"
+            )
