@@ -78,8 +78,8 @@ def explain_tls_error(error: OSError, address: tuple[str, int]) -> str:
 class TlsStream:
     """A connected TLS socket. One thread reads; any thread may send or shut down.
 
-    It also has what ``websocket-client`` asks of a socket (``recv``, ``send``, ``gettimeout``, …), with a read buffer, so
-    that the many small reads of its frame parser don't each go to OpenSSL.
+    It also has what ``websocket-client`` asks of a socket (``recv``, ``send``, ``gettimeout``, …), with a read buffer,
+    so that the many small reads of its frame parser don't each go to OpenSSL.
     """
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
