@@ -12,14 +12,19 @@ from typing import Any
 
 import orjson
 
+from meshbridge.options import Format
+
 __all__ = [
     "DAEMON_PLACE",
     "Envelope",
     "Event",
     "EventType",
+    "PushError",
     "cloudevent",
     "cloudevent_attributes",
     "decode_push",
+    "encode",
+    "gap",
     "raw",
 ]
 
@@ -129,6 +134,28 @@ def decode_push(daemon: str, run: str, body: bytes, received_at: float) -> Event
         raise PushError(f"a pushed message of {len(body)} bytes is no event: {error!r}") from error
 
 
+def gap(daemon: str, run: str, first: int | None, last: int | None, received_at: float) -> Event:
+    """The event that says which events of a run were never received; None where that is not known.
+
+    It is found with the first event behind the hole, and stands before it.
+    """
+    missed = None if first is None or last is None else last - first + 1
+    data = {"first": first, "last": last, "missed": missed, "reconciled": 0}
+    body = {"app_name": DAEMON_PLACE, "data": data, "event_type": "GAP", "timestamp": int(received_at)}
+    key = f"{run}/gap/{'' if first is None else first}-{'' if last is None else last}"
+    return Event(
+        daemon,
+        run,
+        None,
+        EventType.GAP,
+        DAEMON_PLACE,
+        float(int(received_at)),
+        orjson.dumps(body),
+        received_at=received_at,
+        key=key,
+    )
+
+
 def _data_of(body: bytes) -> bytes:
     # The daemon writes its keys in alphabetical order with subscription_id last, so data stands between the app's
     # name and event_type. Nothing after event_type can hold that marker, so the last one is the real one.
@@ -189,6 +216,13 @@ def cloudevent(event: Event) -> bytes:
         parts.append(b',"reconciled":true')
     parts += (b',"data":', event.data, b"}")
     return b"".join(parts)
+
+
+def encode(event: Event, shape: Format) -> bytes:
+    """The body of a message in this shape; in binary content mode the attributes travel apart from it."""
+    if shape is Format.CLOUDEVENTS:
+        return cloudevent(event)
+    return event.data if shape is Format.BINARY else raw(event)
 
 
 _TYPE_BYTES = {kind: kind.cloudevents_type.encode() for kind in EventType}

@@ -22,6 +22,7 @@ __all__ = [
     "Secret",
     "SecretFiles",
     "Size",
+    "TextList",
     "Tls",
     "When",
     "parse_duration",
@@ -179,13 +180,21 @@ class Tls(Options):
 
 
 class Retry(Options):
-    """Waits between attempts: exponential with full jitter, from ``initial`` to ``max``."""
+    """Waits between attempts: exponential with jitter, from ``initial`` to ``max``."""
 
     initial: Duration = Field(default=1.0, gt=0)
     max: Duration = Field(default=300.0, gt=0)
     give_up_after: Duration | None = Field(
         default=None, description="age at which an undelivered event becomes a dead letter; null: never"
     )
+
+    def delay(self, attempt: int, chance: float) -> float:
+        """Seconds to wait before retry number ``attempt`` (from 1), ``chance`` being uniform in [0, 1).
+
+        Between half and the whole of an exponentially growing wait: never a hot loop, and no two bridges in step.
+        """
+        longest = min(self.max, self.initial * 2.0 ** min(attempt - 1, 60))
+        return longest * (0.5 + chance / 2)
 
 
 class Batch(Options):
@@ -203,7 +212,17 @@ class Format(StrEnum):
     RAW = "raw"
 
 
+def split_list(value: Any) -> Any:
+    """``a,b`` as a list, so that a list can be written plainly in an environment variable."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+TextList = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+"""Several strings; in the environment also separated by commas."""
+
+
 def _lower_names(value: Any) -> Any:
+    value = split_list(value)
     return [str(item).lower() for item in value] if isinstance(value, list | tuple | set) else value
 
 
@@ -221,8 +240,8 @@ class When(Options):
     """Which events a sink wants. An empty list asks for all; ``not_apps`` wins over ``apps``."""
 
     events: EventNames = Field(default=(), description="event names, in either case; empty: all")
-    apps: tuple[str, ...] = Field(default=(), description="shell patterns of app names; empty: all")
-    not_apps: tuple[str, ...] = Field(default=(), description="shell patterns of app names to leave out")
+    apps: TextList = Field(default=(), description="shell patterns of app names; empty: all")
+    not_apps: TextList = Field(default=(), description="shell patterns of app names to leave out")
 
     @model_validator(mode="after")
     def _known(self) -> Self:

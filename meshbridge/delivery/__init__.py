@@ -1,0 +1,5 @@
+"""Delivery: one courier for each sink, which reads the journal and moves the sink's cursor."""
+
+from meshbridge.delivery.courier import Courier
+
+__all__ = ["Courier"]
