@@ -1,0 +1,138 @@
+"""Runs the collectors of a scrape, all at once, each in a thread of its own, and waits no longer than the deadline.
+
+At most one run of a collector is under way for a daemon. A scrape that comes while another's run is still within its
+time takes part in it; once that time is over the run counts as hung, and scrapes report failure at once until it has
+come back. So whatever a daemon does, there are at most as many threads as daemons times collectors.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from meshbridge import telemetry
+from meshbridge.exporter.collectors import Collector, Deadline
+from meshbridge.exporter.exposition import Family
+
+__all__ = ["Gathering", "Outcome", "Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A collector to run for a daemon; made only if it has to be run."""
+
+    daemon: str
+    collector: str
+    make: Callable[[], Collector]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it went."""
+
+    daemon: str
+    collector: str
+    success: bool
+    duration_seconds: float
+    families: list[Family] = field(default_factory=list)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    deadline: Deadline
+    result: "Future[Outcome]"
+
+
+class Gathering:
+    """Shared by all scrapes; any thread may call :meth:`gather`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._runs: dict[tuple[str, str], _Run] = {}
+        self._waiting: set[SimpleQueue[Future[Outcome] | None]] = set()
+        self._failing: set[tuple[str, str]] = set()
+        self._closed = False
+
+    def gather(self, tasks: Iterable[Task], deadline: Deadline) -> list[Outcome]:
+        """The outcome of each task, in their order. Returns at the deadline at the latest."""
+        started = time.monotonic()
+        finished: SimpleQueue[Future[Outcome] | None] = SimpleQueue()
+        with self._lock:
+            self._waiting.add(finished)
+            if self._closed:
+                finished.put(None)
+        results = [(task, self._join_or_start(task, deadline)) for task in tasks]
+        pending = {result for _, result in results if result is not None}
+        for result in pending:
+            result.add_done_callback(finished.put)
+        try:
+            while pending and (done := finished.get(timeout=deadline.remaining_seconds)) is not None:
+                pending.discard(done)
+        except Empty:
+            pass
+        finally:
+            with self._lock:
+                self._waiting.discard(finished)
+        waited = time.monotonic() - started
+        outcomes = [_outcome(task, result, waited) for task, result in results]
+        self._report(outcomes)
+        return outcomes
+
+    def close(self) -> None:
+        """Ends every wait. Runs that are under way end by their own deadline."""
+        with self._lock:
+            self._closed = True
+            for finished in self._waiting:
+                finished.put(None)
+
+    def _join_or_start(self, task: Task, deadline: Deadline) -> "Future[Outcome] | None":
+        key = (task.daemon, task.collector)
+        with self._lock:
+            run = self._runs.get(key)
+            if run is not None:
+                return run.result if run.deadline.remaining_seconds else None
+            run = self._runs[key] = _Run(deadline, Future())
+        name = f"collect-{task.collector}-{task.daemon}"
+        threading.Thread(target=self._run, args=(task, run), name=name, daemon=True).start()
+        return run.result
+
+    def _run(self, task: Task, run: _Run) -> None:
+        started = time.monotonic()
+        try:
+            collector = task.make()
+            families = list(collector.collect(run.deadline))
+            outcome = Outcome(
+                task.daemon, task.collector, True, time.monotonic() - started, families, collector.dropped
+            )
+        except Exception as error:  # noqa: BLE001 whatever a collector raises costs its own series only
+            duration = time.monotonic() - started
+            text = f"{type(error).__name__}: {error}"
+            outcome = Outcome(task.daemon, task.collector, False, duration, error=text)
+        with self._lock:
+            del self._runs[task.daemon, task.collector]
+        run.result.set_result(outcome)
+
+    def _report(self, outcomes: Iterable[Outcome]) -> None:
+        """Logs a fault when it starts and when it ends."""
+        for outcome in outcomes:
+            key = (outcome.daemon, outcome.collector)
+            with self._lock:
+                changed = outcome.success == (key in self._failing)
+                (self._failing.discard if outcome.success else self._failing.add)(key)
+            facts = {"daemon": outcome.daemon, "collector": outcome.collector}
+            if changed and outcome.success:
+                telemetry.log.info("collector works again", **facts)
+            elif changed:
+                telemetry.log.warning("collector failing", error=outcome.error, **facts)
+
+
+def _outcome(task: Task, result: "Future[Outcome] | None", waited: float) -> Outcome:
+    if result is None:
+        return Outcome(task.daemon, task.collector, False, 0.0, error="the call of an earlier scrape still hangs")
+    if not result.done():
+        return Outcome(task.daemon, task.collector, False, waited, error="no answer within the scrape's time")
+    return result.result()

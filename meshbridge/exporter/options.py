@@ -1,0 +1,55 @@
+"""Settings of the exporter (DESIGN.md, 'Configuration')."""
+
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from meshbridge.options import Options
+
+__all__ = ["Collectors", "ExporterOptions", "split_address"]
+
+_LAST_PORT = 65_535
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:\[\]]*)):(?P<port>\d{1,5})")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of ``host:port``, ``[::]:9665`` or ``:9665`` (all addresses).
+
+    Raises:
+        ValueError: it is none of these.
+
+    """
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None or int(match["port"]) > _LAST_PORT:
+        raise ValueError(f"not an address to listen on: {text!r} (use host:port, such as 0.0.0.0:9665 or [::]:9665)")
+    return match["v6"] or match["host"] or "0.0.0.0", int(match["port"])  # noqa: S104 the empty host asks for all
+
+
+class Collectors(Options):
+    """What is asked of each daemon at a scrape."""
+
+    daemon: bool = Field(default=True, description="the daemon's own metrics, as it writes them")
+    host: bool = Field(default=True, description="appmesh_host_*, from the daemon's host resources")
+    apps: bool = Field(default=True, description="appmesh_app_*, from the daemon's list of apps")
+
+    def names(self) -> tuple[str, ...]:
+        """The collectors that are on."""
+        return tuple(name for name in Collectors.model_fields if getattr(self, name))
+
+
+class ExporterOptions(Options):
+    """Where Prometheus scrapes this bridge, and what it gets."""
+
+    listen: str = Field(default="0.0.0.0:9665", description="host:port; port 0 takes a free one")
+    web_config: Path | None = Field(
+        default=None, description="TLS, client CA and users, in the file format of Prometheus's exporter-toolkit"
+    )
+    collectors: Collectors = Collectors()
+    max_series: int = Field(default=500_000, ge=1, description="series served for one daemon; the rest is cut off")
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        split_address(value)
+        return value

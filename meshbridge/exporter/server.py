@@ -1,0 +1,110 @@
+"""The exporter's listener: a socket, a thread with its own event loop, and uvicorn in it."""
+
+import contextlib
+import socket
+import threading
+
+import uvicorn
+
+from meshbridge.exporter.handler import ScrapeHandler
+from meshbridge.exporter.options import ExporterOptions, split_address
+from meshbridge.exporter.sources import Sources
+from meshbridge.exporter.web import Application
+
+__all__ = ["Exporter"]
+
+_BACKLOG = 128
+_CONNECTIONS = 256  # idle ones included; beyond that uvicorn answers 503
+_HEAD_BYTES = 16 * 1024  # request line and headers; h11's own limit is 64 KiB
+_START_SECONDS = 10.0
+
+
+class Exporter:
+    """Serves Prometheus. :meth:`start` and :meth:`stop` are for one thread, the owner's; each may be called once."""
+
+    def __init__(self, options: ExporterOptions, sources: Sources) -> None:
+        self._options = options
+        self._application = Application(ScrapeHandler(options, sources), sources)
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Binds, and serves from then on.
+
+        Raises:
+            OSError: the address can't be had; the text says which.
+
+        """
+        self._socket = _bound(*split_address(self._options.listen))
+        config = uvicorn.Config(
+            self._application,
+            http="h11",  # always there with uvicorn, and the one whose head size can be limited
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=_HEAD_BYTES,
+            limit_concurrency=_CONNECTIONS,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="exporter", daemon=True)
+        self._thread.start()
+        if not self._server.serving.wait(_START_SECONDS):
+            raise OSError(f"the exporter did not start within {_START_SECONDS:.0f} s")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that are listened on."""
+        assert self._socket is not None, "not started"
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    def stop(self, timeout_seconds: float = 2.0) -> None:
+        """Stops listening, lets answers that are being sent go out, and gives up on scrapes that still wait."""
+        self._application.close()
+        if self._server is None or self._thread is None:
+            return
+        self._server.should_exit = True
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._server.force_exit = True
+            self._thread.join(timeout_seconds)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, saying when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serving.set()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OSError(error.errno, f"the exporter can't listen on {host} port {port}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and host == "::":
+            with contextlib.suppress(OSError):
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # IPv4 too, as for Prometheus
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"the exporter can't listen on {host} port {port}: {error.strerror}") from error
+    return listener

@@ -1,0 +1,100 @@
+"""The HTTP side: paths, methods and errors, as a small ASGI application. No traceback ever goes to a client."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import parse_qs
+
+from meshbridge import telemetry
+from meshbridge.exporter.collectors import Deadline
+from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, time_allowed
+from meshbridge.exporter.pages import landing_page, readiness
+from meshbridge.exporter.sources import Sources
+
+__all__ = ["Application"]
+
+_Message = MutableMapping[str, Any]
+_Send = Callable[[_Message], Awaitable[None]]
+_Reply = tuple[int, Answer]
+
+_PLAIN = ("content-type", "text/plain; charset=utf-8")
+_POLICY = (
+    ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    ("x-content-type-options", "nosniff"),
+)
+_SCRAPES = 16
+"""Scrapes at once, which mostly wait. More than this many are a fault or an attack, and have to queue."""
+
+
+class Application:
+    """Everything that may wait is done in threads, so that the loop can always answer ``/-/healthy``."""
+
+    def __init__(self, handler: ScrapeHandler, sources: Sources) -> None:
+        self._handler = handler
+        self._sources = sources
+        self._scrapes = ThreadPoolExecutor(_SCRAPES, thread_name_prefix="scrape")
+        self._states = ThreadPoolExecutor(2, thread_name_prefix="exporter-state")
+
+    async def __call__(self, scope: _Message, _receive: object, send: _Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            status, answer = await self._reply(scope)
+        except Exception:  # noqa: BLE001 the client gets one line, the log the rest
+            telemetry.log.exception("request to the exporter failed: please report it", path=scope["path"])
+            status, answer = _line(500, "internal error: see the log")
+        headers = [*answer.headers, ("content-length", str(len(answer.body)))]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(name.encode(), value.encode()) for name, value in headers],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def close(self) -> None:
+        self._handler.close()
+        self._scrapes.shutdown(wait=False, cancel_futures=True)
+        self._states.shutdown(wait=False, cancel_futures=True)
+
+    async def _reply(self, scope: _Message) -> _Reply:
+        path = scope["path"]
+        if path not in ("/metrics", "/", "/-/healthy", "/-/ready"):
+            return _line(404, "not found: try /metrics")
+        if scope["method"] not in ("GET", "HEAD"):
+            return _line(405, "use GET", ("allow", "GET, HEAD"))
+        if path == "/metrics":
+            return await self._metrics(scope)
+        if path == "/-/healthy":
+            return _line(200, "meshbridge is healthy.")
+        page = self._ready if path == "/-/ready" else self._landing
+        return await asyncio.get_running_loop().run_in_executor(self._states, page)
+
+    async def _metrics(self, scope: _Message) -> _Reply:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        deadline = Deadline.after(time_allowed(headers.get("x-prometheus-scrape-timeout-seconds")))
+        try:
+            query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+        except ValueError:
+            return _line(400, "too many parameters")
+        loop = asyncio.get_running_loop()
+        try:
+            return 200, await loop.run_in_executor(self._scrapes, self._handler.scrape, query, headers, deadline)
+        except BadRequestError as error:
+            return _line(400, str(error))
+
+    def _ready(self) -> _Reply:
+        reasons = list(self._sources.ready())
+        body = readiness(reasons, self._sources.links(), self._sources.sinks(), self._sources.journal())
+        return 503 if reasons else 200, Answer(body, (("content-type", "application/json"),))
+
+    def _landing(self) -> _Reply:
+        sources = self._sources
+        page = landing_page(list(sources.ready()), sources.links(), sources.sinks(), sources.journal())
+        return 200, Answer(page, (("content-type", "text/html; charset=utf-8"), *_POLICY))
+
+
+def _line(status: int, text: str, *headers: tuple[str, str]) -> _Reply:
+    return status, Answer(f"{text}\n".encode("utf-8", "replace"), (_PLAIN, *headers))
