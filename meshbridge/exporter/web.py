@@ -11,6 +11,7 @@ from meshbridge.exporter.collectors import Deadline
 from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, time_allowed
 from meshbridge.exporter.pages import landing_page, readiness
 from meshbridge.exporter.sources import Sources
+from meshbridge.exporter.webconfig import Users, WebConfig
 
 __all__ = ["Application"]
 
@@ -33,6 +34,9 @@ class Application:
     def __init__(self, handler: ScrapeHandler, sources: Sources) -> None:
         self._handler = handler
         self._sources = sources
+        self._users = Users({})
+        self._headers: tuple[tuple[str, str], ...] = ()
+        self._passwords = ThreadPoolExecutor(1, thread_name_prefix="exporter-password")  # one guess at a time
         self._scrapes = ThreadPoolExecutor(_SCRAPES, thread_name_prefix="scrape")
         self._states = ThreadPoolExecutor(2, thread_name_prefix="exporter-state")
 
@@ -44,7 +48,7 @@ class Application:
         except Exception:  # noqa: BLE001 the client gets one line, the log the rest
             telemetry.log.exception("request to the exporter failed: please report it", path=scope["path"])
             status, answer = _line(500, "internal error: see the log")
-        headers = [*answer.headers, ("content-length", str(len(answer.body)))]
+        headers = [*answer.headers, *self._headers, ("content-length", str(len(answer.body)))]
         await send(
             {
                 "type": "http.response.start",
@@ -54,26 +58,40 @@ class Application:
         )
         await send({"type": "http.response.body", "body": answer.body})
 
+    def use(self, config: WebConfig) -> None:
+        """Whom to let in, and which headers to add, from the next request on."""
+        self._users = Users(config.basic_auth_users)
+        self._headers = config.headers
+
     def close(self) -> None:
         self._handler.close()
-        self._scrapes.shutdown(wait=False, cancel_futures=True)
-        self._states.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._passwords, self._scrapes, self._states):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _reply(self, scope: _Message) -> _Reply:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._users and not await self._allowed(self._users, headers.get("authorization", "")):
+            return _line(401, "unauthorized", ("www-authenticate", "Basic"))
         path = scope["path"]
         if path not in ("/metrics", "/", "/-/healthy", "/-/ready"):
             return _line(404, "not found: try /metrics")
         if scope["method"] not in ("GET", "HEAD"):
             return _line(405, "use GET", ("allow", "GET, HEAD"))
         if path == "/metrics":
-            return await self._metrics(scope)
+            return await self._metrics(scope, headers)
         if path == "/-/healthy":
             return _line(200, "meshbridge is healthy.")
         page = self._ready if path == "/-/ready" else self._landing
         return await asyncio.get_running_loop().run_in_executor(self._states, page)
 
-    async def _metrics(self, scope: _Message) -> _Reply:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    async def _allowed(self, users: Users, authorization: str) -> bool:
+        if not authorization:
+            return False
+        if users.known(authorization):
+            return True
+        return await asyncio.get_running_loop().run_in_executor(self._passwords, users.verify, authorization)
+
+    async def _metrics(self, scope: _Message, headers: dict[str, str]) -> _Reply:
         deadline = Deadline.after(time_allowed(headers.get("x-prometheus-scrape-timeout-seconds")))
         try:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)
