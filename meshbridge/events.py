@@ -55,6 +55,7 @@ class EventType(IntEnum):
         return _CLOUDEVENTS_TYPES[self]
 
 
+_TYPES = {kind.name: kind for kind in EventType if kind is not EventType.GAP}  # as the daemon calls them
 _LABELS = {kind: kind.name.lower() for kind in EventType}
 _CLOUDEVENTS_TYPES = {
     kind: "io.meshbridge.gap" if kind is EventType.GAP else f"io.appmesh.app.{kind.name.lower()}" for kind in EventType
@@ -107,8 +108,11 @@ class PushError(ValueError):
     """A pushed message that is no event of App Mesh."""
 
 
-def decode_push(daemon: str, run: str, body: bytes, received_at: float) -> Event:
+def decode_push(daemon: str, run: str, body: bytes, received_at: float, processes: dict[str, str]) -> Event:
     """The event in the body of a pushed message (PROTOCOL.md, 'Events').
+
+    ``processes`` is the caller's memory of which process each app runs: START alone carries its ``process_uuid``, and
+    what the same connection brings of that app, up to EXIT, is of that process.
 
     Raises:
         PushError: not JSON, or without the fields of an event.
@@ -116,21 +120,28 @@ def decode_push(daemon: str, run: str, body: bytes, received_at: float) -> Event
     """
     try:
         fields: dict[str, Any] = orjson.loads(body)
-        data = fields["data"]
-        event_type = EventType[fields["event_type"]]
+        event_type, app, data = _TYPES[fields["event_type"]], fields["app_name"], fields["data"]
+        if event_type is EventType.STDOUT:
+            process_uuid = processes.get(app)
+        elif event_type is EventType.START:
+            process_uuid = processes[app] = data["process_uuid"]
+        elif event_type is EventType.EXIT:
+            process_uuid = processes.pop(app, None)
+        else:
+            process_uuid = None
         return Event(
             daemon,
             run,
             int(fields["sequence"]),
             event_type,
-            fields["app_name"],
+            app,
             float(fields["timestamp"]),
             body,
-            data.get("process_uuid") if event_type is EventType.START and data else None,
+            process_uuid,
             reconciled=False,
             received_at=received_at,
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise PushError(f"a pushed message of {len(body)} bytes is no event: {error!r}") from error
 
 

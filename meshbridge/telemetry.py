@@ -11,6 +11,7 @@ import logging
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from typing import IO, Any
 
 import structlog
@@ -167,7 +168,7 @@ def permission_missing(daemon: str, permissions: tuple[str, ...]) -> None:
     )
 
 
-def events_received(daemon: str, counts: dict[str, int]) -> None:
+def events_received(daemon: str, counts: Mapping[str, int]) -> None:
     """``counts`` by lower-case event name, of one read."""
     for event, count in counts.items():
         _received.labels(daemon, event).inc(count)
@@ -181,6 +182,11 @@ def event_invalid(daemon: str, error: str) -> None:
 def gap_found(daemon: str, first: int, last: int) -> None:
     _gap.labels(daemon).inc(last - first + 1)
     log.warning("events missed", daemon=daemon, first=first, last=last, missed=last - first + 1)
+
+
+def run_ended(daemon: str, old: str, new: str) -> None:
+    """The daemon was restarted: what it did between its last event and its end was not seen."""
+    log.warning("daemon restarted: the end of its last run was not seen", daemon=daemon, last_run=old, run=new)
 
 
 def token_refreshed(daemon: str, how: str, expires_at: float | None) -> None:

@@ -51,7 +51,7 @@ class Courier:
         *,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._name = name
+        self.name = name
         self._sink = sink
         self._journal = journal
         self._options = options
@@ -76,9 +76,9 @@ class Courier:
 
     def start(self) -> None:
         """Begins to deliver from the sink's cursor."""
-        telemetry.declare_sink(self._name)
-        self._cursor = self._journal.cursor(self._name, from_start=self._options.start == "start")
-        self._thread = threading.Thread(target=self._run, name=f"courier-{self._name}", daemon=True)
+        telemetry.declare_sink(self.name)
+        self._cursor = self._journal.cursor(self.name, from_start=self._options.start == "start")
+        self._thread = threading.Thread(target=self._run, name=f"courier-{self.name}", daemon=True)
         self._thread.start()
 
     def request_stop(self) -> None:
@@ -95,15 +95,15 @@ class Courier:
         return not self._thread.is_alive()
 
     def status(self) -> SinkStatus:
-        lag_events, lag_seconds = self._journal.lag(self._name)
+        lag_events, lag_seconds = self._journal.lag(self.name)
         return SinkStatus(
-            sink=self._name,
+            sink=self.name,
             state=self._state,
             delivered=self._delivered,
             failed=self._failed,
             lag_events=lag_events,
             lag_seconds=lag_seconds,
-            dead_letters=self._journal.dead_letters(self._name),
+            dead_letters=self._journal.dead_letters(self.name),
             last_error=self._last_error,
             last_error_at=self._last_error_at,
         )
@@ -119,7 +119,7 @@ class Courier:
                 except Gone as gone:
                     self._settle(gone.acknowledged)
                     self._note(gone)
-                    telemetry.sink_gone(self._name, str(gone))
+                    telemetry.sink_gone(self.name, str(gone))
                     self._move(SinkState.GONE)
                     self._stop.wait()
                 except Refused as refused:
@@ -132,7 +132,7 @@ class Courier:
                     self._settle(error.acknowledged)
                     self._fail(error)
                 except Exception as bug:  # noqa: BLE001 a sink's bug must not end its delivery, let alone the service
-                    telemetry.sink_bug(self._name)
+                    telemetry.sink_bug(self.name)
                     self._connected = False
                     self._fail(SinkError(f"unexpected {bug!r}", reason="bug"))
         finally:
@@ -144,7 +144,7 @@ class Courier:
         if not self._connected:
             self._sink.connect(_CONNECT_SECONDS)
             self._connected = True
-            telemetry.sink_connected(self._name)
+            telemetry.sink_connected(self.name)
             self._up()
         if not self._batch and not self._next_batch():
             self._sink.idle()
@@ -166,7 +166,7 @@ class Courier:
             return False
         wanted = [envelope for envelope in envelopes if self._route.wants(envelope.event)]
         if len(wanted) < len(envelopes):
-            telemetry.events_filtered(self._name, len(envelopes) - len(wanted))
+            telemetry.events_filtered(self.name, len(envelopes) - len(wanted))
         self._batch, self._batch_end, self._offer = wanted, envelopes[-1].offset, len(wanted)
         if not wanted:
             self._advance(self._batch_end)
@@ -190,7 +190,7 @@ class Courier:
         for envelope in self._batch[:acknowledged]:
             self._delivery_seconds.observe(max(0.0, now - envelope.event.received_at))
         self._delivered += acknowledged
-        telemetry.events_delivered(self._name, acknowledged)
+        telemetry.events_delivered(self.name, acknowledged)
         self._drop_front(acknowledged)
 
     def _drop_front(self, count: int) -> None:
@@ -201,7 +201,7 @@ class Courier:
 
     def _advance(self, offset: int) -> None:
         self._cursor = offset
-        self._journal.commit(self._name, offset)
+        self._journal.commit(self.name, offset)
 
     def _refuse(self, refused: Refused) -> None:
         """One alone is kept as a dead letter; of several, half are offered again until the culprit is alone."""
@@ -210,8 +210,8 @@ class Courier:
             self._offer = max(1, self._offer // 2)
             return
         envelope = self._batch[0]
-        self._journal.add_dead_letter(self._name, envelope, refused.reason, str(refused))
-        telemetry.dead_letter(self._name, envelope.event.id, str(refused))
+        self._journal.add_dead_letter(self.name, envelope, refused.reason, str(refused))
+        telemetry.dead_letter(self.name, envelope.event.id, str(refused))
         self._drop_front(1)
 
     def _fail(self, error: SinkError) -> None:
@@ -221,7 +221,7 @@ class Courier:
         self._note(error)
         wish = error.after_seconds if isinstance(error, Retry) else None
         seconds = self._options.retry.delay(self._attempts, self._chance()) if wish is None else wish
-        telemetry.sink_failed(self._name, error.reason, str(error), first=self._attempts == 1, retry_seconds=seconds)
+        telemetry.sink_failed(self.name, error.reason, str(error), first=self._attempts == 1, retry_seconds=seconds)
         self._give_up_on_old(error)
         self._move(SinkState.WAITING)
         self._stop.wait(seconds)
@@ -232,13 +232,13 @@ class Courier:
         age = self._options.retry.give_up_after
         while age is not None and self._batch and time.time() - self._batch[0].event.received_at > age:
             envelope = self._batch[0]
-            self._journal.add_dead_letter(self._name, envelope, "gave_up", str(error))
-            telemetry.dead_letter(self._name, envelope.event.id, f"older than {age:g} s: {error}")
+            self._journal.add_dead_letter(self.name, envelope, "gave_up", str(error))
+            telemetry.dead_letter(self.name, envelope.event.id, f"older than {age:g} s: {error}")
             self._drop_front(1)
 
     def _up(self) -> None:
         if self._attempts:
-            telemetry.sink_recovered(self._name, self._journal.lag(self._name)[0])
+            telemetry.sink_recovered(self.name, self._journal.lag(self.name)[0])
         self._attempts = 0
         if self._state is not SinkState.UP:
             self._move(SinkState.UP)
@@ -248,11 +248,11 @@ class Courier:
 
     def _move(self, state: SinkState) -> None:
         if state not in _MOVES[self._state]:
-            raise AssertionError(f"courier {self._name}: {self._state} -> {state} is not in the table")
+            raise AssertionError(f"courier {self.name}: {self._state} -> {state} is not in the table")
         self._state = state
 
     def _close(self) -> None:
         try:
             self._sink.close(_CLOSE_SECONDS)
         except Exception:  # noqa: BLE001 what was acknowledged is safe; the rest is offered again after the start
-            telemetry.sink_bug(self._name)
+            telemetry.sink_bug(self.name)

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, EventType
@@ -60,6 +61,11 @@ class Journal:
         self._fault: str | None = None
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def path(self) -> Path:
+        """The journal's directory."""
+        return self._options.path
 
     # --- life ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,18 @@
+"""The link to one App Mesh daemon.
+
+Two connections: the **event connection** logs in, asks for the daemon's start time, subscribes, and from then on only
+reads, renews and probes; the **request connection**, opened at first need, carries everything else, so that a large
+answer never stands before an event.
+
+:class:`~meshbridge.link.runner.Link` is the thread that keeps the event connection; :mod:`~meshbridge.link.numbering`
+turns pushed messages into numbered events and finds the holes; :mod:`~meshbridge.link.credentials` keeps the token;
+:mod:`~meshbridge.link.operations` are the few requests that a link makes itself.
+"""
+
+from meshbridge.link.connections import explain
+from meshbridge.link.options import DaemonOptions
+from meshbridge.link.requests import DaemonRequests
+from meshbridge.link.runner import Link
+from meshbridge.link.trial import Trial, try_daemon
+
+__all__ = ["DaemonOptions", "DaemonRequests", "Link", "Trial", "explain", "try_daemon"]

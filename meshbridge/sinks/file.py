@@ -32,6 +32,17 @@ class FileOptions(SinkOptions):
             raise ValueError("binary needs a place for attributes beside the body: use cloudevents or raw")
         return value
 
+    def probe(self, timeout_seconds: float) -> None:  # noqa: ARG002 nothing to wait for
+        """Sees whether the file can be written, without making it.
+
+        Raises:
+            NotConnected: it can't.
+
+        """
+        path = Path(self.path)
+        if self.path != STANDARD_OUTPUT and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise NotConnected(f"cannot write {self.path}: no such directory, or not allowed", reason="open")
+
     def build(self, _name: str, _state_directory: Path) -> "FileSink":
         return FileSink(self)
 

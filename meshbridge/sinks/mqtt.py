@@ -94,6 +94,19 @@ class MqttOptions(SinkOptions, SecretFiles):
             raise ValueError("format binary needs the user properties of protocol 5")
         return self
 
+    def probe(self, timeout_seconds: float) -> None:
+        """Connects and leaves, under a name of its own, so that a running bridge is not disturbed.
+
+        Raises:
+            NotConnected: the broker can't be reached, or does not let this bridge in.
+
+        """
+        sink = MqttSink(self, f"meshbridge-check-{uuid.uuid4().hex[:7]}")
+        try:
+            sink.connect(timeout_seconds)
+        finally:
+            sink.close(timeout_seconds)
+
     def build(self, name: str, state_directory: Path) -> "MqttSink":
         return MqttSink(self, self.client_id or _kept_client_id(state_directory / f"mqtt-client-id-{name}"))
 

@@ -1,0 +1,93 @@
+"""The request connection of a daemon: opened at first need, opened again after a loss."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError
+from meshbridge.appmesh.exchange import Exchange
+from meshbridge.link import operations
+from meshbridge.link.credentials import Credentials
+from meshbridge.link.operations import TokenRefusedError
+
+__all__ = ["DaemonRequests"]
+
+
+class DaemonRequests:
+    """What scrapes ask of one daemon. Any thread may call; requests are in flight together.
+
+    ``open_exchange`` makes a new connection, within the seconds it is given.
+    """
+
+    def __init__(self, name: str, credentials: Credentials, open_exchange: Callable[[float], Exchange]) -> None:
+        self.name = name
+        self._credentials = credentials
+        self._open_exchange = open_exchange
+        self._lock = threading.Lock()  # guards _exchange, and lets one thread connect while the others wait
+        self._exchange: Exchange | None = None
+
+    def get_metrics(self, timeout_seconds: float) -> bytes:
+        """The daemon's own Prometheus text, 0.0.4. It needs no token.
+
+        Raises:
+            AppMeshError: as all of these: no connection, no answer in time, or an answer that is an error.
+
+        """
+        return self._get("/appmesh/metrics", timeout_seconds, with_token=False)
+
+    def get_host_resources(self, timeout_seconds: float) -> dict[str, Any]:
+        """The host's resources, as the daemon reports them."""
+        resources = orjson.loads(self._get("/appmesh/resources", timeout_seconds))
+        if not isinstance(resources, dict):
+            raise AppMeshRequestError("GET /appmesh/resources: the answer is no object")
+        return resources
+
+    def list_apps(self, timeout_seconds: float) -> list[dict[str, Any]]:
+        """Every app, as the daemon reports it."""
+        apps = orjson.loads(self._get("/appmesh/applications", timeout_seconds))
+        if not isinstance(apps, list):
+            raise AppMeshRequestError("GET /appmesh/applications: the answer is no list")
+        return apps
+
+    def close(self) -> None:
+        """Ends the connection; the next request would open it again."""
+        with self._lock:
+            exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+
+    def _get(self, uri: str, timeout_seconds: float, *, with_token: bool = True) -> bytes:
+        deadline = time.monotonic() + timeout_seconds
+
+        def left() -> float:
+            return max(0.001, deadline - time.monotonic())
+
+        exchange = self._connected(timeout_seconds)
+        try:
+            if not with_token:
+                return operations.ask(exchange, "GET", uri, timeout_seconds=left()).body
+            token = self._credentials.token(exchange)
+            try:
+                return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=left()).body
+            except TokenRefusedError:
+                token = self._credentials.token(exchange, refused=token)
+                return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=left()).body
+        except AppMeshConnectionError:
+            # Also after a silence: a connection that may be half open is not worth another scrape's time.
+            self._discard(exchange)
+            raise
+
+    def _connected(self, timeout_seconds: float) -> Exchange:
+        with self._lock:
+            if self._exchange is None:
+                self._exchange = self._open_exchange(timeout_seconds)
+            return self._exchange
+
+    def _discard(self, exchange: Exchange) -> None:
+        with self._lock:
+            if self._exchange is exchange:
+                self._exchange = None
+        exchange.close()

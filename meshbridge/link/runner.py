@@ -1,0 +1,291 @@
+"""The thread that keeps the event connection to one daemon."""
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+from meshbridge import telemetry
+from meshbridge.appmesh.channel import Channel
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
+from meshbridge.appmesh.tcp_messages import MessageError
+from meshbridge.events import gap
+from meshbridge.journal import Journal
+from meshbridge.link import operations
+from meshbridge.link.connections import explain, new_exchange, new_transport
+from meshbridge.link.credentials import Credentials
+from meshbridge.link.numbering import Numbering
+from meshbridge.link.operations import PermissionMissingError, TokenRefusedError
+from meshbridge.link.options import DaemonOptions
+from meshbridge.link.requests import DaemonRequests
+from meshbridge.options import Retry
+from meshbridge.status import LinkState, LinkStatus
+
+__all__ = ["Link"]
+
+_CONNECT_SECONDS = 8.0
+_REQUEST_SECONDS = 10.0
+# Half-open connections are noticed within 30 s (DESIGN.md, 'Reliability to show'): silent for so long, then asked.
+_PROBE_AFTER_SECONDS = 10.0
+_LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
+_REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
+_STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the next retry is at once again
+_OWN_RUN_PREFIX = "x-"  # of the names that this bridge gives to runs it can't name
+
+_MOVES: dict[LinkState, frozenset[LinkState]] = {
+    LinkState.STOPPED: frozenset({LinkState.CONNECTING}),
+    LinkState.CONNECTING: frozenset({LinkState.LOGGING_IN, LinkState.WAITING, LinkState.STOPPED}),
+    LinkState.LOGGING_IN: frozenset({LinkState.SUBSCRIBING, LinkState.WAITING, LinkState.STOPPED}),
+    LinkState.SUBSCRIBING: frozenset({LinkState.UP, LinkState.WAITING, LinkState.STOPPED}),
+    LinkState.UP: frozenset({LinkState.WAITING, LinkState.STOPPED}),
+    LinkState.WAITING: frozenset({LinkState.CONNECTING, LinkState.STOPPED}),
+}
+
+
+class Link:
+    """One daemon: its event connection, and its request connection (:attr:`requests`).
+
+    Threads: ``link-<daemon>`` connects, renews and probes; the channel's own, ``events-<daemon>``, reads, numbers and
+    hands events to the journal, and waits for nothing. ``start``, ``stop`` and ``status`` may be called by any
+    thread.
+    """
+
+    def __init__(
+        self,
+        daemon: str,
+        options: DaemonOptions,
+        journal: Journal,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = daemon
+        self._options = options
+        self._journal = journal
+        self._chance = chance
+        self._credentials = Credentials(daemon, options)
+        self.requests = DaemonRequests(
+            daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
+        )
+        self._stop = threading.Event()
+        self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # guards _channel between the link's thread and stop
+        self._channel: Channel | None = None
+        # Written by the link's thread (the last two by the reader), read by any.
+        self._state = LinkState.STOPPED
+        self._connects = 0
+        self._connected_since: float | None = None
+        self._last_error: str | None = None
+        self._last_error_at: float | None = None
+        self._missing: tuple[str, ...] = ()
+        self._numbering: Numbering | None = None
+        self._last_event_at: float | None = None
+
+    # --- any thread ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begins to connect. A daemon over https:// has no events: only its request connection is used."""
+        telemetry.declare_daemon(self.name)
+        if self._options.scheme == "https":
+            return
+        self._thread = threading.Thread(target=self._run, name=f"link-{self.name}", daemon=True)
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Asks the link to end; :meth:`stop` waits for it."""
+        self._stop.set()
+        self._wake.set()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Ends both connections; False when the thread takes longer than ``timeout_seconds``."""
+        self.request_stop()
+        with self._lock:
+            channel = self._channel
+        if channel is not None:
+            channel.close()
+        self.requests.close()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def status(self) -> LinkStatus:
+        numbering = self._numbering
+        return LinkStatus(
+            daemon=self.name,
+            state=self._state,
+            url=self._options.url,
+            run=None if numbering is None else numbering.run,
+            connected_since=self._connected_since,
+            connects=self._connects,
+            last_event_at=self._last_event_at,
+            last_error=self._last_error,
+            last_error_at=self._last_error_at,
+            token_expires_at=self._credentials.expires_at,
+            missing_permissions=self._missing,
+        )
+
+    # --- the link's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        attempts = 0  # failed ones in a row, or short-lived ones
+        told: str | None = None  # the reason that the log has said already
+        while not self._stop.is_set():
+            self._move(LinkState.CONNECTING)
+            started = time.monotonic()
+            try:
+                self._connect_and_serve()
+                error: AppMeshError = AppMeshConnectionError("the connection ended")
+            except AppMeshError as failed:
+                error = failed
+            if self._stop.is_set():
+                break
+            steady = self._state is LinkState.UP and time.monotonic() - started >= _STEADY_SECONDS
+            if steady or self._state is LinkState.UP:
+                told = None
+            attempts = 0 if steady else attempts + 1
+            reason, hint = explain(error)
+            seconds = self._delay(reason, attempts)
+            self._last_error, self._last_error_at = str(error), time.time()
+            self._connected_since = None
+            telemetry.link_down(self.name, reason, str(error), first=told != reason, retry_seconds=seconds, hint=hint)
+            told = reason
+            self._move(LinkState.WAITING)
+            self._stop.wait(seconds)
+        self._connected_since = None
+        self._move(LinkState.STOPPED)
+
+    def _delay(self, reason: str, attempts: int) -> float:
+        if reason in {"login", "permission"}:
+            return _REFUSED.delay(attempts, self._chance())
+        return 0.0 if attempts == 0 else _LOST.delay(attempts, self._chance())
+
+    def _connect_and_serve(self) -> None:
+        """One connection, from its beginning to its end.
+
+        Raises:
+            AppMeshError: why it ended.
+
+        """
+        self._wake.clear()
+        ended: list[AppMeshError | None] = []
+
+        def on_closed(error: AppMeshError | None) -> None:
+            ended.append(error)
+            self._wake.set()
+
+        channel = Channel(
+            new_transport(self._options),
+            name=f"events-{self.name}",
+            on_pushes=self._receive,
+            on_closed=on_closed,
+            on_invalid=self._invalid,
+        )
+        with self._lock:
+            if self._stop.is_set():
+                return
+            self._channel = channel
+        try:
+            channel.open(_CONNECT_SECONDS)
+            self._subscribe(channel)
+            while not ended and not self._stop.is_set():
+                self._keep_alive(channel)
+            if ended and ended[0] is not None:
+                raise ended[0]
+        finally:
+            channel.close()
+
+    def _subscribe(self, channel: Channel) -> None:
+        self._move(LinkState.LOGGING_IN)
+        token = self._credentials.token(channel)
+        try:
+            run = self._name_run(channel, token)
+        except TokenRefusedError:
+            token = self._credentials.token(channel, refused=token)
+            run = self._name_run(channel, token)
+        self._numbering = self._begin(run)
+        self._move(LinkState.SUBSCRIBING)
+        operations.subscribe(channel, token, self._options.events, _REQUEST_SECONDS)
+        self._connects += 1
+        self._connected_since = time.time()
+        self._missing = ()
+        self._last_error = self._last_error_at = None
+        telemetry.link_connected(self.name, run, self._options.url)
+        self._move(LinkState.UP)
+
+    def _name_run(self, channel: Channel, token: str) -> str:
+        """The daemon's start time; where it may not be asked for, a name of this bridge's own, kept in the journal."""
+        try:
+            return operations.start_time(channel, token, _REQUEST_SECONDS)
+        except PermissionMissingError:
+            known = self._journal.last_sequence(self.name)
+            own = known is not None and known[0].startswith(_OWN_RUN_PREFIX)
+            run = known[0] if known is not None and own else f"{_OWN_RUN_PREFIX}{secrets.token_hex(4)}"
+            telemetry.run_unnamed(self.name, run)
+            return run
+
+    def _begin(self, run: str) -> Numbering:
+        """Where the numbering goes on; a run that has ended since leaves a gap of unknown length."""
+        complete = self._options.takes_everything
+        if self._numbering is not None:
+            # What the journal has yet to write counts as received.
+            known: tuple[str, int | None] | None = (self._numbering.run, self._numbering.last)
+        else:
+            known = self._journal.last_sequence(self.name)
+        if known is None:
+            return Numbering(self.name, run, None, complete=complete)
+        last_run, last = known
+        if last_run == run:
+            return Numbering(self.name, run, last, complete=complete)
+        if complete:
+            first = None if last is None else last + 1
+            self._journal.submit([gap(self.name, last_run, first, None, time.time())])
+            telemetry.run_ended(self.name, last_run, run)
+        # The daemon numbers a new run from 0 or 1, and its first events went to nobody.
+        return Numbering(self.name, run, 0, complete=complete)
+
+    def _keep_alive(self, channel: Channel) -> None:
+        """Waits for the next thing to do, then renews the token or asks a silent daemon whether it is there."""
+        now = time.monotonic()
+        probe_at = channel.last_received + _PROBE_AFTER_SECONDS
+        renew_at = self._credentials.renew_at
+        if self._wake.wait(max(0.0, min(probe_at, renew_at) - now)):
+            return
+        now = time.monotonic()
+        if now >= renew_at:
+            try:
+                self._credentials.renew(channel)
+            except AppMeshConnectionError:
+                raise
+            except AppMeshError as error:
+                # The subscription outlives the token (PROTOCOL.md, 'Events'): events go on while this is mended.
+                self._last_error, self._last_error_at = str(error), time.time()
+                self._wake.wait(_REFUSED.initial)
+        elif now >= channel.last_received + _PROBE_AFTER_SECONDS:
+            token = self._credentials.token(channel)
+            if not operations.probe(channel, token, _REQUEST_SECONDS):
+                self._credentials.token(channel, refused=token)
+
+    def _move(self, state: LinkState) -> None:
+        if state not in _MOVES[self._state]:
+            raise AssertionError(f"link {self.name}: {self._state} -> {state} is not in the table")
+        self._state = state
+
+    # --- the reader's thread -------------------------------------------------------------------------------------
+
+    def _receive(self, bodies: list[bytes]) -> None:
+        numbering = self._numbering
+        assert numbering is not None
+        now = time.time()
+        read = numbering.read(bodies, now)
+        self._journal.submit(read.events)
+        self._last_event_at = now
+        telemetry.events_received(self.name, read.counts)
+        for first, last in read.gaps:
+            telemetry.gap_found(self.name, first, last)
+        for error in read.invalid:
+            telemetry.event_invalid(self.name, error)
+
+    def _invalid(self, error: MessageError) -> None:
+        telemetry.event_invalid(self.name, str(error))

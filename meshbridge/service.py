@@ -1,0 +1,139 @@
+"""The composition root: builds the parts, starts and stops them in order.
+
+Start: journal, couriers, exporter, links; so nothing comes in that could not be kept. Stop, the other way round: links
+(nothing new comes in), the journal writes what it was handed, couriers finish the write at hand, and the journal keeps
+their cursors. What is not delivered by then is delivered after the next start.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from meshbridge import telemetry
+from meshbridge.config import Settings
+from meshbridge.delivery import Courier
+from meshbridge.exporter import Exporter, Sources
+from meshbridge.journal import Journal
+from meshbridge.link import Link
+
+__all__ = ["Service"]
+
+_STOP_SECONDS = 9.5  # of the 10 that an operator is promised
+_PRUNE_SECONDS = 30
+
+
+class Service:
+    """One running bridge. ``start`` and ``stop`` belong to one thread; ``run`` calls both."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        state_directory = settings.journal.path
+        self.journal = Journal(settings.journal)
+        self.links = [Link(name, options, self.journal) for name, options in settings.daemons.items()]
+        self.couriers: list[Courier] = []
+        self.exporter = Exporter(
+            settings.exporter,
+            Sources(
+                daemons=lambda: [link.requests for link in self.links],
+                links=lambda: [link.status() for link in self.links],
+                sinks=lambda: [courier.status() for courier in self.couriers],
+                journal=self.journal.status,
+                ready=self._not_ready,
+            ),
+        )
+        self._state_directory = state_directory
+        self._scheduler = BackgroundScheduler(
+            job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, daemon=True
+        )
+        self._started = False
+
+    def start(self) -> None:
+        """Starts every part.
+
+        Raises:
+            JournalError: the journal can't be opened.
+            OSError: the exporter's address can't be listened on.
+
+        """
+        self.journal.open()
+        try:
+            self.couriers = [
+                Courier(name, options.build(name, self._state_directory), self.journal, options)
+                for name, options in self._settings.sinks.items()
+            ]
+            self.exporter.start()
+        except BaseException:
+            self.journal.close()
+            raise
+        self.journal.retain_cursors(list(self._settings.sinks))
+        for courier in self.couriers:
+            courier.start()
+        for link in self.links:
+            link.start()
+        self._scheduler.add_job(self.journal.prune, "interval", seconds=_PRUNE_SECONDS)
+        self._scheduler.start()
+        self._started = True
+        host, port = self.exporter.address
+        telemetry.service_started(
+            daemons=len(self.links), sinks=len(self.couriers), exporter=f"{host}:{port}", journal=str(self.journal.path)
+        )
+
+    def stop(self) -> None:
+        """Stops every part, within ten seconds whatever the far ends do."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        self._started = False
+        self._scheduler.shutdown(wait=False)
+        for link in self.links:
+            link.request_stop()
+        for courier in self.couriers:
+            courier.request_stop()
+        slow = [f"link {link.name}" for link in self.links if not link.stop(_left(deadline, 3.0))]
+        self.journal.flush(_left(deadline, 2.0))
+        slow += [f"sink {courier.name}" for courier in self.couriers if not courier.stop(_left(deadline, 8.0))]
+        self.exporter.stop(_left(deadline, 1.0))
+        self.journal.close()
+        waiting = {status.sink: status.lag_events for status in (courier.status() for courier in self.couriers)}
+        telemetry.service_stopped(undelivered=waiting, **({"abandoned": ", ".join(slow)} if slow else {}))
+
+    def run(self) -> None:
+        """Starts, waits for SIGTERM or SIGINT, and stops. To be called from the main thread.
+
+        Raises:
+            JournalError, OSError: as :meth:`start`.
+
+        """
+        stopping = threading.Event()
+        received: list[str] = []
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            received.append(signal.Signals(number).name)
+            stopping.set()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.start()
+            try:
+                stopping.wait()
+            finally:
+                telemetry.service_stopping(received[0] if received else "error")
+                self.stop()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _not_ready(self) -> Sequence[str]:
+        reasons = []
+        if not self._started:
+            reasons.append("starting or stopping")
+        status = self.journal.status()
+        if not status.open:
+            reasons.append("the journal is not open")
+        return reasons
+
+
+def _left(deadline: float, at_most: float) -> float:
+    return max(0.1, min(at_most, deadline - time.monotonic()))
