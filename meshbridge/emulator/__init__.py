@@ -1,0 +1,29 @@
+"""An App Mesh daemon to try and to test against.
+
+It speaks TCP, WSS and HTTPS over TLS with an authority of its own, really runs processes, and is as odd as the real
+daemon where that was measured (PROTOCOL.md, with what a real one answered beside it).
+
+How it is put together, from the outside in:
+
+``emulator``                      the thread, the listeners, what tests may do to it
+``tcp``, ``web``, ``web_server``  the transports: bytes to requests, answers and events to bytes
+``daemon``, ``routes``            one request to one answer, whatever the transport
+``operations/``                   what the daemon can do, one module per area
+``applications``, ``application`` the apps and their events, over ``processes``, ``output``, ``schedule``, ``tasks``
+``events``, ``connection``        the one counter, subscriptions, and the queue in front of each client
+``accounts``, ``tokens``          who may do what
+``store``                         what outlives a restart
+
+Everything inside belongs to one thread with one event loop, so nothing inside has a lock. A request is a task; one that
+never waits is carried out whole, so its answer and the events that it causes keep their order.
+
+The generation that this is: 2.x. A 3.x daemon shows itself by ``GET /appmesh/auth/config``, which here is 404.
+"""
+
+from meshbridge.emulator.emulator import Emulator
+from meshbridge.emulator.errors import EmulatorError, NotInstalled
+from meshbridge.emulator.events import RecordedEvent
+from meshbridge.emulator.foreground import emulate
+from meshbridge.emulator.settings import EmulatorOptions
+
+__all__ = ["Emulator", "EmulatorError", "EmulatorOptions", "NotInstalled", "RecordedEvent", "emulate"]

@@ -1,0 +1,144 @@
+"""One emulated daemon without its transports: what it holds, and how a request becomes an answer."""
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+from urllib.parse import unquote
+
+import jwt
+import orjson
+
+from meshbridge.appmesh.tcp_messages import RequestMessage
+from meshbridge.emulator.accounts import Accounts, User
+from meshbridge.emulator.applications import Applications
+from meshbridge.emulator.configuration import Configuration
+from meshbridge.emulator.connection import Connection
+from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.events import EventHub
+from meshbridge.emulator.forwarding import Neighbours
+from meshbridge.emulator.http_metrics import HttpMetrics
+from meshbridge.emulator.identifiers import Identifiers
+from meshbridge.emulator.messages import Answer, Call, message_answer
+from meshbridge.emulator.metrics import Exposition
+from meshbridge.emulator.operations import ROUTES
+from meshbridge.emulator.routes import Route, Routes
+from meshbridge.emulator.settings import EmulatorOptions
+from meshbridge.emulator.store import Store
+from meshbridge.emulator.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+VERSION = "appmesh_2.2.1"
+METRICS_PATH = "/appmesh/metrics"
+
+
+class Daemon:
+    """Made and used in the event loop's thread only."""
+
+    def __init__(
+        self, options: EmulatorOptions, store: Store, environment: dict[str, str], *, earlier_start: int = 0
+    ) -> None:
+        """``earlier_start``: when a run without a directory of its own began, which this one must not repeat."""
+        self.options = options
+        self.store = store
+        self.start_time = store.new_start_time(earlier_start)
+        self.identifiers = Identifiers()
+        self.hub = EventHub(self.identifiers, options.record_limit if options.record else 0)
+        self.applications = Applications(self.hub, self.identifiers, store, options, environment)
+        self.http_metrics = HttpMetrics()
+        self.exposition = Exposition(self)
+        self.neighbours = Neighbours()
+        self.configuration = Configuration.load(store, options, VERSION)
+        self.accounts, signing_key = _security(store)
+        self.tokens = Tokens(options.node_name, signing_key, options.token_leeway_seconds)
+        self._routes = Routes(ROUTES)
+
+    def save_accounts(self) -> None:
+        self.store.write("security.json", {**self.accounts.dump(), "signing_key": self.tokens.keys[0]})
+
+    async def handle(self, request: RequestMessage, connection: Connection) -> Answer:
+        """Carries out one request, from whichever transport. Never raises but when cancelled."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        target = headers.get("x-target-host")
+        if target:
+            return await self.neighbours.forward(target, request)
+        path = unquote(request.request_uri)
+        found = self._routes.find(request.http_method, path)
+        label = found[0].label if found else "unmatched"
+        if path == METRICS_PATH:
+            return await self._carry_out(found, request, connection, headers)
+        started = self.http_metrics.started(request.http_method, label)
+        status: int | None = None
+        try:
+            answer = await self._carry_out(found, request, connection, headers)
+            status = answer.status
+            return answer
+        finally:
+            self.http_metrics.ended(request.http_method, label, status, started)
+
+    async def _carry_out(
+        self, found: tuple[Route, str] | None, request: RequestMessage, connection: Connection, headers: dict[str, str]
+    ) -> Answer:
+        if found is None:
+            return message_answer(404, "Path not found")
+        route, name = found
+        call = Call(request, connection, headers, name)
+        try:
+            if route.permission is not None:
+                self.authorize(call, route.permission)
+            return await route.operation(self, call)
+        except Refused as refused:
+            return refused.answer
+        except (jwt.DecodeError, orjson.JSONDecodeError, KeyError, TypeError):
+            # As the daemon: a token or a body that is none ends in its general handler.
+            log.debug("request could not be read", exc_info=True)
+            return message_answer(500, "Internal server error")
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("operation failed: %s %s", request.http_method, request.request_uri)
+            return message_answer(500, "Internal server error")
+
+    def authorize(self, call: Call, permission: str) -> User:
+        """Checks the token, then that its user has ``permission`` (empty: any user will do).
+
+        Raises:
+            Refused: 401 for the token, 400 (not 403) for a missing permission.
+            jwt.DecodeError: what was sent is no token.
+
+        """
+        user, _claims = self.authenticate(call)
+        self.require(user, permission)
+        return user
+
+    def authenticate(self, call: Call) -> tuple[User, dict[str, Any]]:
+        """Who asks, by the token that came along; as :meth:`authorize` raises."""
+        call.token = bearer(call)
+        if not call.token:
+            raise Refused(401, "No authentication token provided")
+        claims = self.tokens.check(call.token)
+        user = self.accounts.users.get(claims["sub"])
+        if user is None:
+            raise Refused(404, "user not found")
+        call.caller = user
+        return user, claims
+
+    def require(self, user: User, permission: str) -> None:
+        if permission and permission not in self.accounts.permissions(user):
+            raise Refused(400, f"Permission denied: user '{user.name}' lacks required permission '{permission}'")
+
+
+def bearer(call: Call) -> str:
+    """The token of a request: bare or as ``Bearer``, as every transport takes both."""
+    given = call.header("Authorization").strip()
+    return given[7:].strip() if given[:7].lower() == "bearer " else given
+
+
+def _security(store: Store) -> tuple[Accounts, str]:
+    stored = store.read("security.json")
+    if stored is not None:
+        return Accounts.load(stored), stored["signing_key"]
+    accounts, key = Accounts.default(), secrets.token_hex(32)
+    store.write("security.json", {**accounts.dump(), "signing_key": key})
+    return accounts, key

@@ -1,0 +1,159 @@
+"""Apps: listing, registering, enabling, disabling, removing, output."""
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from meshbridge.emulator import procfs
+from meshbridge.emulator.application import Application
+from meshbridge.emulator.describe import describe
+from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.events import parse_events
+from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer, message_answer
+from meshbridge.emulator.output import LARGEST_READ, SMALLEST_READ
+from meshbridge.emulator.routes import ANYONE, Route
+from meshbridge.options import parse_duration
+
+if TYPE_CHECKING:
+    from meshbridge.emulator.daemon import Daemon
+
+
+async def list_apps(daemon: "Daemon", call: Call) -> Answer:
+    assert call.caller is not None
+    processes = procfs.Snapshot()
+    return json_answer(
+        [
+            describe(app, processes, arguments=False)
+            for app in daemon.applications
+            if daemon.accounts.may_access(
+                call.caller, app.owner, int(app.definition.get("permission") or 0), write=False
+            )
+        ]
+    )
+
+
+async def get_app(daemon: "Daemon", call: Call) -> Answer:
+    app = accessible(daemon, call, write=False)
+    return json_answer(describe(app, procfs.Snapshot(), arguments=True))
+
+
+async def get_health(daemon: "Daemon", call: Call) -> Answer:
+    return Answer(200, str(daemon.applications.find(call.name).health).encode(), TEXT)
+
+
+async def add_app(daemon: "Daemon", call: Call) -> Answer:
+    """Registers an app; ``subscribe_events`` subscribes in the same step, so that no event is missed."""
+    assert call.caller is not None
+    definition: dict[str, Any] = call.json()
+    definition["name"] = str(definition.get("name") or call.name)
+    existing = daemon.applications.get(definition["name"])
+    if existing is not None:
+        check_access(daemon, call, existing, write=True)
+    daemon.applications.check(definition)
+    wanted = call.query("subscribe_events")
+    events = parse_events(wanted) if wanted else []
+    if wanted and not events:
+        raise Refused(400, f"No valid event types in subscribe_events: {wanted}")
+    subscription = None
+    if events and call.connection.takes_events:
+        subscription = daemon.hub.subscribe(call.connection, definition["name"], events)
+    try:
+        app = await daemon.applications.register(definition, call.caller.name)
+    except Refused:
+        if subscription is not None:
+            daemon.hub.unsubscribe(call.connection, subscription.id)
+        raise
+    shown = describe(app, procfs.Snapshot(), arguments=True)
+    if subscription is not None:
+        shown["subscription_id"] = subscription.id
+    return json_answer(shown)
+
+
+async def delete_app(daemon: "Daemon", call: Call) -> Answer:
+    app = daemon.applications.get(call.name)
+    if app is None:
+        return Answer(404)
+    assert call.caller is not None
+    if app.owner != call.caller.name:
+        daemon.require(call.caller, "app-delete")
+    check_access(daemon, call, app, write=True)
+    daemon.applications.remove(app)
+    return message_answer(200, f"Application <{app.name}> removed.")
+
+
+async def enable_app(daemon: "Daemon", call: Call) -> Answer:
+    app = accessible(daemon, call, write=True)
+    app.enable()
+    daemon.applications.changed(app)
+    return message_answer(200, f"Enable <{app.name}> success.")
+
+
+async def disable_app(daemon: "Daemon", call: Call) -> Answer:
+    app = accessible(daemon, call, write=True)
+    app.disable()
+    daemon.applications.changed(app)
+    return message_answer(200, f"Disable <{app.name}> success.")
+
+
+async def get_output(daemon: "Daemon", call: Call) -> Answer:
+    """Output of the present process or, by ``stdout_index``, of an earlier one (PROTOCOL.md, 'STDOUT')."""
+    app = accessible(daemon, call, write=False)
+    index = _number(call, "stdout_index")
+    position = _number(call, "stdout_position")
+    size = _number(call, "stdout_maxsize")
+    size = size if SMALLEST_READ <= size <= LARGEST_READ else LARGEST_READ
+    timeout = call.query("timeout")
+    if index == 0 and timeout and app.process is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(app.wait_ended(), parse_duration(timeout))
+    process_uuid = call.query("process_uuid")
+    if index == 0 and process_uuid and process_uuid != app.process_uuid:
+        return Answer(417)
+    if index >= app.output.count:
+        return Answer(200, b"", TEXT) if index == 0 and app.process is None else Answer(417)
+    if position > app.output.size(index):
+        return Answer(417)
+    found = app.output.read(index, position, size)
+    headers = {}
+    if index == 0 and app.exit_code_known and app.process is not None and app.process.exit_code is not None:
+        headers["X-Exit-Code"] = str(app.process.exit_code)
+    if position + len(found):  # nothing yet at the start: no header (measured)
+        headers["X-Output-Position"] = str(position + len(found))
+    return Answer(200, found, TEXT, headers)
+
+
+def accessible(daemon: "Daemon", call: Call, *, write: bool) -> Application:
+    """The app that the path names, if its own ``permission`` lets the caller.
+
+    Raises:
+        Refused: 404, or 400 where it does not.
+
+    """
+    app = daemon.applications.find(call.name)
+    check_access(daemon, call, app, write=write)
+    return app
+
+
+def check_access(daemon: "Daemon", call: Call, app: Application, *, write: bool) -> None:
+    assert call.caller is not None
+    permission = int(app.definition.get("permission") or 0)
+    if not daemon.accounts.may_access(call.caller, app.owner, permission, write=write):
+        wish = "EDIT" if write else "VIEW"
+        raise Refused(400, f"User <{call.caller.name}> is not allowed to <{wish}> app <{app.name}>")
+
+
+def _number(call: Call, name: str) -> int:
+    given = call.query(name)
+    return int(given) if given.isdigit() else 0
+
+
+ROUTES = (
+    Route("GET", "/appmesh/applications", list_apps, "app-view-all"),
+    Route("GET", "/appmesh/app/{}", get_app, "app-view"),
+    Route("GET", "/appmesh/app/{}/health", get_health),
+    Route("PUT", "/appmesh/app/{}", add_app, "app-reg"),
+    Route("DELETE", "/appmesh/app/{}", delete_app, ANYONE),
+    Route("POST", "/appmesh/app/{}/enable", enable_app, "app-control"),
+    Route("POST", "/appmesh/app/{}/disable", disable_app, "app-control"),
+    Route("GET", "/appmesh/app/{}/output", get_output, "app-output-view"),
+)

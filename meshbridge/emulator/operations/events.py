@@ -1,0 +1,48 @@
+"""Subscriptions (PROTOCOL.md, 'Events')."""
+
+from typing import TYPE_CHECKING
+
+from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.events import parse_events
+from meshbridge.emulator.messages import Answer, Call, json_answer, message_answer
+from meshbridge.emulator.operations.apps import accessible
+from meshbridge.emulator.routes import Route
+
+if TYPE_CHECKING:
+    from meshbridge.emulator.daemon import Daemon
+
+
+async def subscribe_all(daemon: "Daemon", call: Call) -> Answer:
+    assert call.caller is not None
+    daemon.require(call.caller, "app-view-all")
+    return _subscribe(daemon, call, "*")
+
+
+async def subscribe_app(daemon: "Daemon", call: Call) -> Answer:
+    return _subscribe(daemon, call, accessible(daemon, call, write=False).name)
+
+
+async def unsubscribe(daemon: "Daemon", call: Call) -> Answer:
+    subscription_id = call.query("subscription_id")
+    if not daemon.hub.unsubscribe(call.connection, subscription_id):
+        raise Refused(404, f"Subscription not found: {subscription_id}")
+    return message_answer(200, "unsubscribed")
+
+
+def _subscribe(daemon: "Daemon", call: Call, app: str) -> Answer:
+    if not call.connection.takes_events:
+        raise Refused(405, "Subscribe requires a persistent connection (TCP or WebSocket)")
+    wanted = call.query("events")
+    events = parse_events(wanted)
+    if not events:
+        raise Refused(400, f"No valid event types in: {wanted}")
+    subscription = daemon.hub.subscribe(call.connection, app, events)
+    return json_answer({"app_name": app, "events": events, "subscription_id": subscription.id})
+
+
+ROUTES = (
+    Route("POST", "/appmesh/subscribe", subscribe_all, "app-subscribe"),
+    Route("DELETE", "/appmesh/subscribe", unsubscribe, "app-subscribe"),
+    Route("POST", "/appmesh/app/{}/subscribe", subscribe_app, "app-subscribe"),
+    Route("DELETE", "/appmesh/app/{}/subscribe", unsubscribe, "app-subscribe"),
+)

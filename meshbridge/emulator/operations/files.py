@@ -1,0 +1,165 @@
+"""Files over TCP, WSS and HTTPS (PROTOCOL.md, 'Files')."""
+
+import base64
+import contextlib
+import grp
+import os
+import pwd
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from meshbridge.emulator import procfs
+from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.messages import JSON, Answer, Call, message_answer
+from meshbridge.emulator.routes import Route
+from meshbridge.emulator.tokens import FILE_SERVICE
+
+if TYPE_CHECKING:
+    from meshbridge.emulator.connection import Connection
+    from meshbridge.emulator.daemon import Daemon
+
+BLOCK_BYTES = 60 * 1024
+BLOCKS_AHEAD = 8
+"""A download waits for the client to take what is queued: the file is not read into memory."""
+FILE_TOKEN_SECONDS = 300
+
+
+async def upload(daemon: "Daemon", call: Call) -> Answer:
+    """TCP: takes the file's frames after the answer. WSS and the WSS port: only gives a token for the HTTPS way."""
+    path = _path(daemon, call)
+    if path.exists():
+        raise Refused(403, "file already exist")
+    if call.header("X-Send-File-Socket") != "true":
+        return _token_for_https(daemon, call)
+    if call.connection.transport != "tcp":
+        raise Refused(400, "only a TCP connection can send a file by socket")
+    _Upload(call.connection, path, call).begin()
+    answer = message_answer(200, "Please send file from socket")
+    answer.headers["X-Send-File-Socket"] = base64.b64encode(str(path).encode()).decode()
+    return answer
+
+
+async def download(daemon: "Daemon", call: Call) -> Answer:
+    """As :func:`upload`, the other way; the answer tells the file's mode and owner."""
+    path = _path(daemon, call)
+    if not path.is_file():
+        raise Refused(406, "file not found")
+    if call.header("X-Recv-File-Socket") != "true":
+        answer = _token_for_https(daemon, call)
+        answer.headers |= attributes(path)
+        return answer
+    if call.connection.transport != "tcp":
+        raise Refused(400, "only a TCP connection can receive a file by socket")
+    answer = message_answer(200, "Please recieve file from socket")
+    answer.headers = {**attributes(path), "X-Recv-File-Socket": base64.b64encode(str(path).encode()).decode()}
+    connection = call.connection
+    answer.then = lambda: _send_file(connection, path)
+    return answer
+
+
+def attributes(path: Path) -> dict[str, str]:
+    """Mode (decimal), owner and group, as they travel in headers."""
+    status = path.stat()
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return {
+        "X-File-Mode": str(status.st_mode & 0o777),
+        "X-File-User": procfs.user_name(status.st_uid),
+        "X-File-Group": group,
+    }
+
+
+def apply_attributes(path: Path, call: Call) -> None:
+    """Best effort: an emulator that is not root cannot give a file away."""
+    mode = call.header("X-File-Mode")
+    if mode.isdigit():
+        path.chmod(int(mode) & 0o777)
+    user, group = call.header("X-File-User"), call.header("X-File-Group")
+    with contextlib.suppress(KeyError, PermissionError):
+        uid = pwd.getpwnam(user).pw_uid if user else -1
+        gid = grp.getgrnam(group).gr_gid if group else -1
+        os.chown(path, uid, gid)
+
+
+def path_for_https(daemon: "Daemon", call: Call, permission: str, *, by_token: bool) -> Path:
+    """Checks a request that carries a file's bytes itself; ``by_token``: with the token that the WSS way gave.
+
+    Raises:
+        Refused: as the operation of that permission.
+
+    """
+    if by_token:
+        call.token = call.header("Authorization").removeprefix("Bearer ").strip()
+        claims = daemon.tokens.check(call.token, (FILE_SERVICE,))
+        user = daemon.accounts.users.get(claims["sub"])
+        if user is None:
+            raise Refused(404, "user not found")
+        daemon.require(user, permission)
+    else:
+        daemon.authorize(call, permission)
+    return _path(daemon, call)
+
+
+def _path(daemon: "Daemon", call: Call) -> Path:
+    given = call.header("X-File-Path")
+    if not given:
+        raise Refused(400, "header 'X-File-Path' not found")
+    path = Path(given)
+    base = str(daemon.configuration.shown()["REST"]["FileAllowedBaseDir"])
+    if not path.is_absolute() or ".." in path.parts or (base and not path.is_relative_to(base)):
+        raise Refused(403, "Invalid file path")
+    return path
+
+
+def _token_for_https(daemon: "Daemon", call: Call) -> Answer:
+    assert call.caller is not None
+    issued = daemon.tokens.issue(call.caller, FILE_TOKEN_SECONDS, FILE_SERVICE)
+    return Answer(200, b'{"message":""}', JSON, {"Authorization": issued.token})
+
+
+async def _send_file(connection: "Connection", path: Path) -> None:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            connection.push(block)
+            await connection.shorter_than(BLOCKS_AHEAD)
+            if connection.closed:
+                return
+    connection.push(b"")  # a frame of length 0: the end of the file
+
+
+class _Upload:
+    """Takes the frames of one uploaded file, up to the one of length 0."""
+
+    def __init__(self, connection: "Connection", path: Path, call: Call) -> None:
+        self._connection = connection
+        self._path = path
+        self._call = call
+        self._file: BinaryIO | None = None
+
+    def begin(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("wb")
+        self._connection.file_frames = self._take
+        self._connection.on_closed.append(self._close)
+
+    def _take(self, block: bytes) -> None:
+        assert self._file is not None
+        if block:
+            self._file.write(block)
+            return
+        self._connection.file_frames = None
+        self._connection.on_closed.remove(self._close)
+        self._close()
+        apply_attributes(self._path, self._call)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+ROUTES = (
+    Route("POST", "/appmesh/file/upload", upload, "file-upload"),
+    Route("GET", "/appmesh/file/download", download, "file-download"),
+)

@@ -1,0 +1,129 @@
+"""Users, roles, groups and permissions."""
+
+import base64
+import binascii
+from typing import TYPE_CHECKING
+
+from meshbridge.emulator.accounts import PERMISSIONS, User
+from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.messages import Answer, Call, json_answer, message_answer
+from meshbridge.emulator.routes import ANYONE, Route
+
+if TYPE_CHECKING:
+    from meshbridge.emulator.daemon import Daemon
+
+
+async def list_users(daemon: "Daemon", _call: Call) -> Answer:
+    return json_answer({name: user.public() for name, user in daemon.accounts.users.items()})
+
+
+async def get_self(daemon: "Daemon", call: Call) -> Answer:
+    user, claims = daemon.authenticate(call)
+    return json_answer({**user.public(), "audience": claims["aud"]})
+
+
+async def add_user(daemon: "Daemon", call: Call) -> Answer:
+    daemon.accounts.add(call.name, call.json())
+    daemon.save_accounts()
+    return message_answer(200, "User add success")
+
+
+async def delete_user(daemon: "Daemon", call: Call) -> Answer:
+    user = _named(daemon, call)
+    del daemon.accounts.users[user.name]
+    daemon.tokens.revoke_user(user.name)
+    daemon.save_accounts()
+    return message_answer(200, "User delete success")
+
+
+async def lock_user(daemon: "Daemon", call: Call) -> Answer:
+    _named(daemon, call).locked = True
+    daemon.save_accounts()
+    return message_answer(200, "Lock user success")
+
+
+async def unlock_user(daemon: "Daemon", call: Call) -> Answer:
+    _named(daemon, call).locked = False
+    daemon.save_accounts()
+    return message_answer(200, "Unlock user success")
+
+
+async def change_password(daemon: "Daemon", call: Call) -> Answer:
+    """One's own needs the old password; it ends all tokens of that user."""
+    assert call.caller is not None
+    body = call.json()
+    user = call.caller
+    if call.name in {"self", user.name}:
+        daemon.require(user, "passwd-change-self")
+        if not user.has_password(_decoded(body.get("old_password"))):
+            raise Refused(400, f"old password for user <{user.name}> is incorrect")
+    else:
+        daemon.require(user, "passwd-change-user")
+        user = _named(daemon, call)
+    user.set_password(_decoded(body["new_password"]))
+    daemon.tokens.revoke_user(user.name)
+    daemon.save_accounts()
+    return message_answer(200, "password changed success")
+
+
+async def list_roles(daemon: "Daemon", _call: Call) -> Answer:
+    return json_answer({name: sorted(permissions) for name, permissions in daemon.accounts.roles.items()})
+
+
+async def update_role(daemon: "Daemon", call: Call) -> Answer:
+    """Permissions that do not exist are taken as well (measured)."""
+    daemon.accounts.roles[call.name] = [str(permission) for permission in call.json()]
+    daemon.save_accounts()
+    return message_answer(200, "Role update success")
+
+
+async def delete_role(daemon: "Daemon", call: Call) -> Answer:
+    if daemon.accounts.roles.pop(call.name, None) is None:
+        raise Refused(404, "role not found")
+    daemon.save_accounts()
+    return message_answer(200, "Role delete success")
+
+
+async def list_permissions(_daemon: "Daemon", _call: Call) -> Answer:
+    return json_answer(PERMISSIONS)
+
+
+async def get_own_permissions(daemon: "Daemon", call: Call) -> Answer:
+    assert call.caller is not None
+    return json_answer(sorted(daemon.accounts.permissions(call.caller)))
+
+
+async def list_groups(daemon: "Daemon", _call: Call) -> Answer:
+    return json_answer(daemon.accounts.groups())
+
+
+def _named(daemon: "Daemon", call: Call) -> User:
+    user = daemon.accounts.users.get(call.name)
+    if user is None:
+        raise Refused(404, "user not found")
+    return user
+
+
+def _decoded(value: object) -> str:
+    """A password as the SDK sends it: base64."""
+    try:
+        return base64.b64decode(str(value or ""), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise Refused(400, "password is not base64") from None
+
+
+ROUTES = (
+    Route("GET", "/appmesh/users", list_users, "user-list"),
+    Route("GET", "/appmesh/user/self", get_self, ANYONE),
+    Route("GET", "/appmesh/user/permissions", get_own_permissions, ANYONE),
+    Route("GET", "/appmesh/user/groups", list_groups, "user-list"),
+    Route("PUT", "/appmesh/user/{}", add_user, "user-add"),
+    Route("DELETE", "/appmesh/user/{}", delete_user, "user-delete"),
+    Route("POST", "/appmesh/user/{}/lock", lock_user, "user-lock"),
+    Route("POST", "/appmesh/user/{}/unlock", unlock_user, "user-unlock"),
+    Route("POST", "/appmesh/user/{}/passwd", change_password, ANYONE),
+    Route("GET", "/appmesh/roles", list_roles, "role-view"),
+    Route("POST", "/appmesh/role/{}", update_role, "role-set"),
+    Route("DELETE", "/appmesh/role/{}", delete_role, "role-delete"),
+    Route("GET", "/appmesh/permissions", list_permissions, "permission-list"),
+)

@@ -1,0 +1,57 @@
+"""Which operation a method and a path mean, and what its caller must be allowed to do."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshbridge.emulator.messages import Answer, Call
+
+if TYPE_CHECKING:
+    from meshbridge.emulator.daemon import Daemon
+
+Operation = Callable[["Daemon", Call], Awaitable[Answer]]
+
+ANYONE = ""
+"""A permission that needs a good token and nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``path`` with ``{}`` for the part that names something; ``permission`` None where no token is needed."""
+
+    method: str
+    path: str
+    operation: Operation
+    permission: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As the daemon's metrics write it."""
+        return self.path.replace("{}", ":param")
+
+
+class Routes:
+    """The table of all operations. A fixed path wins over one with a name in it (``/appmesh/app/run``)."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._fixed: dict[tuple[str, str], Route] = {}
+        self._named: dict[tuple[str, str, str], Route] = {}
+        for route in routes:
+            before, found, after = route.path.partition("{}")
+            if found:
+                self._named[route.method, before, after] = route
+            else:
+                self._fixed[route.method, route.path] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, str] | None:
+        """The route and the name in the path."""
+        fixed = self._fixed.get((method, path))
+        if fixed is not None:
+            return fixed, ""
+        parts = path.split("/", 4)  # "", appmesh, kind, name, rest
+        if len(parts) < 4 or not parts[3]:  # noqa: PLR2004 as above
+            return None
+        before = "/".join(parts[:3]) + "/"
+        after = f"/{parts[4]}" if len(parts) > 4 else ""  # noqa: PLR2004 as above
+        route = self._named.get((method, before, after))
+        return None if route is None else (route, parts[3])

@@ -1,0 +1,172 @@
+"""Tokens and second factors (PROTOCOL.md, 'Authentication')."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import struct
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from meshbridge.emulator.accounts import User
+from meshbridge.emulator.errors import Refused
+
+SERVICE = "appmesh-service"
+FILE_SERVICE = "appmesh-file-service"
+AUDIENCES = (FILE_SERVICE, SERVICE, "your-service-api")
+ALGORITHM = "HS256"
+DAY_SECONDS = 86_400
+REFRESH_SECONDS = 30 * DAY_SECONDS
+CHALLENGE_SECONDS = 180
+TOTP_PERIOD_SECONDS = 30
+TOTP_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token with what the answer says of it."""
+
+    token: str
+    claims: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Challenge:
+    user: str
+    expires: int
+    audience: str
+
+
+class Tokens:
+    """Issues, checks and revokes. ``keys``: the daemon's own first, then those of the nodes that forward to it."""
+
+    def __init__(self, issuer: str, key: str, leeway_seconds: int) -> None:
+        self.keys = [key]
+        self._issuer = issuer
+        self._leeway_seconds = leeway_seconds
+        self._of_user: dict[str, dict[str, int]] = {}
+        self._revoked: dict[str, int] = {}
+        self._refresh: dict[str, tuple[str, int]] = {}
+        self._challenges: dict[str, _Challenge] = {}
+
+    def issue(self, user: User, expire_seconds: int, audience: str = "") -> Issued:
+        """A token for ``audience`` (the service's own by default).
+
+        Raises:
+            Refused: 400, an audience that the daemon does not know.
+
+        """
+        audience = audience or SERVICE
+        if audience not in AUDIENCES:
+            raise Refused(400, f"Audience <{audience}> verification failed")
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "aud": [audience],
+            "exp": now + expire_seconds,
+            "iat": now,
+            "iss": self._issuer,
+            "jti": uuid.uuid4().hex,
+            "resource_access": {SERVICE: {"roles": user.roles}},
+            "sub": user.name,
+        }
+        known = self._of_user.setdefault(user.name, {})
+        for jti in [jti for jti, expires in known.items() if self._over(expires, now)]:
+            del known[jti]
+        known[claims["jti"]] = claims["exp"]
+        return Issued(jwt.encode(claims, self.keys[0], ALGORITHM), claims)
+
+    def check(self, token: str, audiences: Sequence[str] = (SERVICE,)) -> dict[str, Any]:
+        """The claims of a token that is good.
+
+        Raises:
+            Refused: 401: revoked, expired more than the leeway ago, of another audience or another daemon.
+            jwt.DecodeError: it is no token at all; the daemon answers that with 500.
+
+        """
+        claims = self._decode(token)
+        if claims["jti"] in self._revoked:
+            raise Refused(401, "Token has been revoked")
+        if not set(audiences) & set(claims.get("aud", ())):
+            raise Refused(401, "Authentication failed: token doesn't contain the required audience")
+        return claims
+
+    def revoke(self, claims: dict[str, Any]) -> None:
+        now = int(time.time())
+        for jti in [jti for jti, expires in self._revoked.items() if self._over(expires, now)]:
+            del self._revoked[jti]
+        self._revoked[claims["jti"]] = claims["exp"]
+
+    def revoke_user(self, name: str) -> None:
+        """Ends every token and refresh token of a user."""
+        self._revoked.update(self._of_user.pop(name, {}))
+        for refresh in [refresh for refresh, (user, _) in self._refresh.items() if user == name]:
+            del self._refresh[refresh]
+
+    def issue_refresh(self, user: str) -> str:
+        token = secrets.token_urlsafe(32)
+        self._refresh[token] = (user, int(time.time()) + REFRESH_SECONDS)
+        return token
+
+    def spend_refresh(self, token: str) -> str | None:
+        """The user of a refresh token, which is then no longer good; None if it is not."""
+        user, expires = self._refresh.pop(token, ("", 0))
+        return user if expires > time.time() else None
+
+    def challenge(self, user: str, audience: str) -> tuple[str, int]:
+        """A name for one try to give the second factor, and when it expires."""
+        name = f"H{secrets.randbelow(10**19):019d}"
+        expires = int(time.time()) + CHALLENGE_SECONDS
+        self._challenges[name] = _Challenge(user, expires, audience)
+        return name, expires
+
+    def answer_challenge(self, name: str, user: str) -> str | None:
+        """The audience asked for at login, if that challenge was this user's; spends it whatever comes of it."""
+        challenge = self._challenges.pop(name, None)
+        if challenge is None or challenge.user != user or challenge.expires < time.time():
+            return None
+        return challenge.audience
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        options: Any = {"verify_aud": False, "require": ["exp", "jti", "sub"]}
+        for key in self.keys:
+            try:
+                return jwt.decode(token, key, [ALGORITHM], options=options, leeway=self._leeway_seconds)
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.DecodeError:
+                raise
+            except jwt.ExpiredSignatureError:
+                raise Refused(401, "Authentication failed: token expired") from None
+            except jwt.InvalidTokenError as error:
+                raise Refused(401, f"Authentication failed: {error}") from None
+        raise Refused(401, "Authentication failed: invalid signature")
+
+    def _over(self, expires: int, now: int) -> bool:
+        return expires + self._leeway_seconds < now
+
+
+def new_totp_key() -> str:
+    return base64.b32encode(secrets.token_bytes(20)).decode()
+
+
+def totp_uri(user: str, key: str) -> str:
+    return f"otpauth://totp/{user}?secret={key}&issuer=AppMesh"
+
+
+def totp_code(key: str, at: float) -> str:
+    """RFC 6238 with SHA-1, six digits, 30 seconds."""
+    digest = hmac.digest(base64.b32decode(key), struct.pack(">Q", int(at) // TOTP_PERIOD_SECONDS), hashlib.sha1)
+    offset = digest[-1] & 0x0F
+    number = struct.unpack(">I", digest[offset : offset + 4])[0] & 0x7FFFFFFF
+    return str(number % 10**TOTP_DIGITS).zfill(TOTP_DIGITS)
+
+
+def totp_codes_now(key: str) -> Iterable[str]:
+    """The codes that are taken: the present one and its neighbours, for clocks that differ."""
+    now = time.time()
+    return [totp_code(key, now + step * TOTP_PERIOD_SECONDS) for step in (-1, 0, 1)]

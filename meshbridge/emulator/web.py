@@ -1,0 +1,333 @@
+"""HTTPS and WSS as one ASGI application: the REST paths on both ports, messages on the WSS port only."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import parse_qsl, urlsplit
+
+import jwt
+import orjson
+
+from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
+from meshbridge.emulator.connection import Connection
+from meshbridge.emulator.daemon import Daemon
+from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.messages import JSON, Answer, Call, message_answer
+from meshbridge.emulator.multipart import FilePart
+from meshbridge.emulator.operations.files import BLOCK_BYTES, apply_attributes, attributes, path_for_https
+from meshbridge.emulator.settings import EmulatorOptions
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+SUBPROTOCOL = "appmesh-ws"
+TRY_AGAIN_LATER = 1013
+UNSUPPORTED_DATA = 1003
+CLOSE_SECONDS = 5.0
+"""How long a cut-off WSS client has to read up to the close frame; then the connection is dropped."""
+
+TOKEN_COOKIE = "appmesh_auth_token"  # noqa: S105 a name
+CSRF_COOKIE = "appmesh_csrf_token"
+LOGOFF_PATH = "/appmesh/self/logoff"
+TOKEN_ON_REQUEST = frozenset({"/appmesh/login", "/appmesh/auth", "/appmesh/totp/validate"})
+TOKEN_ALWAYS = frozenset({"/appmesh/token/renew", "/appmesh/totp/setup"})
+
+HEADERS = (
+    ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+    ("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS"),
+    ("Access-Control-Allow-Origin", "*"),
+    ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("uWebSockets", "20"),
+)
+"""What the daemon adds to every answer (``golden/https.jsonl``)."""
+
+
+class WebApplication:
+    """The ASGI application of one port. ``abort(client)`` drops the connection of that peer address."""
+
+    def __init__(
+        self, daemon: Daemon, options: EmulatorOptions, *, messages: bool, abort: Callable[[tuple[str, int]], None]
+    ) -> None:
+        self._daemon = daemon
+        self._options = options
+        self._messages = messages
+        self._abort = abort
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            with contextlib.suppress(_Disconnected, OSError):
+                await self._http(scope, receive, send)
+        elif scope["type"] == "websocket" and self._messages:
+            await self._websocket(scope, receive, send)
+
+    # --- WSS ----------------------------------------------------------------------------------------------------------
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # the connect
+        offered = scope.get("subprotocols") or ()
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None})
+        connection = Connection("wss", max_bytes=self._options.wss_queue_bytes)
+        client: tuple[str, int] = tuple(scope["client"])
+        sender = _WssSender(connection, send, lambda: self._abort(client))
+        connection.sender = sender
+        writer = asyncio.create_task(sender.run())
+        requests: set[asyncio.Task[None]] = set()
+        try:
+            while (message := await receive())["type"] == "websocket.receive":
+                body = message.get("bytes")
+                try:
+                    request = RequestMessage.from_bytes(body if body is not None else b"")
+                except MessageError:
+                    await send({"type": "websocket.close", "code": UNSUPPORTED_DATA})
+                    break
+                task = asyncio.create_task(self._serve(request, connection))
+                requests.add(task)
+                task.add_done_callback(requests.discard)
+        finally:
+            connection.close()
+            writer.cancel()
+            for task in requests:
+                task.cancel()
+            await asyncio.gather(writer, *requests, return_exceptions=True)
+            await sender.stop()
+
+    async def _serve(self, request: RequestMessage, connection: Connection) -> None:
+        answer = await self._daemon.handle(request, connection)
+        connection.push(answer.to_message(request).serialize())
+
+    # --- HTTPS --------------------------------------------------------------------------------------------------------
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method: str = scope["method"]
+        path: str = scope["path"]
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if method == "OPTIONS":
+            await _reply(send, Answer(204))
+            return
+        cookies = {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
+        refused = self._check_origin(method, headers, cookies)
+        if refused is not None:
+            await _reply(send, refused)
+            return
+        if "authorization" not in headers and TOKEN_COOKIE in cookies:
+            headers["authorization"] = f"Bearer {cookies[TOKEN_COOKIE]}"
+        request = RequestMessage(
+            uuid=self._daemon.identifiers.next(),
+            request_uri=path,
+            http_method=method,
+            client_addr=scope["client"][0] if scope.get("client") else "",
+            headers=headers,
+            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+        )
+        connection = Connection("wss-https" if self._messages else "https")
+        served = await self._file(request, connection, receive, send)
+        if served:
+            return
+        request.body = b"".join([part async for part in _parts(receive)])
+        answer = await self._until_gone(self._daemon.handle(request, connection), receive)
+        if answer is not None:
+            await _reply(send, answer, self._cookies(path, headers, cookies, answer))
+
+    async def _until_gone(self, operation: Awaitable[Answer], receive: Receive) -> Answer | None:
+        """The operation's answer; None if the client hung up before there was one."""
+        task = asyncio.ensure_future(operation)
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for unfinished in (task, gone):
+                unfinished.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    def _check_origin(self, method: str, headers: dict[str, str], cookies: dict[str, str]) -> Answer | None:
+        """A browser's write by cookie: its ``Origin`` must be this daemon or an allowed one.
+
+        Older daemons want the cookie ``appmesh_csrf_token`` repeated in ``X-CSRF-Token`` instead.
+        """
+        if method == "GET" or "authorization" in headers or TOKEN_COOKIE not in cookies:
+            return None
+        if self._options.csrf_token:
+            valid = bool(cookies.get(CSRF_COOKIE)) and headers.get("x-csrf-token") == cookies[CSRF_COOKIE]
+            return None if valid else message_answer(403, "CSRF token validation failed")
+        origin = headers.get("origin")
+        if origin is None or origin in self._daemon.configuration.allowed_origins:
+            return None
+        if urlsplit(origin).netloc == headers.get("host"):
+            return None
+        return message_answer(403, "Origin not allowed")
+
+    def _cookies(self, path: str, headers: dict[str, str], cookies: dict[str, str], answer: Answer) -> list[str]:
+        """The cookies that an answer sets: the session of a new token, or its end."""
+        wanted = (path in TOKEN_ON_REQUEST and headers.get("x-set-cookie") == "true") or (
+            path in TOKEN_ALWAYS and TOKEN_COOKIE in cookies
+        )
+        if answer.status != 200:  # noqa: PLR2004 an HTTP status
+            return []
+        if path == LOGOFF_PATH:
+            return [f"{TOKEN_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0; Secure"]
+        if not wanted:
+            return []
+        body = orjson.loads(answer.body)
+        age = f"Max-Age={body['expires_in']}"
+        set_cookies = [f"{TOKEN_COOKIE}={body['access_token']}; Path=/; HttpOnly; SameSite=Strict; Secure; {age}"]
+        if self._options.csrf_token:
+            set_cookies.append(
+                f"{CSRF_COOKIE}={self._daemon.identifiers.next()}; Path=/; SameSite=Strict; Secure; {age}"
+            )
+        return set_cookies
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    async def _file(self, request: RequestMessage, connection: Connection, receive: Receive, send: Send) -> bool:
+        """Serves the four requests that carry a file's bytes themselves; False for any other."""
+        to_serve = {
+            ("POST", "/appmesh/file/upload/ws"): (self._receive_raw, "file-upload", True),
+            ("GET", "/appmesh/file/download/ws"): (self._send_file, "file-download", True),
+        }
+        if not self._messages:
+            to_serve = {
+                ("POST", "/appmesh/file/upload"): (self._receive_multipart, "file-upload", False),
+                ("GET", "/appmesh/file/download"): (self._send_file, "file-download", False),
+            }
+        found = to_serve.get((request.http_method, request.request_uri))
+        if found is None:
+            return False
+        serve, permission, by_token = found
+        call = Call(request, connection, request.headers)
+        try:
+            path = path_for_https(self._daemon, call, permission, by_token=by_token)
+            answer = await serve(call, path, receive, send)
+        except Refused as refused:
+            answer = refused.answer
+        except jwt.DecodeError:
+            answer = message_answer(500, "Internal server error")
+        if answer is not None:
+            await _reply(send, answer)
+        return True
+
+    async def _receive_raw(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+        with _new_file(path) as file:
+            async for part in _parts(receive):
+                file.write(part)
+        apply_attributes(path, call)
+        return Answer(200, b'{"message":""}', JSON)
+
+    async def _receive_multipart(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+        parser = FilePart(call.header("Content-Type"))
+        with _new_file(path) as file:
+            async for part in _parts(receive):
+                file.write(parser.feed(part))
+        if not parser.complete:
+            _discard(path)
+            raise Refused(400, "no file in the request")
+        apply_attributes(path, call)
+        return Answer(200, b'{"message":""}', JSON)
+
+    async def _send_file(self, _call: Call, path: Path, _receive: Receive, send: Send) -> None:
+        headers = _file_headers(path)
+        await _start(send, 200, "application/octet-stream", headers)
+        with path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _WssSender:
+    """Writes a connection's messages one by one, as the client takes them; one that does not is closed with 1013."""
+
+    def __init__(self, connection: Connection, send: Send, abort: Callable[[], None]) -> None:
+        self._connection = connection
+        self._send = send
+        self._abort = abort
+        self._due = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        self._due.set()
+        if self._connection.overrun and self._closing is None:
+            self._closing = asyncio.create_task(self._cut_off())
+
+    def abort(self) -> None:
+        self._abort()
+
+    async def run(self) -> None:
+        connection = self._connection
+        try:
+            while not connection.closed:
+                await self._due.wait()
+                self._due.clear()
+                while connection.queue:
+                    await self._send({"type": "websocket.send", "bytes": connection.take()})
+        except OSError:  # the client has gone meanwhile
+            return
+
+    async def stop(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            await asyncio.gather(self._closing, return_exceptions=True)
+
+    async def _cut_off(self) -> None:
+        self._connection.close()
+        try:
+            await asyncio.wait_for(self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER}), CLOSE_SECONDS)
+        except TimeoutError:
+            self._abort()
+
+
+class _Disconnected(Exception):  # noqa: N818 an outcome
+    """The client went while it sent a body."""
+
+
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    """The body of a request as it comes in.
+
+    Raises:
+        _Disconnected: the client went before its end.
+
+    """
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+async def _start(
+    send: Send, status: int, content_type: str, headers: dict[str, str], cookies: list[str] | None = None
+) -> None:
+    shown = [*HEADERS, *headers.items(), *(("Set-Cookie", cookie) for cookie in cookies or ())]
+    if content_type:
+        shown.append(("Content-Type", content_type))
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+async def _reply(send: Send, answer: Answer, cookies: list[str] | None = None) -> None:
+    headers = {**answer.headers, "Content-Length": str(len(answer.body))}
+    await _start(send, answer.status, answer.content_type, headers, cookies)
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _new_file(path: Path) -> BinaryIO:
+    if path.exists():
+        raise Refused(403, "file already exist")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb")
+
+
+def _file_headers(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise Refused(406, "file not found")
+    return {**attributes(path), "Content-Length": str(path.stat().st_size)}
+
+
+def _discard(path: Path) -> None:
+    path.unlink()
