@@ -1,0 +1,149 @@
+"""Deadlines, hung calls and shared runs."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from meshbridge.exporter.collectors import Collector, Deadline
+from meshbridge.exporter.exposition import Family
+from meshbridge.exporter.gathering import Gathering, Outcome, Task
+
+
+class Fixed:
+    """Answers what it is told to."""
+
+    def __init__(self, collect: Callable[[], list[Family]]) -> None:
+        self.dropped = {"malformed": 1}
+        self._collect = collect
+
+    def collect(self, _deadline: Deadline) -> list[Family]:
+        return self._collect()
+
+
+def task(collect: Callable[[], list[Family]], daemon: str = "d", collector: str = "apps") -> Task:
+    def make() -> Collector:
+        return Fixed(collect)
+
+    return Task(daemon, collector, make)
+
+
+def hang(release: threading.Event) -> list[Family]:
+    release.wait(30)
+    return []
+
+
+def broken() -> Any:
+    raise ConnectionError("refused")
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """Ends calls that hang."""
+    event = threading.Event()
+    yield event
+    event.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("collect-"):
+            thread.join(5)
+
+
+def test_outcomes_come_in_the_order_of_the_tasks() -> None:
+    family = Family("x", "gauge")
+    good, bad = Gathering().gather([task(lambda: [family], "a"), task(broken, "b")], Deadline.after(5))
+    assert (good.daemon, good.success, good.families, good.dropped) == ("a", True, [family], {"malformed": 1})
+    assert (bad.daemon, bad.success, bad.families, bad.error) == ("b", False, [], "ConnectionError: refused")
+
+
+def test_a_task_that_hangs_costs_only_itself(release: threading.Event) -> None:
+    tasks = [task(lambda: hang(release), "hung"), task(list, "fine")]
+    started = time.monotonic()
+    hung, fine = Gathering().gather(tasks, Deadline.after(0.2))
+    assert 0.2 <= time.monotonic() - started < 5
+    assert fine.success
+    assert not hung.success
+    assert hung.duration_seconds >= 0.2
+
+
+def test_scrape_after_scrape_a_hung_task_keeps_one_thread_and_fails_at_once(release: threading.Event) -> None:
+    gathering = Gathering()
+    calls = []
+
+    def counted() -> list[Family]:
+        calls.append(1)
+        return hang(release)
+
+    gathering.gather([task(counted)], Deadline.after(0.05))
+    threads = threading.active_count()
+    started = time.monotonic()
+    outcomes = [gathering.gather([task(counted)], Deadline.after(30))[0] for _ in range(5)]
+    assert time.monotonic() - started < 5
+    assert {outcome.error for outcome in outcomes} == {"the call of an earlier scrape still hangs"}
+    assert threading.active_count() == threads
+    assert calls == [1]
+
+
+def test_a_task_that_came_back_is_run_again(release: threading.Event) -> None:
+    gathering = Gathering()
+    gathering.gather([task(lambda: hang(release))], Deadline.after(0.05))
+    release.set()
+    limit = time.monotonic() + 10
+    while not gathering.gather([task(list)], Deadline.after(1))[0].success:
+        assert time.monotonic() < limit
+
+
+def test_concurrent_scrapes_share_one_run(release: threading.Event) -> None:
+    gathering = Gathering()
+    calls = []
+    begun = threading.Event()
+
+    def collect() -> list[Family]:
+        calls.append(1)
+        begun.set()
+        release.wait(30)
+        return [Family("x", "gauge")]
+
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(gathering.gather, [task(collect)], Deadline.after(30))
+        assert begun.wait(10)
+        others = [pool.submit(gathering.gather, [task(collect)], Deadline.after(30)) for _ in range(3)]
+        impatient = pool.submit(gathering.gather, [task(collect)], Deadline.after(0.1))
+        assert not impatient.result(10)[0].success
+        release.set()
+        results: list[list[Outcome]] = [future.result(10) for future in (first, *others)]
+    assert all(outcomes[0].success for outcomes in results)
+    assert calls == [1]
+
+
+def test_tasks_run_at_once() -> None:
+    together = threading.Barrier(6)
+
+    def meet() -> list[Family]:
+        together.wait(10)
+        return []
+
+    tasks = [task(meet, f"d{n}", name) for n in range(2) for name in ("daemon", "host", "apps")]
+    assert all(outcome.success for outcome in Gathering().gather(tasks, Deadline.after(20)))
+
+
+def test_close_ends_every_wait(release: threading.Event) -> None:
+    gathering = Gathering()
+    begun = threading.Event()
+
+    def begin() -> list[Family]:
+        begun.set()
+        return hang(release)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(gathering.gather, [task(begin)], Deadline.after(30))
+        assert begun.wait(10)
+        gathering.close()
+        assert not waiting.result(10)[0].success
+    assert not gathering.gather([task(begin, "other")], Deadline.after(30))[0].success
+
+
+def test_no_tasks_no_waiting() -> None:
+    assert Gathering().gather([], Deadline.after(30)) == []
