@@ -70,8 +70,9 @@ def check(
 ) -> None:
     """Check the configuration, then every daemon and sink, each with a plain verdict."""
     settings = _load(config)
-    from meshbridge import checks
+    from meshbridge import checks, telemetry
 
+    telemetry.configure_logging("critical")  # the verdicts say it all
     verdicts = [checks.Verdict("configuration", True, f"{len(settings.daemons)} daemons, {len(settings.sinks)} sinks")]
     if not offline:
         verdicts += checks.check_all(settings)

@@ -106,7 +106,7 @@ def configure_logging(level: str = "info", form: str = "text", stream: IO[str] |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("apscheduler", "urllib3", "websocket", "uvicorn.access"):
+    for noisy in ("apscheduler", "urllib3", "websocket", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

@@ -1,0 +1,50 @@
+# Everything a person does here, and all that CI runs. `make demo` and `make test` need nothing but Debian's python3
+# (3.11 or newer, with venv) and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := meshbridge tests benchmarks
+
+.PHONY: all demo test lint format bench faults clean programs
+
+all: lint test
+
+# The extras in brackets decide what is installed; the stamp is renewed when the project's own requirements change.
+$(VENV)/.demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.demo
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo,test,lint]'
+	touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/meshbridge demo
+
+# Debian's own mosquitto and prometheus, where this user may install them; the tests say what is missing otherwise.
+programs:
+	@tests/install-programs
+
+test: $(VENV)/.dev programs
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.dev programs
+	$(BIN)/python benchmarks/run.py
+
+faults: $(VENV)/.dev programs
+	$(BIN)/python -m pytest tests/faults --faults=long -p no:cacheprovider --timeout=3600
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,33 @@
+"""What every kind of test shares: which programs there are, and the fixtures that run them."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Mosquitto, program
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", choices=("short", "long"), default="short", help="how many rounds the fault tests run")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A missing program skips a test by name; in CI nothing may be left out."""
+    for mark in item.iter_markers("needs"):
+        missing = [name for name in mark.args if program(name) is None]
+        if missing:
+            text = f"needs {', '.join(missing)} (apt-get install mosquitto mosquitto-clients prometheus)"
+            (pytest.fail if IN_CI else pytest.skip)(text)
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A real broker on loopback, stopped at the end; ask for it together with the mark ``needs("mosquitto")``."""
+    with Mosquitto(tmp_path / "mosquitto") as broker:
+        yield broker
+    shutil.rmtree(tmp_path / "mosquitto", ignore_errors=True)
