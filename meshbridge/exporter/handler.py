@@ -144,7 +144,8 @@ def time_allowed(header: str | None) -> float:
         timeout = _DEFAULT_TIMEOUT_SECONDS
     if not (math.isfinite(timeout) and timeout > 0):
         timeout = _DEFAULT_TIMEOUT_SECONDS
-    return max(min(timeout, _LONGEST_TIMEOUT_SECONDS) - _OFFSET_SECONDS, timeout / 2)
+    timeout = min(timeout, _LONGEST_TIMEOUT_SECONDS)
+    return max(timeout - _OFFSET_SECONDS, timeout / 2)
 
 
 def _collector_families(outcomes: Sequence[Outcome], own_whole: bool) -> Iterator[Family]:

@@ -1,11 +1,10 @@
 """What people and probes look at: the landing page and the state as JSON. Pure; everything on the page is escaped."""
 
 import html
+import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-import orjson
 
 import meshbridge
 from meshbridge.status import JournalStatus, LinkStatus, SinkStatus
@@ -105,4 +104,4 @@ def readiness(
         },
         "journal": {"open": journal.open, "events": journal.events, "last_error": journal.last_error},
     }
-    return orjson.dumps(state) + b"\n"
+    return json.dumps(state).encode() + b"\n"  # not orjson: an error text may hold half a surrogate pair

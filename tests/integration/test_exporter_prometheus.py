@@ -1,0 +1,218 @@
+"""A real Prometheus scrapes the exporter, and promtool checks it and the files in deploy/prometheus."""
+
+import json
+import re
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import yaml
+
+from meshbridge import telemetry
+from meshbridge.exporter import Exporter, ExporterOptions, Sources
+from meshbridge.exporter.collectors.own import registry_families
+from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from tests.support import Process, free_port, program, wait_for
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
+
+
+def answers(file: str, operation: str) -> Any:
+    for line in (GOLDEN / file).read_text().splitlines():
+        exchange = json.loads(line)
+        if exchange.get("operation") == operation and exchange["response"]["http_status"] == 200:
+            return json.loads(exchange["response"]["body"])
+    raise LookupError(operation)
+
+
+@dataclass
+class GoldenDaemon:
+    """Answers what a real daemon answered."""
+
+    name: str
+
+    def get_metrics(self, timeout_seconds: float) -> bytes:
+        return (GOLDEN / "metrics.txt").read_bytes()
+
+    def get_host_resources(self, timeout_seconds: float) -> dict[str, Any]:
+        resources: dict[str, Any] = answers("exchanges.jsonl", "get_host_resources")
+        return resources
+
+    def list_apps(self, timeout_seconds: float) -> list[dict[str, Any]]:
+        apps: list[dict[str, Any]] = answers("output.jsonl", "list_apps while one-off runs run")
+        return apps
+
+
+class BrokenDaemon(GoldenDaemon):
+    def get_metrics(self, timeout_seconds: float) -> bytes:
+        raise ConnectionError("not reachable")
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    telemetry.declare_daemon("node-a")
+    telemetry.declare_sink("log")
+    made = Exporter(
+        ExporterOptions(listen="127.0.0.1:0"),
+        Sources(
+            daemons=lambda: [GoldenDaemon("node-a"), GoldenDaemon("node-b"), BrokenDaemon("node-c")],
+            links=lambda: [LinkStatus("node-a", LinkState.UP, token_expires_at=2e9), LinkStatus("node-b")],
+            sinks=lambda: [SinkStatus("log", SinkState.UP, lag_events=2, lag_seconds=0.5, dead_letters=1)],
+            journal=lambda: JournalStatus("/j", open=True, bytes=4096, events=3),
+            ready=list,
+        ),
+    )
+    made.start()
+    yield made
+    made.stop()
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        body: bytes = response.read()
+        return body
+
+
+def scrape(exporter: Exporter) -> bytes:
+    return fetch("http://{}:{}/metrics".format(*exporter.address))
+
+
+@dataclass
+class Prometheus:
+    """One that scrapes an exporter every second."""
+
+    url: str
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        answer = json.loads(fetch(f"{self.url}/api/v1/query?query={quote(expression)}"))
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def values(self, expression: str) -> set[float]:
+        return {float(found["value"][1]) for found in self.query(expression)}
+
+    def target(self) -> dict[str, Any]:
+        targets = json.loads(fetch(f"{self.url}/api/v1/targets"))["data"]["activeTargets"]
+        first: dict[str, Any] = targets[0] if targets else {}
+        return first
+
+
+@pytest.fixture
+def prometheus(exporter: Exporter, tmp_path: Path) -> Iterator[Prometheus]:
+    config = {
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "scrape_configs": [
+            {"job_name": "meshbridge", "static_configs": [{"targets": ["{}:{}".format(*exporter.address)]}]}
+        ],
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    binary = program("prometheus")
+    assert binary is not None
+    port = free_port()
+    command = [
+        binary,
+        f"--config.file={tmp_path / 'prometheus.yml'}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with Process(command, tmp_path / "prometheus.log") as process:
+        found = Prometheus(f"http://127.0.0.1:{port}")
+
+        def scraped() -> bool:
+            assert process.popen.poll() is None, process.output()
+            try:
+                return found.target().get("health") in ("up", "down")
+            except OSError:
+                return False
+
+        wait_for(scraped, "the first scrape")
+        yield found
+
+
+@pytest.mark.needs("prometheus")
+def test_prometheus_takes_every_series(prometheus: Prometheus, exporter: Exporter) -> None:
+    target = prometheus.target()
+    assert (target["health"], target["lastError"]) == ("up", "")
+    samples = [line for line in scrape(exporter).splitlines() if not line.startswith(b"#")]
+    wait_for(lambda: prometheus.values("up"), "the first sample")
+    assert prometheus.values("scrape_samples_scraped") == {len(samples)}
+    assert prometheus.values("scrape_samples_post_metric_relabeling") == {len(samples)}
+    assert prometheus.values('appmesh_application_enabled{daemon="node-b",application="pytask"}') == {1}
+    assert prometheus.values('appmesh_http_requests_total{daemon="node-a",route="/appmesh/login"}') == {2}
+    assert prometheus.values('appmesh_app_memory_bytes{daemon="node-a",app="pytask"}') == {33550336}
+    assert prometheus.values('appmesh_host_load1{daemon="node-a"}') == {0.42578125}
+    assert prometheus.values("meshbridge_daemon_up") == {0, 1}
+    assert len(prometheus.query("count by (daemon) (appmesh_app_info)")) == 3
+    assert prometheus.values('meshbridge_collector_success{daemon="node-c",collector="daemon"}') == {0}
+    metadata = json.loads(fetch(f"{prometheus.url}/api/v1/metadata?metric=appmesh_http_request_duration_seconds"))
+    (family,) = metadata["data"].values()
+    assert (family[0]["type"], family[0]["help"]) == ("histogram", "App Mesh HTTP request duration in seconds")
+    quantile = (
+        'histogram_quantile(0.5, appmesh_http_request_duration_seconds_bucket{daemon="node-a",route="/appmesh/login"})'
+    )
+    assert prometheus.values(quantile) == {0.03}
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_has_nothing_to_say(exporter: Exporter) -> None:
+    checked = subprocess.run(
+        [str(program("promtool")), "check", "metrics"],
+        input=scrape(exporter),
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+@pytest.mark.needs("promtool")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "rules.yml", "alerts.yml"],
+        ["test", "rules", "rules_test.yml", "alerts_test.yml"],
+    ],
+)
+def test_promtool_passes_what_is_deployed(command: list[str]) -> None:
+    checked = subprocess.run(
+        [str(program("promtool")), *command], cwd=DEPLOY, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def rules() -> list[dict[str, Any]]:
+    return [
+        rule
+        for name in ("rules.yml", "alerts.yml")
+        for group in yaml.safe_load((DEPLOY / name).read_text())["groups"]
+        for rule in group["rules"]
+    ]
+
+
+def test_rules_ask_for_series_that_are_served(exporter: Exporter) -> None:
+    served = set(re.findall(r"^# TYPE (\S+)", scrape(exporter).decode(), re.MULTILINE))
+    served |= {family.name for family in registry_families(telemetry.REGISTRY)}  # those without series yet, too
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    for rule in rules():
+        for name in re.findall(r"[a-z0-9_:]*(?:meshbridge|appmesh)_[a-z0-9_:]+", rule["expr"]):
+            assert name in recorded if ":" in name else re.sub(r"_bucket$", "", name) in served, name
+
+
+def test_every_alert_says_what_to_do_and_is_tested() -> None:
+    tested = yaml.safe_load((DEPLOY / "alerts_test.yml").read_text())["tests"]
+    covered = {
+        case["alertname"] for test in tested for case in test.get("alert_rule_test", []) if case.get("exp_alerts")
+    }
+    for rule in rules():
+        if "alert" in rule:
+            assert {"summary", "description", "runbook_url"} <= rule["annotations"].keys()
+            assert rule["labels"]["severity"] in ("critical", "warning", "info")
+            assert rule["annotations"]["runbook_url"].endswith(f"#{rule['alert'].lower()}")
+            assert rule["alert"] in covered
