@@ -1,0 +1,156 @@
+"""The HTTPS transport: requests and answers over a pool of kept connections."""
+
+import contextlib
+import http.cookiejar
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
+from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
+from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
+
+__all__ = ["HttpSession"]
+
+_CSRF_COOKIE = "appmesh_csrf_token"
+_CHUNK_BYTES = 64 * 1024
+_POOL_SIZE = 16  # connections kept for that many threads at once
+
+
+class HttpSession:
+    """An :class:`~meshbridge.appmesh.exchange.Exchange` over HTTPS. Any thread may use it.
+
+    Tokens are the client's business, and go as ``Authorization``: the daemon's session cookie is not kept. Of its
+    cookies only the CSRF token is, which older daemons ask for.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        ssl_verify: SslVerify = False,
+        ssl_client_cert: ClientCert = None,
+        connect_timeout_seconds: float = 60,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.connect_timeout_seconds = connect_timeout_seconds
+        self._session = requests.Session()
+        # Not the session's: requests lets REQUESTS_CA_BUNDLE of the environment win over that.
+        self._verify = ssl_verify
+        self._cert = ssl_client_cert
+        self._session.headers.clear()
+        self._session.headers["Accept-Encoding"] = "identity"
+        self._session.mount("https://", HTTPAdapter(pool_connections=2, pool_maxsize=_POOL_SIZE))
+        self._session.cookies.set_policy(_CsrfOnly())
+
+    def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
+        """The daemon's answer, whatever its status; all of it has come within ``timeout_seconds``.
+
+        Raises:
+            AppMeshTimeoutError: it has not.
+            AppMeshConnectionError: the daemon cannot be reached.
+
+        """
+        operation = f"{message.http_method} {message.request_uri}"
+        deadline = time.monotonic() + timeout_seconds
+        with self.open(message, timeout_seconds) as response:
+            body = bytearray()
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                body += chunk
+                # The timeout of requests is for each read, so a body that drips would never meet it.
+                if time.monotonic() > deadline:
+                    raise AppMeshTimeoutError(
+                        f"the answer to {operation} did not end within {timeout_seconds:g} s", operation=operation
+                    )
+        return ResponseMessage(
+            uuid=message.uuid,
+            request_uri=message.request_uri,
+            http_status=response.status_code,
+            body_msg_type=response.headers.get("Content-Type", ""),
+            body=bytes(body),
+            headers=read_headers(response),
+        )
+
+    @contextlib.contextmanager
+    def open(self, message: RequestMessage, timeout_seconds: float, body: Any = None) -> Iterator[requests.Response]:
+        """The answer, its body unread; errors while reading it are translated too.
+
+        ``body``, something to read, goes instead of the message's, and is read as it is sent.
+        """
+        operation = f"{message.http_method} {message.request_uri}"
+        headers = dict(message.headers)
+        if message.http_method != "GET" and (csrf := self._session.cookies.get(_CSRF_COOKIE)):
+            headers["X-CSRF-Token"] = csrf
+        timeout = min(timeout_seconds, threading.TIMEOUT_MAX)
+        with _translated(self._where, operation, timeout_seconds):
+            try:
+                response = self._session.request(
+                    message.http_method,
+                    self.base_url + quote(message.request_uri, safe="/"),
+                    params=message.query,
+                    headers=headers,
+                    data=message.body or None if body is None else body,
+                    timeout=(min(self.connect_timeout_seconds, timeout), timeout),
+                    verify=self._verify,
+                    cert=self._cert,
+                    allow_redirects=False,
+                    stream=True,
+                )
+            except requests.exceptions.RequestException:
+                raise
+            except OSError as error:  # so requests reports TLS files that are missing
+                raise AppMeshConnectionError(f"cannot ask {self._where}: {error}", operation=operation) from error
+            with response:
+                yield response
+
+    def close(self) -> None:
+        """Closes the kept connections."""
+        self._session.close()
+
+    @property
+    def _where(self) -> str:
+        return urlsplit(self.base_url).netloc or repr(self.base_url)
+
+
+class _CsrfOnly(http.cookiejar.DefaultCookiePolicy):
+    def set_ok(self, cookie: http.cookiejar.Cookie, request: Any) -> bool:
+        return cookie.name == _CSRF_COOKIE and super().set_ok(cookie, request)
+
+
+def read_headers(response: requests.Response) -> dict[str, str]:
+    """Names as the daemon writes them, whatever a proxy made of them: HTTP does not care, a dict does."""
+    return {name.title(): value for name, value in response.headers.items()}
+
+
+@contextlib.contextmanager
+def _translated(where: str, operation: str, timeout_seconds: float) -> Iterator[None]:
+    """Errors of requests as those of this SDK; others, such as a full disk while a file is written, as they are."""
+    try:
+        yield
+    except requests.exceptions.ConnectTimeout as error:
+        raise AppMeshConnectionError(f"no connection to {where} in time", operation=operation) from error
+    except requests.exceptions.Timeout as error:
+        raise AppMeshTimeoutError(
+            f"no answer to {operation} within {timeout_seconds:g} s", operation=operation
+        ) from error
+    except requests.exceptions.SSLError as error:
+        raise AppMeshConnectionError(f"TLS with {where} failed: {_innermost(error)}", operation=operation) from error
+    except requests.exceptions.ConnectionError as error:
+        if "timed out" in str(error):  # requests calls a timeout while the body is read a connection error
+            raise AppMeshTimeoutError(f"the answer to {operation} stopped coming", operation=operation) from error
+        reason = _innermost(error)
+        raise AppMeshConnectionError(f"connection to {where} failed: {reason}", operation=operation) from error
+    except requests.exceptions.RequestException as error:
+        raise AppMeshConnectionError(f"cannot ask {where}: {error}", operation=operation) from error
+
+
+def _innermost(error: BaseException) -> str:
+    """What really happened, from under the wrappings of requests and urllib3."""
+    reason: object = error.args[0] if error.args else error
+    while (inner := getattr(reason, "reason", None)) is not None and isinstance(inner, BaseException):
+        reason = inner
+    return str(reason)
