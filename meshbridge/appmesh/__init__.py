@@ -1,0 +1,95 @@
+"""A client library for App Mesh, name for name that of the official SDK: a user changes one import.
+
+How it is built, from the bottom:
+
+* ``wire/`` and ``tcp_messages`` turn bytes into messages and back, ``subscribe`` knows who gets an event; no I/O.
+* A transport (``tcp_transport``, ``wss_transport``) is one blocking connection. ``channel`` puts a reading thread over
+  it, so that many threads can ask at once. ``line`` adds callbacks for events; it reopens after a loss.
+* An ``exchange`` is whatever carries a request to a daemon and brings its answer: a channel, a line, or
+  ``http_session``. ``client_http`` has every operation once, over an exchange.
+* ``client_tcp`` and ``client_wss`` choose the exchange; ``transport_mixin`` has what only they can do: events.
+
+A program that has an exchange already gets a client over it by ``AppMeshClient(exchange=…, jwt_token=…)``.
+
+Nothing is imported before it is asked for (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshbridge.appmesh.app import App
+    from meshbridge.appmesh.app_output import AppOutput
+    from meshbridge.appmesh.app_run import AppRun, OutputHandler, print_output_handler
+    from meshbridge.appmesh.client_http import AppMeshClient
+    from meshbridge.appmesh.client_http_oauth import AppMeshClientOAuth
+    from meshbridge.appmesh.client_tcp import AppMeshClientTCP
+    from meshbridge.appmesh.client_wss import AppMeshClientWSS
+    from meshbridge.appmesh.exceptions import (
+        AppMeshAuthError,
+        AppMeshConnectionError,
+        AppMeshDeniedError,
+        AppMeshError,
+        AppMeshNotOfferedError,
+        AppMeshRequestError,
+        AppMeshTimeoutError,
+    )
+    from meshbridge.appmesh.server_http import AppMeshServer
+    from meshbridge.appmesh.server_tcp import AppMeshServerTCP
+    from meshbridge.appmesh.server_wss import AppMeshServerWSS
+    from meshbridge.appmesh.subscribe import AppEvent, SubscriptionResult
+
+__all__ = [
+    "App",
+    "AppEvent",
+    "AppMeshAuthError",
+    "AppMeshClient",
+    "AppMeshClientOAuth",
+    "AppMeshClientTCP",
+    "AppMeshClientWSS",
+    "AppMeshConnectionError",
+    "AppMeshDeniedError",
+    "AppMeshError",
+    "AppMeshNotOfferedError",
+    "AppMeshRequestError",
+    "AppMeshServer",
+    "AppMeshServerTCP",
+    "AppMeshServerWSS",
+    "AppMeshTimeoutError",
+    "AppOutput",
+    "AppRun",
+    "OutputHandler",
+    "SubscriptionResult",
+    "print_output_handler",
+]
+
+_HOMES = {
+    "App": "app",
+    "AppEvent": "subscribe",
+    "AppMeshClient": "client_http",
+    "AppMeshClientOAuth": "client_http_oauth",
+    "AppMeshClientTCP": "client_tcp",
+    "AppMeshClientWSS": "client_wss",
+    "AppMeshServer": "server_http",
+    "AppMeshServerTCP": "server_tcp",
+    "AppMeshServerWSS": "server_wss",
+    "AppOutput": "app_output",
+    "AppRun": "app_run",
+    "OutputHandler": "app_run",
+    "SubscriptionResult": "subscribe",
+    "print_output_handler": "app_run",
+    **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "exceptions"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value  # asked for once only
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

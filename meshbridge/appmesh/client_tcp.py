@@ -1,0 +1,61 @@
+"""The client over TCP."""
+
+import socket
+
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.line import ReopeningLine
+from meshbridge.appmesh.tcp_files import FileConnection
+from meshbridge.appmesh.tcp_transport import TCPTransport
+from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
+from meshbridge.appmesh.tokens import TokenProvider
+from meshbridge.appmesh.transport_mixin import TransportClientMixin
+
+__all__ = ["AppMeshClientTCP"]
+
+
+class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
+    """A daemon's operations over one TCP connection (TLS), and its events.
+
+    The connection is made at the first request, and again after it was lost; subscriptions end with it. Each file
+    goes over a connection of its own, so that neither events nor other requests wait for it.
+    """
+
+    _USER_AGENT = "appmesh/python/tcp"
+
+    def __init__(
+        self,
+        tcp_address: tuple[str, int] = ("127.0.0.1", 6059),
+        ssl_verify: SslVerify = False,
+        ssl_client_cert: ClientCert = None,
+        auto_refresh_token: bool = False,
+        *,
+        token_provider: TokenProvider | None = None,
+    ) -> None:
+        """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``tcp_address`` is host and port."""
+        self._address = tcp_address
+        self._line = ReopeningLine(self._transport, name="appmesh-tcp")
+        self._client_address = socket.gethostname()
+        super().__init__(
+            ssl_verify=ssl_verify,
+            ssl_client_cert=ssl_client_cert,
+            auto_refresh_token=auto_refresh_token,
+            exchange=self._line,
+            token_provider=token_provider,
+        )
+
+    def _transport(self) -> TCPTransport:
+        return TCPTransport(self._address, self.ssl_verify, self.ssl_client_cert)
+
+    def close(self) -> None:
+        """Ends the connection, the subscriptions and the client's threads."""
+        super().close()
+
+    def download_file(self, remote_file: str, local_file: str, preserve_permissions: bool = True) -> None:
+        message = self._file_message("GET", "/appmesh/file/download", remote_file)
+        with FileConnection(self._transport()) as connection:
+            connection.download(message, local_file, preserve_permissions)
+
+    def upload_file(self, local_file: str, remote_file: str, preserve_permissions: bool = True) -> None:
+        message = self._file_message("POST", "/appmesh/file/upload", remote_file)
+        with FileConnection(self._transport()) as connection:
+            connection.upload(message, local_file, preserve_permissions)

@@ -1,0 +1,69 @@
+"""The client over WebSocket."""
+
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.http_session import HttpSession
+from meshbridge.appmesh.line import ReopeningLine
+from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
+from meshbridge.appmesh.tokens import TokenProvider
+from meshbridge.appmesh.transport_mixin import TransportClientMixin
+from meshbridge.appmesh.wss_transport import WSSTransport
+
+__all__ = ["AppMeshClientWSS"]
+
+
+class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
+    """A daemon's operations over one WebSocket (TLS), and its events.
+
+    The connection is made at the first request, and again after it was lost; subscriptions end with it. Files go over
+    HTTPS on the same port, by a token that the daemon hands out for each.
+    """
+
+    _USER_AGENT = "appmesh/python/wss"
+    _client_address = "wss-client"
+
+    def __init__(
+        self,
+        wss_address: tuple[str, int] = ("127.0.0.1", 6058),
+        ssl_verify: SslVerify = False,
+        ssl_client_cert: ClientCert = None,
+        auto_refresh_token: bool = False,
+        *,
+        token_provider: TokenProvider | None = None,
+    ) -> None:
+        """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``wss_address`` is host and port."""
+        self._address = wss_address
+        self._line = ReopeningLine(self._transport, name="appmesh-wss")
+        host, port = wss_address
+        super().__init__(
+            f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+            ssl_verify=ssl_verify,
+            ssl_client_cert=ssl_client_cert,
+            auto_refresh_token=auto_refresh_token,
+            exchange=self._line,
+            token_provider=token_provider,
+        )
+
+    def _transport(self) -> WSSTransport:
+        return WSSTransport(self._address, self.ssl_verify, self.ssl_client_cert)
+
+    def close(self) -> None:
+        """Ends the connection, the subscriptions and the client's threads."""
+        super().close()
+
+    def download_file(self, remote_file: str, local_file: str, preserve_permissions: bool = True) -> None:
+        session = self._https()
+        try:
+            self._download_by_ticket(session, remote_file, local_file, preserve_permissions)
+        finally:
+            session.close()
+
+    def upload_file(self, local_file: str, remote_file: str, preserve_permissions: bool = True) -> None:
+        session = self._https()
+        try:
+            self._upload_by_ticket(session, local_file, remote_file, preserve_permissions)
+        finally:
+            session.close()
+
+    def _https(self) -> HttpSession:
+        """A session for one file: transfers are rare, and a kept connection would outlive most clients' need."""
+        return HttpSession(self.base_url, self.ssl_verify, self.ssl_client_cert, WSSTransport.WSS_CONNECT_TIMEOUT)

@@ -1,0 +1,124 @@
+"""Files on this host: what of them travels with a transfer, and how they are written."""
+
+import contextlib
+import grp
+import logging
+import os
+import pwd
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+from uuid import uuid4
+
+__all__ = ["MultipartFile", "apply_attributes", "file_attributes", "open_local", "replacing"]
+
+logger = logging.getLogger(__name__)
+
+_MODE, _USER, _GROUP = "X-File-Mode", "X-File-User", "X-File-Group"
+_PERMISSION_BITS = 0o7777
+
+
+def open_local(path: str) -> IO[bytes]:
+    """A file to upload.
+
+    Raises:
+        FileNotFoundError: there is none, or it is no file.
+
+    """
+    if not os.path.isfile(path):  # noqa: PTH113 the reference takes strings
+        raise FileNotFoundError(f"Local file not found: {path}")
+    return open(path, "rb")  # noqa: PTH123 the caller closes it
+
+
+def file_attributes(path: str) -> dict[str, str]:
+    """Mode (decimal), owner and group of a file as headers (PROTOCOL.md, 'Files')."""
+    status = os.stat(path)  # noqa: PTH116
+    headers = {_MODE: str(status.st_mode & 0o777)}
+    # An owner that has no name here cannot have one there.
+    with contextlib.suppress(KeyError):
+        headers[_USER] = pwd.getpwuid(status.st_uid).pw_name
+    with contextlib.suppress(KeyError):
+        headers[_GROUP] = grp.getgrgid(status.st_gid).gr_name
+    return headers
+
+
+def apply_attributes(path: str, headers: Mapping[str, str]) -> None:
+    """Gives a file the mode, owner and group of ``headers``, as far as this host and this user let it."""
+    if mode := headers.get(_MODE):
+        try:
+            os.chmod(path, int(mode) & _PERMISSION_BITS)  # noqa: PTH101
+        except (ValueError, OSError) as error:
+            logger.warning("%s does not get the mode %s: %s", path, mode, error)
+    user, group = headers.get(_USER), headers.get(_GROUP)
+    if user or group:
+        try:
+            uid = pwd.getpwnam(user).pw_uid if user else -1
+            gid = grp.getgrnam(group).gr_gid if group else -1
+            os.chown(path, uid, gid)
+        except (KeyError, OSError) as error:
+            logger.debug("%s stays with its owner, not %s:%s: %s", path, user, group, error)
+
+
+@contextlib.contextmanager
+def replacing(path: str, attributes: Mapping[str, str]) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of ``path`` once all went well; nothing is left of a failed transfer.
+
+    It gets ``attributes`` before it is in its place. Without them it has the mode of the file it replaces.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        with target.open("wb") as device:  # a device or a pipe: written to, not replaced
+            yield device
+        return
+    new = target.with_name(f".{target.name}.{uuid4().hex}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if _MODE in attributes else 0o666)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 it is open already
+            yield file
+        if _MODE not in attributes and target.exists():
+            new.chmod(target.stat().st_mode & _PERMISSION_BITS)
+        apply_attributes(str(new), attributes)
+        new.replace(target)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+class MultipartFile:
+    """A ``multipart/form-data`` body around a file, read as it is sent: its memory does not grow with the file."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        boundary = uuid4().hex
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._file = file
+        self._head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="filename"\r\n\r\n{name}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="filename"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._left = os.fstat(file.fileno()).st_size
+        self._length = len(self._head) + self._left + len(self._tail)
+
+    def __len__(self) -> int:
+        """In bytes; requests sends it as the Content-Length."""
+        return self._length
+
+    def read(self, size: int = -1) -> bytes:
+        """The next ``size`` bytes of the body, fewer only at its end."""
+        if size < 0:
+            size = self._length
+        parts = [self._head[:size]]
+        self._head = self._head[size:]
+        size -= len(parts[0])
+        while size > 0 and self._left:
+            data = self._file.read(min(size, self._left))
+            if not data:
+                raise OSError(f"{self._file.name} became shorter while it was sent")
+            parts.append(data)
+            self._left -= len(data)
+            size -= len(data)
+        if size > 0:
+            parts.append(self._tail[:size])
+            self._tail = self._tail[size:]
+        return b"".join(parts)
