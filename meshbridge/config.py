@@ -5,6 +5,7 @@ The environment wins over files of secrets, and those over the file (DESIGN.md, 
 
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -28,7 +29,7 @@ __all__ = ["ConfigError", "Settings", "load", "shown"]
 _PREFIX = "MESHBRIDGE_"
 _NOT_SETTINGS = frozenset({"MESHBRIDGE_CONFIG"})  # names the file itself
 _NAMED = frozenset({"daemons", "sinks"})  # whose second part is a name, with "-" written "_"
-_SECRET_WORDS = ("password", "secret", "token", "authorization")
+_SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 SinkSettings = Annotated[FileOptions | MqttOptions, Field(discriminator="type")]
@@ -166,10 +167,11 @@ def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _has(settings: Mapping[str, Any], path: Sequence[str]) -> bool:
+    here: Any = settings
     for part in path:
-        if not isinstance(settings, Mapping) or part not in settings:
+        if not isinstance(here, Mapping) or part not in here:
             return False
-        settings = settings[part]
+        here = here[part]
     return True
 
 
@@ -222,12 +224,12 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[str]:
     for problem in error.errors():
-        location = list(problem["loc"])
+        location, tag = list(problem["loc"]), None
         if len(location) > 2 and location[0] == "sinks":  # noqa: PLR2004 sinks, name, type, …
-            del location[2]  # the type that told the models apart is no part of the path
+            tag = location.pop(2)  # the type that told the models apart is no part of the path
         path = ".".join(str(part) for part in location) or "configuration"
         source = _environment_key(location, environ)
-        yield f"{path}: {_what(problem, location)}{f' (from {source})' if source else ''}"
+        yield f"{path}: {_what(problem, location, tag)}{f' (from {source})' if source else ''}"
 
 
 def _environment_key(location: Sequence[int | str], environ: Mapping[str, str]) -> str | None:
@@ -235,47 +237,46 @@ def _environment_key(location: Sequence[int | str], environ: Mapping[str, str]) 
     return key if key in environ else None
 
 
-def _what(problem: Any, location: Sequence[int | str]) -> str:
+def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) -> str:
     kind, found = problem["type"], problem["input"]
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return _unknown_key(location)
+        return _unknown_key(location, tag)
     if kind == "string_pattern_mismatch" and location and location[-1] == "[key]":
         return f"{found!r} is no name: lower-case letters, digits and -, beginning with a letter or digit"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     message = f"must be {message}" if problem["msg"].startswith("Input should be ") else message
-    secret = any(word in str(part) for part in location for word in _SECRET_WORDS)
+    secret = any(_SECRET_KEYS.search(str(part)) for part in location)
     if kind == "value_error" or isinstance(found, dict | list) or secret:
         return message
     return f"{message}, not {found!r}"
 
 
-def _unknown_key(location: Sequence[int | str]) -> str:
+def _unknown_key(location: Sequence[int | str], tag: int | str | None) -> str:
     key = str(location[-1])
-    allowed = sorted(_keys_of(Settings, location[:-1]))
+    allowed = sorted(_keys_of(Settings, location[:-1], tag))
     near = difflib.get_close_matches(key, allowed, n=1)
     hint = f": did you mean {near[0]}?" if near else ""
     return f"unknown key{hint} (allowed: {', '.join(allowed)})"
 
 
-def _keys_of(model: Any, path: Sequence[int | str]) -> set[str]:
-    """The keys allowed at a place; where several models may stand there, those of all."""
-    if not path:
-        models = [model] if isinstance(model, type) and issubclass(model, BaseModel) else typing.get_args(model)
-        return {
-            field.alias or name
-            for one in models
-            if isinstance(one, type) and issubclass(one, BaseModel)
-            for name, field in one.model_fields.items()
-        }
+def _keys_of(model: Any, path: Sequence[int | str], tag: int | str | None) -> set[str]:
+    """The keys allowed at a place; ``tag`` is the type of the sink there."""
     origin = typing.get_origin(model)
-    if origin is dict:
-        return _keys_of(typing.get_args(model)[1], path[1:])
     if origin in {typing.Union, types.UnionType, Annotated}:
-        return set().union(*(_keys_of(one, path) for one in typing.get_args(model)))
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        for name, field in model.model_fields.items():
-            if path[0] in {name, field.alias}:
-                return _keys_of(field.annotation, path[1:])
-    return set()
+        return set().union(*(_keys_of(one, path, tag) for one in typing.get_args(model)))
+    if origin is dict and path:
+        return _keys_of(typing.get_args(model)[1], path[1:], tag)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)) or not _is_tagged(model, tag):
+        return set()
+    names = {field.alias or name: field for name, field in model.model_fields.items()}
+    if not path:
+        return set(names)
+    field = names.get(str(path[0]))
+    return set() if field is None else _keys_of(field.annotation, path[1:], tag)
+
+
+def _is_tagged(model: type[BaseModel], tag: int | str | None) -> bool:
+    kind = model.model_fields.get("type")
+    return kind is None or tag is None or tag in typing.get_args(kind.annotation)

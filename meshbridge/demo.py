@@ -116,7 +116,7 @@ def _service(directory: Path, emulator: Emulator, broker: str, *, embedded: bool
     settings = {
         "daemons": {
             "demo": {
-                "url": f"tcp://{_LOOPBACK}:{emulator.tcp_address[1]}",
+                "url": f"tcp://{_LOOPBACK}:{_port(emulator)}",
                 "username": _USER,
                 "password": _PASSWORD,
                 "tls": {"ca_file": str(emulator.ca_file)},
@@ -132,8 +132,13 @@ def _service(directory: Path, emulator: Emulator, broker: str, *, embedded: bool
     return Service(load(file, {}))
 
 
+def _port(emulator: Emulator) -> int:
+    assert emulator.tcp_address is not None
+    return emulator.tcp_address[1]
+
+
 def _register_apps(emulator: Emulator) -> None:
-    client = AppMeshClientTCP(emulator.tcp_address, ssl_verify=str(emulator.ca_file))
+    client = AppMeshClientTCP((_LOOPBACK, _port(emulator)), ssl_verify=str(emulator.ca_file))
     try:
         client.login(_USER, _PASSWORD)
         for app in _SAMPLE_APPS:
@@ -146,7 +151,7 @@ def _introduce(console: Console, service: Service, emulator: Emulator, broker: s
     address = urlsplit(broker)
     host, port = service.exporter.address
     console.print(f"""
-  App Mesh   tcp://{_LOOPBACK}:{emulator.tcp_address[1]}  user {_USER}, password {_PASSWORD}, CA {emulator.ca_file}
+  App Mesh   tcp://{_LOOPBACK}:{_port(emulator)}  user {_USER}, password {_PASSWORD}, CA {emulator.ca_file}
   metrics    http://{host}:{port}/metrics
              [cyan]curl -s http://{host}:{port}/metrics | grep ^appmesh_app[/cyan]
   broker     {broker}
@@ -175,7 +180,7 @@ class _Subscriber:
 
     def _take(self, _client: Any, _userdata: Any, message: paho.MQTTMessage) -> None:
         with contextlib.suppress(queue.Full):  # a terminal that stands still must not stop the demo
-            self._messages.put_nowait((message.topic, message.payload))
+            self._messages.put_nowait((message.topic, bytes(message.payload)))
 
     def __enter__(self) -> Self:
         self._client.connect(*self._address)
@@ -194,23 +199,32 @@ class _Subscriber:
             return
         try:
             event = json.loads(payload)
-            console.print(_line(topic, event))
+            console.print(_line(topic, event), no_wrap=True, overflow="ellipsis")
         except (ValueError, KeyError, TypeError):
             console.print(f"{topic}: {payload[:200]!r}", markup=False)
 
 
 def _line(topic: str, event: dict[str, Any]) -> Text:
     name = topic.rpartition("/")[2]
-    data = event["data"] or {}
-    if name == "stdout":
-        what = data["output"].rstrip("\n").replace("\n", " ⏎ ")
-    elif name == "health":
-        what = "healthy" if data["health"] == 0 else "unhealthy"
-    else:
-        what = ", ".join(f"{key} {value}" for key, value in data.items() if value != "")
     line = Text(f"  {event['time'][11:19]}  ", style="bright_black")
-    line.append(f"{topic:<34} ", style="cyan")
-    return line.append(what, style=_COLOURS.get(name, "white"))
+    line.append(f"{topic:<32}  ", style="cyan")
+    return line.append(_summary(name, event["data"] or {}), style=_COLOURS.get(name, "white"))
+
+
+def _summary(name: str, data: dict[str, Any]) -> str:
+    match name:
+        case "stdout":
+            return str(data["output"]).rstrip("\n").replace("\n", " ⏎ ")
+        case "start":
+            return f"pid {data['pid']}"
+        case "exit":
+            return f"exit code {data['exit_code']}"
+        case "health":
+            return "healthy" if data["health"] == 0 else "unhealthy"
+        case "status":
+            return str(data["status"])
+        case _:
+            return ", ".join(f"{key} {value}" for key, value in data.items())
 
 
 # --- the broker ----------------------------------------------------------------------------------------------------

@@ -50,8 +50,14 @@ def emulator() -> Iterator[Emulator]:
         yield daemon
 
 
+def address_of(emulator: Emulator, scheme: str = "tcp") -> tuple[str, int]:
+    address = emulator.tcp_address if scheme == "tcp" else emulator.wss_address
+    assert address is not None
+    return address
+
+
 def daemon_settings(emulator: Emulator, scheme: str = "tcp") -> dict[str, Any]:
-    host, port = emulator.tcp_address if scheme == "tcp" else emulator.wss_address
+    host, port = address_of(emulator, scheme)
     return {
         "url": f"{scheme}://{host}:{port}",
         "username": "admin",

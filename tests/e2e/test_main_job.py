@@ -12,7 +12,7 @@ import pytest
 from meshbridge.emulator import Emulator
 from meshbridge.journal.options import Sync
 from meshbridge.journal.store import Store
-from tests.e2e.conftest import Bridge
+from tests.e2e.conftest import Bridge, address_of
 from tests.support import Mosquitto, Process, Subscriber, meshbridge_command, wait_for, write_config
 
 pytestmark = pytest.mark.needs("mosquitto")
@@ -47,7 +47,9 @@ def journaled(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("bridge", ["tcp", "wss"], indirect=True)
-def test_ten_thousand_events_arrive_once_each_and_in_order(bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto):
+def test_ten_thousand_events_arrive_once_each_and_in_order(
+    bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto
+) -> None:
     with Subscriber(mosquitto.port, "meshbridge/#") as subscriber:
         bridge.start()
         bridge.wait_up()
@@ -69,7 +71,7 @@ def test_ten_thousand_events_arrive_once_each_and_in_order(bridge: Bridge, emula
 
 def test_an_events_message_is_the_cloud_event_of_the_daemons_own_data(
     bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto
-):
+) -> None:
     with Subscriber(mosquitto.port, "meshbridge/node-a/+/exit") as subscriber:
         bridge.start()
         bridge.wait_up()
@@ -86,13 +88,14 @@ def test_an_events_message_is_the_cloud_event_of_the_daemons_own_data(
     assert event["subject"] == "web"
     assert event["sequence"] == f"{sequence:020d}"
     assert message.properties is not None
-    assert message.properties.ContentType == "application/cloudevents+json"
-    assert message.properties.UserProperty == [("id", event["id"])]
+    properties: Any = message.properties
+    assert properties.ContentType == "application/cloudevents+json"
+    assert properties.UserProperty == [("id", event["id"])]
     assert message.qos == 1
     assert not message.retain
 
 
-def test_events_wait_for_a_broker_that_is_away(bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto):
+def test_events_wait_for_a_broker_that_is_away(bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto) -> None:
     with Subscriber(mosquitto.port, "meshbridge/#") as subscriber:
         bridge.start()
         bridge.wait_up()
@@ -114,7 +117,9 @@ def test_events_wait_for_a_broker_that_is_away(bridge: Bridge, emulator: Emulato
     assert len(journaled(bridge.directory / "journal")) == 2002
 
 
-def test_nothing_journaled_is_lost_when_the_bridge_is_killed(bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto):
+def test_nothing_journaled_is_lost_when_the_bridge_is_killed(
+    bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto
+) -> None:
     with Subscriber(mosquitto.port, "meshbridge/#") as subscriber:
         for round_number in range(4):
             bridge.start()
@@ -128,7 +133,7 @@ def test_nothing_journaled_is_lost_when_the_bridge_is_killed(bridge: Bridge, emu
             bridge.process.end(signal.SIGKILL)
             bridge.process.log.unlink()
         bridge.start()
-        wanted = wait_for(lambda: _delivered_all(bridge, subscriber), "everything journaled")
+        wanted = wait_for(lambda: _delivered_all(bridge, subscriber), "everything journaled") or []
         bridge.process.end()
     received = ids(subscriber.events())
     assert set(wanted) <= set(received)
@@ -158,7 +163,7 @@ def _first_of_each(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_a_daemon_that_is_killed_and_started_again_is_a_new_run_and_the_loss_is_told(
     tmp_path: Path, mosquitto: Mosquitto
-):
+) -> None:
     def start_daemon(port: int = 0) -> tuple[Process, dict[str, Any]]:
         log = tmp_path / "emulator.log"
         log.unlink(missing_ok=True)
@@ -215,7 +220,7 @@ def _add_talker(facts: dict[str, Any]) -> None:
     client.close()
 
 
-def test_every_key_works_from_the_environment(tmp_path: Path, emulator: Emulator, mosquitto: Mosquitto):
+def test_every_key_works_from_the_environment(tmp_path: Path, emulator: Emulator, mosquitto: Mosquitto) -> None:
     import os
 
     config = write_config(tmp_path / "empty.yaml", {})
@@ -223,7 +228,7 @@ def test_every_key_works_from_the_environment(tmp_path: Path, emulator: Emulator
     password.write_text("admin123\n")
     environ = {
         **{key: value for key, value in os.environ.items() if not key.startswith("MESHBRIDGE_")},
-        "MESHBRIDGE_DAEMONS__NODE_A__URL": f"tcp://127.0.0.1:{emulator.tcp_address[1]}",
+        "MESHBRIDGE_DAEMONS__NODE_A__URL": f"tcp://127.0.0.1:{address_of(emulator)[1]}",
         "MESHBRIDGE_DAEMONS__NODE_A__USERNAME": "admin",
         "MESHBRIDGE_DAEMONS__NODE_A__PASSWORD_FILE": str(password),
         "MESHBRIDGE_DAEMONS__NODE_A__TLS__CA_FILE": str(emulator.ca_file),
