@@ -3,6 +3,7 @@
 from meshbridge.appmesh.channel import Channel, Transport
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
 from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_transport import TCPTransport
 from meshbridge.appmesh.wss_transport import WSSTransport
 from meshbridge.link.operations import LEAST_ROLE, LoginRefusedError, PermissionMissingError
@@ -24,6 +25,10 @@ def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> E
         AppMeshConnectionError: it could not be made; the message says why.
 
     """
+    if options.scheme == "https":
+        host, port = options.address
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return HttpSession(f"https://{place}", options.ssl_verify, options.ssl_client_cert, timeout_seconds)
     channel = Channel(new_transport(options), name=f"requests-{name}")
     channel.open(timeout_seconds)
     return channel

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshRequestError
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.link import operations
 from meshbridge.link.credentials import Credentials
@@ -28,6 +28,9 @@ class DaemonRequests:
         self._open_exchange = open_exchange
         self._lock = threading.Lock()  # guards _exchange, and lets one thread connect while the others wait
         self._exchange: Exchange | None = None
+        # Written by whichever thread asked last, read by any.
+        self.last_error: AppMeshError | None = None
+        self.answered = False  # whether the last request was
 
     def get_metrics(self, timeout_seconds: float) -> bytes:
         """The daemon's own Prometheus text, 0.0.4. It needs no token.
@@ -60,6 +63,15 @@ class DaemonRequests:
             exchange.close()
 
     def _get(self, uri: str, timeout_seconds: float, *, with_token: bool = True) -> bytes:
+        try:
+            body = self._ask(uri, timeout_seconds, with_token=with_token)
+        except AppMeshError as error:
+            self.last_error, self.answered = error, False
+            raise
+        self.last_error, self.answered = None, True
+        return body
+
+    def _ask(self, uri: str, timeout_seconds: float, *, with_token: bool) -> bytes:
         deadline = time.monotonic() + timeout_seconds
 
         def left() -> float:

@@ -111,6 +111,8 @@ class Link:
         return not self._thread.is_alive()
 
     def status(self) -> LinkStatus:
+        if self._options.scheme == "https":
+            return self._requests_status()
         numbering = self._numbering
         return LinkStatus(
             daemon=self.name,
@@ -124,6 +126,17 @@ class Link:
             last_error_at=self._last_error_at,
             token_expires_at=self._credentials.expires_at,
             missing_permissions=self._missing,
+        )
+
+    def _requests_status(self) -> LinkStatus:
+        """Of a daemon without events: up when the last request was answered."""
+        error = self.requests.last_error
+        return LinkStatus(
+            daemon=self.name,
+            state=LinkState.UP if self.requests.answered else LinkState.CONNECTING,
+            url=self._options.url,
+            last_error=None if error is None else str(error),
+            token_expires_at=self._credentials.expires_at,
         )
 
     # --- the link's thread ---------------------------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""Links against the emulator, without a process of their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from pydantic import SecretStr
+
+from meshbridge.appmesh.exceptions import AppMeshError
+from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.events import EventType
+from meshbridge.journal import Journal, JournalOptions
+from meshbridge.link import DaemonOptions, Link, try_daemon
+from meshbridge.options import Tls
+from meshbridge.status import LinkState
+from tests.support import wait_for
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator(EmulatorOptions()) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(JournalOptions(path=tmp_path))
+    journal.open()
+    yield journal
+    journal.close()
+
+
+def options_for(emulator: Emulator, scheme: str, **extra: object) -> DaemonOptions:
+    addresses = {"tcp": emulator.tcp_address, "wss": emulator.wss_address, "https": emulator.https_address}
+    address = addresses[scheme]
+    assert address is not None
+    settings = {
+        "url": f"{scheme}://{address[0]}:{address[1]}",
+        "username": "admin",
+        "password": SecretStr("admin123"),
+        "tls": Tls(ca_file=emulator.ca_file),
+    }
+    return DaemonOptions.model_validate(settings | extra)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "wss"])
+def test_events_are_journaled_with_the_run_of_the_daemon(emulator: Emulator, journal: Journal, scheme: str) -> None:
+    link = Link("node-a", options_for(emulator, scheme), journal)
+    link.start()
+    try:
+        wait_for(lambda: link.status().up, "the link")
+        sequence = emulator.emit("web", "EXIT", {"exit_code": 1, "last_error": "", "pid": 1})
+        wait_for(lambda: journal.read(0, 10), "the event")
+        (envelope,) = journal.read(0, 10)
+        resources = link.requests.get_host_resources(10)
+        assert envelope.event.id == f"node-a/{resources['appmesh_start_time_unix_seconds']}/{sequence}"
+        assert envelope.event.type is EventType.EXIT
+        assert link.status().last_event_at == envelope.event.received_at
+        assert isinstance(link.requests.list_apps(10), list)
+        assert b"appmesh_build_info" in link.requests.get_metrics(10)
+    finally:
+        assert link.stop(10)
+    assert link.status().state is LinkState.STOPPED
+
+
+def test_a_daemon_over_https_has_metrics_and_no_events(emulator: Emulator, journal: Journal) -> None:
+    link = Link("node-a", options_for(emulator, "https"), journal)
+    link.start()
+    assert not link.status().up
+    assert b"appmesh_build_info" in link.requests.get_metrics(10)
+    assert link.requests.get_host_resources(10)["appmesh_version"]
+    assert link.status().up
+    assert link.stop(10)
+
+
+def test_a_cut_connection_is_made_again_at_once_and_the_hole_is_told(emulator: Emulator, journal: Journal) -> None:
+    link = Link("node-a", options_for(emulator, "tcp"), journal)
+    link.start()
+    try:
+        wait_for(lambda: link.status().up, "the link")
+        emulator.emit("web", "STDOUT", {"finished": False, "output": "1\n", "position": 0})
+        wait_for(lambda: journal.status().events == 1, "the first event")
+        emulator.drop_connections()
+        emulator.emit_many([("web", "HEALTH", {"health": 1, "previous_health": 0})] * 3)
+        wait_for(lambda: link.status().connects == 2 and link.status().up, "the second connection")
+        last = emulator.emit("web", "HEALTH", {"health": 0, "previous_health": 1})
+        wait_for(lambda: any(found.event.sequence == last for found in journal.read(0, 10)), "the last event")
+    finally:
+        assert link.stop(10)
+    events = [envelope.event for envelope in journal.read(0, 10)]
+    assert [event.type for event in events] == [EventType.STDOUT, EventType.GAP, EventType.HEALTH]
+    missed = orjson.loads(events[1].data)
+    assert missed == {"first": last - 3, "last": last - 1, "missed": 3, "reconciled": 0}
+    assert events[1].id == f"node-a/{events[0].run}/gap/{last - 3}-{last - 1}"
+
+
+def test_two_links_give_an_event_the_same_id(emulator: Emulator, journal: Journal, tmp_path: Path) -> None:
+    other = Journal(JournalOptions(path=tmp_path / "other"))
+    other.open()
+    links = [Link("node-a", options_for(emulator, scheme), at) for scheme, at in (("tcp", journal), ("wss", other))]
+    for link in links:
+        link.start()
+    try:
+        for link in links:
+            wait_for(lambda link=link: link.status().up, "both links")  # type: ignore[misc]
+        emulator.emit_many([("web", "STATUS", {"status": "disabled", "previous_status": "enabled"})] * 50)
+        for at in (journal, other):
+            wait_for(lambda at=at: at.status().events >= 50, "the events")  # type: ignore[misc]
+        ids = [[envelope.event.id for envelope in at.read(0, 100)] for at in (journal, other)]
+        assert ids[0] == ids[1]
+        assert len(set(ids[0])) == 50
+    finally:
+        for link in links:
+            assert link.stop(10)
+        other.close()
+
+
+def test_the_token_is_renewed_before_it_expires(
+    emulator: Emulator, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshbridge.link.credentials._RENEW_AT", 0.005)  # 0.3 s of the least lifetime of 60 s
+    link = Link("node-a", options_for(emulator, "tcp", token_expire=60), journal)
+    link.start()
+    try:
+        wait_for(lambda: link.status().up, "the link")
+        first = link.status().token_expires_at
+        assert first is not None
+        wait_for(lambda: (link.status().token_expires_at or 0) > first, "a renewed token")
+        assert link.status().connects == 1
+        assert link.requests.list_apps(10) is not None
+    finally:
+        assert link.stop(10)
+
+
+def test_a_trial_names_the_permissions_that_are_missing(emulator: Emulator) -> None:
+    assert try_daemon("node-a", options_for(emulator, "tcp")).missing_permissions == ()
+    view = options_for(emulator, "wss", username="mesh", password=SecretStr("mesh123"))
+    assert try_daemon("node-a", view).missing_permissions == ("app-subscribe",)
+    with pytest.raises(AppMeshError, match="login as 'admin' refused"):
+        try_daemon("node-a", options_for(emulator, "https", password=SecretStr("nope")))
