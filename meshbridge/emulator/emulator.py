@@ -25,7 +25,7 @@ from meshbridge.emulator.processes import Reaper
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
 from meshbridge.emulator.tcp import TcpProtocol
-from meshbridge.emulator.web_server import WebServer
+from meshbridge.emulator.web_server import CLOSE_SECONDS, WebServer
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ Address = tuple[str, int]
 T = TypeVar("T")
 
 EMIT_CHUNK = 500
-"""Events between two looks at the clients' queues: small against the 10,000 at which they are cut off."""
+EMIT_CHUNK_BYTES = 256 * 1024
+"""Between two looks at the clients' queues: small against what they may hold before they are cut off."""
 
 BACKLOG_SHARE = 2
 """``emit_many`` waits for a client whose queue is fuller than one part in so many of its limit."""
@@ -206,7 +207,7 @@ class Emulator:
         server = None
         if "tcp" in sockets:
             server = await asyncio.get_running_loop().create_server(
-                lambda: TcpProtocol(daemon, options, self._tcp), sock=sockets["tcp"], ssl=context
+                lambda: TcpProtocol(daemon, options, self._tcp), sock=sockets["tcp"], ssl=context, ssl_shutdown_timeout=CLOSE_SECONDS
             )
         self._web = [
             WebServer(daemon, options, sockets[name], context, messages=name == "wss")
@@ -229,24 +230,28 @@ class Emulator:
 
     async def _emit_many(self, daemon: Daemon, events: Iterable[tuple[str, str, Any]]) -> int:
         hub = daemon.hub
-        count = 0
-        for count, (app, event_type, data) in enumerate(events, start=1):
+        stalled: dict[Connection, int] = {}
+        events_left, bytes_before = EMIT_CHUNK, hub.pushed_bytes
+        for app, event_type, data in events:
             hub.emit(app, event_type, data)
-            if count % EMIT_CHUNK == 0:
+            events_left -= 1
+            if not events_left or hub.pushed_bytes - bytes_before > EMIT_CHUNK_BYTES:
                 await asyncio.sleep(0)
-                await self._let_clients_read(list(hub.subscribers))
+                await self._let_clients_read(list(hub.subscribers), stalled)
+                events_left, bytes_before = EMIT_CHUNK, hub.pushed_bytes
         return hub.sequence
 
-    async def _let_clients_read(self, clients: Sequence[Connection]) -> None:
+    async def _let_clients_read(self, clients: Sequence[Connection], stalled: dict[Connection, int]) -> None:
+        """``stalled``: clients given up on, and what they had taken by then; they get another chance once they read."""
         loop = asyncio.get_running_loop()
         for client in clients:
             taken, since = client.taken_messages, loop.time()
-            while not client.closed and self._is_behind(client):
+            while not client.closed and self._is_behind(client) and stalled.get(client) != taken:
                 await asyncio.sleep(0.001)
                 if client.taken_messages != taken:
                     taken, since = client.taken_messages, loop.time()
                 elif loop.time() - since > STALL_SECONDS:
-                    break
+                    stalled[client] = taken
 
     def _is_behind(self, client: Connection) -> bool:
         if client.transport == "tcp":

@@ -72,6 +72,8 @@ class EventHub:
 
     def __init__(self, identifiers: Identifiers, record_limit: int = 0) -> None:
         self.sequence = 0
+        self.pushed_bytes = 0
+        """How much has been queued for clients, all copies counted."""
         self.history: deque[RecordedEvent] = deque(maxlen=record_limit)
         self._identifiers = identifiers
         self._subscriptions: dict[str, Subscription] = {}
@@ -133,14 +135,12 @@ class EventHub:
                     timestamp,
                 )
             body = common + subscription.body_end
-            subscription.connection.push(
-                b"".join(
-                    (
-                        _BEFORE_UUID, b"\xab", self._identifiers.next().encode(), _AFTER_UUID,
-                        _text_header(len(body)), body, subscription.tail(app, event_type),
-                    )
-                )
-            )  # fmt: skip
+            uuid = self._identifiers.next().encode()
+            length = _text_header(len(body))
+            tail = subscription.tail(app, event_type)
+            message = b"".join((_BEFORE_UUID, b"\xab", uuid, _AFTER_UUID, length, body, tail))
+            self.pushed_bytes += len(message)
+            subscription.connection.push(message)
         return self.sequence
 
     def _interested(self, app: str) -> Iterable[Subscription]:

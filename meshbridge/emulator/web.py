@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -303,7 +304,7 @@ async def _parts(receive: Receive) -> AsyncIterator[bytes]:
 async def _start(
     send: Send, status: int, content_type: str, headers: dict[str, str], cookies: list[str] | None = None
 ) -> None:
-    shown = [*HEADERS, *headers.items(), *(("Set-Cookie", cookie) for cookie in cookies or ())]
+    shown = [*HEADERS, ("Date", formatdate(usegmt=True)), *headers.items(), *(("Set-Cookie", cookie) for cookie in cookies or ())]
     if content_type:
         shown.append(("Content-Type", content_type))
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown]

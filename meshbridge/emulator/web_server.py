@@ -1,7 +1,10 @@
-"""A web application on a port, served by uvicorn inside the emulator's own event loop."""
+"""A web application on a port, by uvicorn's protocols in the emulator's own event loop.
+
+uvicorn's ``Server`` is not used: it cannot be told how long to wait for the other side of a TLS stream (asyncio's
+default of 30 s would hold up :meth:`WebServer.stop`), and it wakes up ten times a second.
+"""
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import struct
@@ -14,11 +17,13 @@ from meshbridge.emulator.web import WebApplication
 
 PING_SECONDS = 20.0
 MAX_MESSAGE_BYTES = 100 * 1024 * 1024
-STOP_SECONDS = 2
+
+CLOSE_SECONDS = 0.5
+"""How long a client has to end its side of a TLS stream before the connection is dropped."""
 
 
 class WebServer:
-    """One port. uvicorn's own server is used for its accept loop and timers; signals are not its business here."""
+    """One port; opened by :meth:`start`, and gone with all of its connections when :meth:`stop` returns."""
 
     def __init__(
         self, daemon: Daemon, options: EmulatorOptions, sock: socket.socket, context: ssl.SSLContext, *, messages: bool
@@ -26,11 +31,12 @@ class WebServer:
         try:
             import uvicorn  # noqa: PLC0415 not needed before an emulator runs
             import websockets  # noqa: F401, PLC0415 only the extra `demo` has it, and uvicorn imports it late
+            from uvicorn.server import ServerState  # noqa: PLC0415 as above
         except ImportError as error:
             sock.close()
             raise NotInstalled(error.name or "uvicorn") from error
         application: Any = WebApplication(daemon, options, messages=messages, abort=self._abort)
-        config = uvicorn.Config(
+        self._config = uvicorn.Config(
             application,
             ws="websockets-sansio" if messages else "none",
             ws_max_size=MAX_MESSAGE_BYTES,
@@ -40,40 +46,44 @@ class WebServer:
             lifespan="off",
             log_config=None,
             access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
         )
-        config.load()
-        config.ssl = context
-        self._server = uvicorn.Server(config)
+        self._config.load()
+        self._context = context
+        self._state = ServerState()
         self._socket = sock
-        self._task: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        while not self._server.started:
-            if self._task.done():
-                self._task.result()
-            await asyncio.sleep(0.001)
+        loop = asyncio.get_running_loop()
+        protocol: Any = self._config.http_protocol_class
+        self._server = await loop.create_server(
+            lambda: protocol(config=self._config, server_state=self._state, app_state={}, _loop=loop),
+            sock=self._socket,
+            ssl=self._context,
+            ssl_shutdown_timeout=CLOSE_SECONDS,
+        )
 
     async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        if self._server is not None:
+            self._server.close()
+        tasks = list(self._state.tasks)
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._state.connections:  # noqa: ASYNC110 uvicorn's set has no event; it is empty within CLOSE_SECONDS
+            await asyncio.sleep(0.005)
 
     def reset_all(self) -> None:
-        for connection in list(self._server.server_state.connections):
-            _reset(connection.transport)
+        for connection in list(self._state.connections):
+            if not connection.transport.is_closing():  # else it answers no question any more, and is gone soon
+                sock = connection.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.transport.abort()
 
     def _abort(self, client: tuple[str, int]) -> None:
-        for connection in list(self._server.server_state.connections):
-            if connection.transport.get_extra_info("peername")[:2] == client:
-                connection.transport.abort()
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+        for connection in list(self._state.connections):
+            transport = connection.transport
+            if not transport.is_closing() and transport.get_extra_info("peername")[:2] == client:
+                transport.abort()
