@@ -207,7 +207,10 @@ class Emulator:
         server = None
         if "tcp" in sockets:
             server = await asyncio.get_running_loop().create_server(
-                lambda: TcpProtocol(daemon, options, self._tcp), sock=sockets["tcp"], ssl=context, ssl_shutdown_timeout=CLOSE_SECONDS
+                lambda: TcpProtocol(daemon, options, self._tcp),
+                sock=sockets["tcp"],
+                ssl=context,
+                ssl_shutdown_timeout=CLOSE_SECONDS,
             )
         self._web = [
             WebServer(daemon, options, sockets[name], context, messages=name == "wss")

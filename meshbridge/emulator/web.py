@@ -304,7 +304,12 @@ async def _parts(receive: Receive) -> AsyncIterator[bytes]:
 async def _start(
     send: Send, status: int, content_type: str, headers: dict[str, str], cookies: list[str] | None = None
 ) -> None:
-    shown = [*HEADERS, ("Date", formatdate(usegmt=True)), *headers.items(), *(("Set-Cookie", cookie) for cookie in cookies or ())]
+    shown = [
+        *HEADERS,
+        ("Date", formatdate(usegmt=True)),
+        *headers.items(),
+        *(("Set-Cookie", cookie) for cookie in cookies or ()),
+    ]
     if content_type:
         shown.append(("Content-Type", content_type))
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown]

@@ -122,7 +122,10 @@ def test_a_subscription_in_the_same_step_misses_nothing_and_events_come_before_t
     with TcpClient(emulator.tcp_address, emulator.ca_file) as client:
         client.login()
         shown = client.json(
-            "PUT", "/appmesh/app/quick", {"name": "quick", "command": "echo quick"}, subscribe_events="START,EXIT,STDOUT"
+            "PUT",
+            "/appmesh/app/quick",
+            {"name": "quick", "command": "echo quick"},
+            subscribe_events="START,EXIT,STDOUT",
         )
         assert [event["event_type"] for event in client.events] == ["START"]
         client.wait_type("quick", "EXIT")
@@ -191,8 +194,12 @@ def test_a_run_of_an_existing_app_is_numbered(client: TcpClient) -> None:
 
 def test_injected_events_reach_subscribers_in_order_and_in_number(emulator: Emulator, client: TcpClient) -> None:
     first = emulator.emit("load", "STATUS", {"status": "enabled", "previous_status": "disabled"})
+
+    def read() -> None:
+        client.wait_event(lambda event: bool(event["sequence"] == first + 30_000))
+
     load = (("load", "STDOUT", {"output": "é", "position": place}) for place in range(30_000))
-    with thread(lambda: client.wait_event(lambda event: event["sequence"] == first + 30_000) and None, "reader"):
+    with thread(read, "reader"):
         last = emulator.emit_many(load)
     numbers = [event["sequence"] for event in client.of("load")]
     assert numbers == list(range(first, last + 1))

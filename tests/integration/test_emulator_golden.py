@@ -1,9 +1,11 @@
 """The emulator answers what a real daemon answered: the recorded exchanges again, in order, over TCP."""
 
+import base64
 import json
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 from meshbridge.appmesh.tcp_messages import ResponseMessage
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.emulator.tokens import totp_codes_now
-from tests.support import wait_for
 from tests.unit.emulator.golden import event_story, records, shape
 from tests.unit.emulator.wire_client import TcpClient
 
@@ -23,8 +24,6 @@ BACK_TO_ADMIN = 42
 FRAMES_OF_A_FILE = 86, 87, 89, 114, 115, 118
 OWN_BEHAVIOUR = 91
 """Unsubscribing failed there only because the file transfer before had cost the recorder its connection."""
-
-LONGER_LISTS = {"net", "fs"}
 
 TASK_SERVER = """
 import sys
@@ -105,8 +104,6 @@ class Replay:
 
 
 def _unbase64(text: str) -> str:
-    import base64
-
     return base64.b64decode(text).decode()
 
 
@@ -126,35 +123,38 @@ def test_answers_are_those_of_the_real_daemon(replay: Replay) -> None:
         _arrange(replay, number, record["operation"])
         answer = replay.send(number, record)
         if number != OWN_BEHAVIOUR:
-            assert _like({**record["response"], "body": replay.filled(record["response"]["body"])}, answer), (number, record["operation"], record["response"], answer)
+            assert _like({**record["response"], "body": replay.filled(record["response"]["body"])}, answer), (
+                number,
+                record["operation"],
+                record["response"],
+                answer,
+            )
     _events_are_alike(replay)
 
 
 def _arrange(replay: Replay, number: int, operation: str) -> None:
     """Waits for what the recorder had slept for."""
     watcher = replay.watcher
-    if operation == "get_app short":
-        watcher.wait_type("rec-short", "EXIT")
-    elif operation == "get_app long":
-        watcher.wait_type("rec-long", "HEALTH")
-    elif operation == "get_app_output long pos":
-        watcher.wait_event(lambda event: event["app_name"] == "rec-long" and _position(event) >= 35)
-    elif number == 67:  # the first look after enabling
-        watcher.wait_event(lambda _event: len(watcher.of("rec-long", "HEALTH")) >= 3)
-    elif operation == "get_app cron":
-        watcher.wait_type("rec-cron", "EXIT")
-    elif number == 75:  # rec-int is removed after two runs
-        watcher.wait_type("rec-int", "EXIT", 2)
-    elif operation == "get_app_output task":
-        watcher.wait_type("rec-task", "START")
-    elif number == 79:
-        watcher.wait_event(lambda event: event["event_type"] == "STDOUT" and event["data"]["output"] == "async1\n")
-    elif number == 80:
-        watcher.wait_event(lambda event: event["event_type"] == "EXIT" and event["data"]["exit_code"] == 5)
-    elif operation == "delete_app" and number == 83:
-        watcher.wait_type("rec-sub", "EXIT")
-    elif operation == "get_app full":
-        wait_for(lambda: replay.client is not None)
+    by_number: dict[int, Callable[[], object]] = {
+        67: lambda: watcher.wait_type("rec-long", "HEALTH", 3),  # the first look after enabling
+        75: lambda: watcher.wait_type("rec-int", "EXIT", 2),  # removed after two runs
+        79: lambda: watcher.wait_event(lambda event: _output(event) == "async1\n"),
+        80: lambda: watcher.wait_type(replay.made["8yJmUXZ938v"], "EXIT"),
+        83: lambda: watcher.wait_type("rec-sub", "EXIT"),
+    }
+    by_operation: dict[str, Callable[[], object]] = {
+        "get_app short": lambda: watcher.wait_type("rec-short", "EXIT"),
+        "get_app long": lambda: watcher.wait_type("rec-long", "HEALTH"),
+        "get_app_output long pos": lambda: watcher.wait_event(lambda event: _position(event) >= 35),
+        "get_app cron": lambda: watcher.wait_type("rec-cron", "EXIT"),
+    }
+    wait = by_number.get(number) or by_operation.get(operation)
+    if wait is not None:
+        wait()
+
+
+def _output(event: dict[str, Any]) -> str:
+    return str(event["data"]["output"]) if event["event_type"] == "STDOUT" else ""
 
 
 def _position(event: dict[str, Any]) -> int:
@@ -167,8 +167,6 @@ def _carry_file(replay: Replay, record: dict[str, Any]) -> None:
     if record["direction"] == ">":
         replay.client.send(b"x" * size)
     else:
-        import time
-
         received = b"".join(iter(lambda: replay.client.receive_body(time.monotonic() + 10), b""))
         assert received == b"x" * size
 

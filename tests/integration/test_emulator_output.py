@@ -62,7 +62,9 @@ def test_bytes_that_are_no_utf8_come_as_replacement_characters_in_events_and_as_
 ) -> None:
     register(client, "out-bytes")
     client.wait_type("out-bytes", "EXIT")
-    told = [event["event"]["data"] for event in RECORDS if "event" in event and event["event"]["app_name"] == "out-bytes"]
+    told = [
+        event["event"]["data"] for event in RECORDS if "event" in event and event["event"]["app_name"] == "out-bytes"
+    ]
     expected = [data for data in told if "output" in data]
     assert [event["data"] for event in client.of("out-bytes", "STDOUT")] == expected
     response, answer = replay(client, "get_app_output raw bytes")
@@ -164,7 +166,12 @@ def test_metadata_is_what_the_process_reads(client: TcpClient) -> None:
 
 def test_environment_and_directory_are_the_apps_own(client: TcpClient) -> None:
     client.add_app(
-        "env", "echo $A $S $APP_MESH_APPLICATION_NAME; pwd", shell=True, working_dir="/tmp", env={"A": "b"}, sec_env={"S": "c"}
+        "env",
+        "echo $A $S $APP_MESH_APPLICATION_NAME; pwd",
+        shell=True,
+        working_dir="/tmp",
+        env={"A": "b"},
+        sec_env={"S": "c"},
     )
     client.wait_type("env", "EXIT")
     assert client.request("GET", "/appmesh/app/env/output").body == b"b c env\n/tmp\n"

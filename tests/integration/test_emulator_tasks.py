@@ -111,7 +111,14 @@ def test_a_task_outlives_the_process_that_died_over_it(client: TcpClient, worker
 
 
 def test_a_bridge_needs_no_more_than_the_least_role(emulator: Emulator, client: TcpClient) -> None:
-    permissions = "app-subscribe app-view app-view-all app-output-view host-resource-view user-token-renew".split()
+    permissions = [
+        "app-subscribe",
+        "app-view",
+        "app-view-all",
+        "app-output-view",
+        "host-resource-view",
+        "user-token-renew",
+    ]
     client.json("POST", "/appmesh/role/bridge", permissions)
     client.json("PUT", "/appmesh/user/bridge", {"key": "pw", "roles": ["bridge"], "group": "user"})
     client.add_app("web", "echo hi")
@@ -176,7 +183,9 @@ def _refused(client: TcpClient) -> Any:
 # --- the wire and other nodes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b"\x07\xc7\x07\xf8\xff\xff\xff\xff", b"\x07\xc7\x07\xf8\0\0\0\1\x01"])
+@pytest.mark.parametrize(
+    "noise", [b"GET / HTTP/1.1\r\n\r\n", b"\x07\xc7\x07\xf8\xff\xff\xff\xff", b"\x07\xc7\x07\xf8\0\0\0\1\x01"]
+)
 def test_bytes_that_are_no_frame_end_the_connection_without_an_answer(emulator: Emulator, noise: bytes) -> None:
     with TcpClient(emulator.tcp_address, emulator.ca_file) as client:
         client.socket.sendall(noise)
@@ -184,7 +193,9 @@ def test_bytes_that_are_no_frame_end_the_connection_without_an_answer(emulator: 
             client.receive()
 
 
-def test_a_request_is_forwarded_to_another_node_and_events_stay_where_they_are(client: TcpClient, emulator: Emulator) -> None:
+def test_a_request_is_forwarded_to_another_node_and_events_stay_where_they_are(
+    client: TcpClient, emulator: Emulator
+) -> None:
     with Emulator(EmulatorOptions(node_name="node-b", wss_port=None, https_port=None)) as other:
         emulator.join(other)
         host, port = other.tcp_address or ("", 0)
@@ -214,7 +225,9 @@ def test_metrics_have_a_family_for_each_app_where_a_port_is_set() -> None:
         first = client.request("GET", "/appmesh/metrics", headers={"Authorization": ""})
         second = client.request("GET", "/appmesh/metrics").body.decode()
         pid = client.json("GET", "/appmesh/app/web")["pid"]
-    assert 'appmesh_application_process_resident_memory_bytes{application="web",host="node-a"} 0\n' in first.body.decode()
+    assert (
+        'appmesh_application_process_resident_memory_bytes{application="web",host="node-a"} 0\n' in first.body.decode()
+    )
     assert 'appmesh_application_process_resident_memory_bytes{application="web",host="node-a"} 0\n' not in second
     assert f'appmesh_application_process_id{{application="web",host="node-a"}} {pid}\n' in second
     assert second.count("appmesh_application_running{") == 1  # none for the one-off run

@@ -138,7 +138,9 @@ def test_a_file_goes_up_as_a_form_and_comes_down_with_its_mode(web: Browser, tmp
     assert (missing.status_code, missing.json()) == (406, {"message": "file not found"})
 
 
-def test_a_file_sent_to_the_wss_port_is_thrown_away_and_answered_with_a_token(emulator: Emulator, tmp_path: Path) -> None:
+def test_a_file_sent_to_the_wss_port_is_thrown_away_and_answered_with_a_token(
+    emulator: Emulator, tmp_path: Path
+) -> None:
     remote = tmp_path / "file"
     with Browser(emulator, wss_port=True) as browser:
         headers = {"Authorization": f"Bearer {browser.sign_in()}", "X-File-Path": str(remote)}

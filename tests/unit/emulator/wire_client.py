@@ -21,7 +21,7 @@ Event = dict[str, Any]
 Address = tuple[str, int]
 
 
-class Closed(Exception):
+class Closed(Exception):  # noqa: N818 an outcome
     """The daemon has ended the connection."""
 
 
@@ -193,4 +193,4 @@ class WssClient(WireClient):
         return data
 
     def close(self) -> None:
-        self.socket.shutdown()
+        self.socket.shutdown()  # type: ignore[no-untyped-call]  # closes it, whatever its state
