@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -115,10 +116,17 @@ class Process:
         self.end(signal.SIGKILL)
 
 
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
 class Mosquitto:
     """A real mosquitto, which can be stopped and started again at the same place."""
 
     def __init__(self, directory: Path, extra: str = "") -> None:
+        """``extra`` is added to its settings; what stands before a ``listener`` there belongs to the plain one."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port()
@@ -127,7 +135,7 @@ class Mosquitto:
         self._process: Process | None = None
 
     def start(self) -> None:
-        settings = f"listener {self.port} 127.0.0.1\nmax_queued_messages 0\nmax_inflight_messages 0\n"
+        settings = f"listener {self.port} 127.0.0.1\nmax_queued_messages 1000000\n"
         if "allow_anonymous" not in self._extra:
             settings += "allow_anonymous true\n"
         config = self.directory / "mosquitto.conf"
@@ -135,12 +143,8 @@ class Mosquitto:
         binary = program("mosquitto")
         assert binary is not None
         self._process = Process([binary, "-c", str(config)], self.directory / "mosquitto.log")
-        wait_for(self._listens, f"mosquitto on {self.port}: {self._process.output()}")
-
-    def _listens(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
+        for port in re.findall(r"^listener (\d+)", config.read_text(), re.MULTILINE):
+            wait_for(lambda port=port: _listens(int(port)), f"mosquitto on {port}: {self._process.output()}")  # type: ignore[misc]
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:

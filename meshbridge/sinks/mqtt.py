@@ -1,13 +1,13 @@
-"""Publishes events to an MQTT broker (MQTT 5 and 3.1.1, by paho-mqtt).
+"""Publishes events to an MQTT broker (MQTT 5 and 3.1.1).
 
-paho's network loop is driven here, by the thread that sends, and the window of unacknowledged messages is kept small:
-its own thread and a large window are less than half as fast (DESIGN.md, 'Figures to reach').
+paho-mqtt connects, authenticates and keeps the connection alive; its network loop is driven here, by the thread that
+sends. Publishing itself goes past it (:mod:`meshbridge.sinks.mqtt_publishing`): the packets of a whole window leave in
+one send, and of what comes in only packets that are no acknowledgements are handed to paho.
 """
 
 import contextlib
 import select
 import ssl
-import struct
 import time
 import uuid
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -26,18 +26,31 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Duration, Format, SecretFiles, Tls
 from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.mqtt_publishing import (
+    FAILURE,
+    PUBREC,
+    Acknowledgements,
+    Flight,
+    packed_properties,
+    publish,
+    pubrel,
+)
+from meshbridge.sinks.mqtt_tap import Tap
 from meshbridge.sinks.options import SinkOptions
 
 __all__ = ["MqttOptions", "MqttSink"]
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _PLACES = frozenset({"daemon", "app", "event"})
-_WINDOW = 64  # messages in flight; more gains nothing on a local broker and costs paho time for each
+_WINDOW = 256  # messages in flight, unless the broker wants fewer; more gains nothing on a local broker
+# At QoS 2 a 3.1.1 broker can't say how many it takes, and mosquitto's default cuts off whoever sends more than this.
+_QOS_2_WINDOW = 20
 _MAX_POLL_SECONDS = 0.5
+_FIRST_PACKET_ID, _LAST_PACKET_ID = 1000, 65535  # those below are paho's, for what it sends itself
 # MQTT 5, 3.4.2.1: what a broker may say to a PUBLISH. These will not change by themselves:
 _NEVER = frozenset({0x90, 0x95, 0x99})  # topic name invalid, packet too large, payload format invalid
-_FAILURE = 0x80  # reason codes from here on are failures
-_PACKET_OVERHEAD_BYTES = 16  # fixed header, lengths and packet id of a PUBLISH, at most
+_MAX_TOPIC_BYTES = 65_535  # 1.5.4
+_MAX_PACKET_BYTES = 268_435_455  # 2.1.4
 
 
 class MqttOptions(SinkOptions, SecretFiles):
@@ -136,7 +149,10 @@ class MqttSink:
         self._max_packet_bytes: int | None = None
         self._connack: ReasonCode | None = None
         self._lost: str | None = None  # why the connection ended, once it has
-        self._acks: list[tuple[int, int]] = []  # (packet id, reason code), in the order they came
+        self._tap: Tap | None = None
+        self._incoming = Acknowledgements()
+        self._acks: list[tuple[int, int, int]] = []  # (packet type, packet id, reason code), in the order they came
+        self._packet_id = _FIRST_PACKET_ID
         self._topic = lru_cache(maxsize=8192)(self._make_topic)
 
     @property
@@ -155,10 +171,13 @@ class MqttSink:
         try:
             client.connect(host, port, keepalive=int(self._options.keepalive))
             self._client = client
+            self._tap = Tap(client)
             while self._connack is None:
                 if time.monotonic() >= deadline:
                     raise NotConnected(f"broker {self._place} accepts but does not answer", reason="timeout")
                 self._pump(deadline)
+                if self._connack is None:  # a broker that refuses says so, and then goes
+                    self._raise_if_lost(0)
         except (OSError, ValueError, paho.WebsocketConnectionError) as error:
             self.close(0)
             raise NotConnected(self._explain(error), reason="unreachable") from error
@@ -168,22 +187,17 @@ class MqttSink:
         self._raise_if_refused(self._connack)
 
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
-        client = self._connected()
+        self._connected()
         deadline = time.monotonic() + timeout_seconds
-        flight = _Flight(len(batch))
+        flight = Flight(len(batch))
         while flight.acknowledged < flight.end:
-            try:
-                while flight.sent < flight.end and len(flight.packets) < self._window:
-                    flight.begin(self._publish(client, batch[flight.sent].event))
-            except Refused as refused:
-                flight.refuse(refused)  # told once those before it are safe
-            except NotConnected as lost:
-                lost.acknowledged = flight.acknowledged
-                raise
-            if flight.packets and not self._acks:
+            packets = self._next_packets(batch, flight)
+            if packets:
+                self._send(b"".join(packets), deadline, flight.acknowledged)
+            if self._options.qos == 0:
+                flight.handed_over()
+            elif flight.packets:
                 self._wait(deadline, flight)
-            flight.settle(self._acks)
-            self._acks.clear()
         if flight.end < len(batch):
             self._drain(deadline, flight)
             raise flight.refused or self._refusal(batch[flight.end].event, flight)
@@ -195,85 +209,109 @@ class MqttSink:
 
     def close(self, timeout_seconds: float) -> None:
         client, self._client = self._client, None
-        self._connack = self._lost = None
-        self._acks.clear()
+        self._connack = self._lost = self._tap = None
+        self._incoming = Acknowledgements()
         if client is None:
             return
         client.on_disconnect = None
-        with contextlib.suppress(Exception):
-            client.disconnect()
-            if timeout_seconds and client.want_write():
-                client.loop_write()
-        # paho closes its socket only when it is told that it was lost.
         sock = client.socket()
-        if sock is not None:
+        with contextlib.suppress(Exception):
+            if timeout_seconds:
+                client.disconnect()  # sends at once
+        if sock is not None:  # paho closes its socket only when it is told that it was lost
             with contextlib.suppress(OSError):
                 sock.close()
 
     # --- publishing ----------------------------------------------------------------------------------------------
 
-    def _publish(self, client: paho.Client, event: Event) -> int:
-        """Hands one message to paho and gives its packet id.
+    def _next_packets(self, batch: Sequence[Envelope], flight: Flight) -> list[bytes]:
+        """As many PUBLISH packets as the window has room for."""
+        packets: list[bytes] = []
+        try:
+            while flight.sent < flight.end and len(flight.packets) < self._window:
+                packets.append(self._packet(batch[flight.sent].event))
+                flight.begin(self._packet_id)
+        except Refused as refused:
+            flight.refuse(refused)  # told once those before it are safe
+        return packets
+
+    def _packet(self, event: Event) -> bytes:
+        """One event as a PUBLISH, under the next packet id.
 
         Raises:
             Refused: no broker, or not this one, would take it.
-            NotConnected: the connection is lost.
 
         """
         topic = self._topic(event.daemon, event.app, event.type.label)
         payload = encode(event, self._options.format)
-        properties = self._properties(event) if self._v5 else None
-        limit = self._max_packet_bytes
-        if limit is not None:
-            size = _PACKET_OVERHEAD_BYTES + len(topic.encode()) + len(payload)
-            size += len(properties.packed) if properties else 0
-            if size > limit:
-                raise Refused(f"message of {size} bytes: broker {self._place} takes {limit}", reason="too_large")
-        try:
-            info = client.publish(topic, payload, self._options.qos, properties=properties)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise Refused(f"cannot publish to {topic!r}: {error}", reason="invalid") from error
-        if self._lost is not None or info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN:
-            raise NotConnected(self._lost or f"no connection to broker {self._place}", reason="connection_lost")
-        return info.mid
+        properties = self._properties(event) if self._v5 else b""
+        if len(topic) > _MAX_TOPIC_BYTES:
+            raise Refused(f"topic of {len(topic)} bytes; MQTT has {_MAX_TOPIC_BYTES}", reason="invalid")
+        self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
+        packet = publish(topic, payload, self._options.qos, self._packet_id, properties)
+        limit = min(self._max_packet_bytes or _MAX_PACKET_BYTES, _MAX_PACKET_BYTES)
+        if len(packet) > limit:
+            raise Refused(f"message of {len(packet)} bytes: broker {self._place} takes {limit}", reason="too_large")
+        return packet
 
-    def _properties(self, event: Event) -> "_PackedProperties":
-        if self._options.format is Format.BINARY:
-            attributes = cloudevent_attributes(event)
-            content_type = attributes.pop("datacontenttype")
-            return _PackedProperties(content_type, attributes)
-        cloudevents = self._options.format is Format.CLOUDEVENTS
-        return _PackedProperties(
-            "application/cloudevents+json" if cloudevents else "application/json", {"id": event.id}
-        )
+    def _properties(self, event: Event) -> bytes:
+        match self._options.format:
+            case Format.BINARY:
+                attributes = cloudevent_attributes(event)
+                return packed_properties(attributes.pop("datacontenttype"), attributes)
+            case Format.CLOUDEVENTS:
+                return packed_properties("application/cloudevents+json", {"id": event.id})
+            case Format.RAW:
+                return packed_properties("application/json", {"id": event.id})
 
-    def _make_topic(self, daemon: str, app: str, event: str) -> str:
-        return self._options.topic.format(daemon=_level(daemon), app=_level(app), event=event)
+    def _make_topic(self, daemon: str, app: str, event: str) -> bytes:
+        return self._options.topic.format(daemon=_level(daemon), app=_level(app), event=event).encode()
 
-    def _refusal(self, event: Event, flight: "_Flight") -> SinkError:
+    def _refusal(self, event: Event, flight: Flight) -> SinkError:
         reason = flight.reasons[flight.end]
         assert reason is not None
         name = str(ReasonCode(PacketTypes.PUBACK, identifier=reason))
-        message = f"broker {self._place} refused event {event.id}: {name} (topic {self._topic_of(event)})"
+        topic = self._topic(event.daemon, event.app, event.type.label).decode()
+        message = f"broker {self._place} refused event {event.id}: {name} (topic {topic})"
         if reason in _NEVER:
             return Refused(message, acknowledged=flight.acknowledged)
         return Retry(message, acknowledged=flight.acknowledged, reason=name.lower().replace(" ", "_"))
 
-    def _topic_of(self, event: Event) -> str:
-        return self._topic(event.daemon, event.app, event.type.label)
+    # --- the network ---------------------------------------------------------------------------------------------
 
-    # --- the network loop ----------------------------------------------------------------------------------------
+    def _send(self, data: bytes, deadline: float, acknowledged: int) -> None:
+        """Hands ``data`` to the socket; acknowledgements that come meanwhile are kept.
 
-    def _wait(self, deadline: float, flight: "_Flight") -> None:
-        """Runs the network loop until an acknowledgement comes.
+        Raises:
+            NotConnected: the connection is lost, or the broker takes nothing in time.
+
+        """
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                self._raise_if_lost(acknowledged)
+                tap = self._tap
+                assert tap is not None
+                try:
+                    sent += tap.send(view[sent:])
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    if time.monotonic() >= deadline:
+                        raise NotConnected(
+                            f"broker {self._place} takes nothing", acknowledged=acknowledged, reason="timeout"
+                        ) from None
+                    self._pump(deadline, to_write=True)
+                except OSError as error:
+                    self._lost = f"connection to broker {self._place} lost: {error.strerror or error}"
+
+    def _wait(self, deadline: float, flight: Flight) -> None:
+        """Waits for an acknowledgement, and settles all that have come.
 
         Raises:
             NotConnected: the connection is lost, or the broker acknowledges nothing in time.
 
         """
         while not self._acks:
-            if self._lost is not None:
-                raise NotConnected(self._lost, acknowledged=flight.acknowledged, reason="connection_lost")
+            self._raise_if_lost(flight.acknowledged)
             if time.monotonic() >= deadline:
                 raise NotConnected(
                     f"broker {self._place} acknowledges nothing: {len(flight.packets)} messages wait",
@@ -281,39 +319,64 @@ class MqttSink:
                     reason="timeout",
                 )
             self._pump(deadline)
+        acks, self._acks = self._acks, []
+        releases = []
+        for kind, packet_id, reason in acks:
+            if kind == PUBREC and reason < FAILURE:
+                releases.append(pubrel(packet_id))
+            else:
+                flight.settle(packet_id, reason)
+        if releases:
+            self._send(b"".join(releases), deadline, flight.acknowledged)
 
-    def _drain(self, deadline: float, flight: "_Flight") -> None:
+    def _drain(self, deadline: float, flight: Flight) -> None:
         """Waits for what is in flight behind a refused message, so that no late answer is taken for another's."""
         with contextlib.suppress(NotConnected):
             while flight.packets:
                 self._wait(deadline, flight)
-                flight.settle(self._acks)
-                self._acks.clear()
 
-    def _pump(self, deadline: float) -> None:
-        """One turn of paho's loop: waits for the socket until ``deadline``, half a second at most."""
-        client = self._client
+    def _pump(self, deadline: float, *, to_write: bool = False) -> None:
+        """Waits for the socket until ``deadline``, half a second at most; takes what has come, and lets paho work."""
+        client, tap = self._client, self._tap
         assert client is not None
-        sock = client.socket()
-        if sock is None:
+        assert tap is not None
+        if client.socket() is None:
             self._lost = self._lost or f"connection to broker {self._place} lost"
             return
-        if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
-            wanted = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
-            self._poller.register(sock, wanted)
+        if not tap.has_buffered():
+            seconds = min(_MAX_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+            writing = to_write or client.want_write()
+            self._poller.register(tap, select.POLLIN | (select.POLLOUT if writing else 0))
             try:
-                seconds = min(_MAX_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
-                ready = self._poller.poll(int(seconds * 1000) + (1 if seconds else 0))
+                self._poller.poll(int(seconds * 1000) + (1 if seconds else 0))
             finally:
-                self._poller.unregister(sock)
-        else:
-            ready = [(sock.fileno(), select.POLLIN)]
-        events = ready[0][1] if ready else 0
-        if events & (select.POLLIN | select.POLLERR | select.POLLHUP):
-            client.loop_read()
+                self._poller.unregister(tap)
+        self._read(client, tap)
         if client.want_write():
             client.loop_write()
         client.loop_misc()
+
+    def _read(self, client: paho.Client, tap: Tap) -> None:
+        try:
+            data = tap.read()
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError as error:
+            self._lost = f"connection to broker {self._place} lost: {error.strerror or error}"
+            return
+        if not data:
+            self._lost = self._lost or f"broker {self._place} closed the connection"
+            return
+        acks, others = self._incoming.take(data)
+        self._acks += acks
+        if others:
+            tap.give(others)
+            while tap.holds_packets() and client.socket() is not None:
+                client.loop_read()
+
+    def _raise_if_lost(self, acknowledged: int) -> None:
+        if self._lost is not None:
+            raise NotConnected(self._lost, acknowledged=acknowledged, reason="connection_lost")
 
     def _raise_if_refused(self, connack: ReasonCode) -> None:
         if connack.is_failure:
@@ -323,12 +386,10 @@ class MqttSink:
                 reason="refused_connection",
             )
 
-    def _connected(self) -> paho.Client:
+    def _connected(self) -> None:
         if self._client is None:
             raise NotConnected(f"not connected to broker {self._place}")
-        if self._lost is not None:
-            raise NotConnected(self._lost, reason="connection_lost")
-        return self._client
+        self._raise_if_lost(0)
 
     # --- paho ----------------------------------------------------------------------------------------------------
 
@@ -347,7 +408,9 @@ class MqttSink:
             client.ws_set_options(path=self._url.path or "/mqtt")
         if self._url.scheme in {"mqtts", "wss"}:
             try:
-                client.tls_set_context(options.tls.context())
+                context = options.tls.context()
+                context.sslsocket_class = _ClosingSocket
+                client.tls_set_context(context)
             except OSError as error:
                 raise NotConnected(
                     f"cannot load the TLS files of broker {self._place}: {error}", reason="tls"
@@ -357,24 +420,19 @@ class MqttSink:
                 client.username_pw_set(options.username, options.secret("password"))
             except OSError as error:
                 raise NotConnected(f"cannot read password_file: {error}", reason="secret") from error
-        # The window is kept here: paho's own accounting walks through all messages in flight at each acknowledgement.
-        client.max_inflight_messages_set(0)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_publish = self._on_publish
         return client
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
         self._connack = reason
         receive_maximum = getattr(properties, "ReceiveMaximum", None)
-        self._window = min(_WINDOW, receive_maximum or _WINDOW)
+        window = _QOS_2_WINDOW if self._options.qos == 2 else _WINDOW  # noqa: PLR2004 QoS 2
+        self._window = min(window, receive_maximum or window)
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
         self._lost = f"connection to broker {self._place} lost: {reason}"
-
-    def _on_publish(self, _client: Any, _userdata: Any, packet_id: int, reason: ReasonCode, _properties: Any) -> None:
-        self._acks.append((packet_id, reason.value))
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -387,66 +445,15 @@ class MqttSink:
         return f"cannot connect to broker {self._place}: {getattr(error, 'strerror', None) or error}"
 
 
-class _Flight:
-    """The messages of one write: which are sent, which acknowledged, and where the batch ends early."""
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, where paho would leave it open."""
 
-    def __init__(self, size: int) -> None:
-        self.packets: dict[int, int] = {}  # packet id -> place in the batch, of those in flight
-        self.reasons: list[int | None] = [None] * size  # the broker's reason code for each, once it has come
-        self.sent = 0
-        self.acknowledged = 0  # from the front
-        self.end = size  # nothing from here on counts: the first refused one, or the end of the batch
-        self.refused: Refused | None = None  # where it was refused here, before it was sent
-
-    def begin(self, packet_id: int) -> None:
-        self.packets[packet_id] = self.sent
-        self.sent += 1
-
-    def refuse(self, refused: Refused) -> None:
-        self.end, self.refused = self.sent, refused
-        refused.acknowledged = self.sent  # all before it will be, or another end is found first
-
-    def settle(self, acks: list[tuple[int, int]]) -> None:
-        for packet_id, reason in acks:
-            place = self.packets.pop(packet_id, None)
-            if place is None:
-                continue
-            self.reasons[place] = reason
-            if reason >= _FAILURE and place < self.end:
-                self.end, self.refused = place, None
-        while self.acknowledged < self.end and self.reasons[self.acknowledged] is not None:
-            self.acknowledged += 1
-
-
-class _PackedProperties:
-    """The properties of a PUBLISH (MQTT 5, 3.3.2.3), encoded: paho's own class builds tables for each message."""
-
-    __slots__ = ("packed",)
-
-    def __init__(self, content_type: str, user: dict[str, str]) -> None:
-        body = [b"\x03", _utf8(content_type)]
-        for key, value in user.items():
-            body += (b"\x26", _utf8(key), _utf8(value))
-        joined = b"".join(body)
-        self.packed = _varint(len(joined)) + joined
-
-    def pack(self) -> bytes:
-        """What paho asks of properties."""
-        return self.packed
-
-
-def _utf8(text: str) -> bytes:
-    encoded = text.encode()
-    return struct.pack("!H", len(encoded)) + encoded
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while True:
-        value, low = divmod(value, 128)
-        encoded.append(low | (0x80 if value else 0))
-        if not value:
-            return bytes(encoded)
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _level(name: str) -> str:

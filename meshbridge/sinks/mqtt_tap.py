@@ -1,0 +1,55 @@
+"""The socket between this sink, the broker and paho-mqtt."""
+
+import ssl
+from typing import Any
+
+import paho.mqtt.client as paho
+
+__all__ = ["Tap"]
+
+_READ_BYTES = 64 * 1024
+
+
+class Tap:
+    """Stands where paho's socket stood: this sink reads from the real one, and gives paho what is for paho."""
+
+    def __init__(self, client: paho.Client) -> None:
+        self._socket: Any = client.socket()
+        self._for_paho = bytearray()
+        client._sock = self  # type: ignore[assignment]  # noqa: SLF001 paho has no public place for it
+
+    # What this sink calls.
+
+    def read(self) -> bytes:
+        data: bytes = self._socket.recv(_READ_BYTES)
+        return data
+
+    def has_buffered(self) -> bool:
+        """Whether TLS has decrypted bytes that ``poll`` does not see."""
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+    def give(self, packets: bytes) -> None:
+        self._for_paho += packets
+
+    def holds_packets(self) -> bool:
+        return bool(self._for_paho)
+
+    # What paho calls.
+
+    def recv(self, size: int) -> bytes:
+        if not self._for_paho:
+            raise BlockingIOError
+        data = bytes(self._for_paho[:size])
+        del self._for_paho[:size]
+        return data
+
+    def send(self, data: bytes | memoryview) -> int:
+        sent: int = self._socket.send(data)
+        return sent
+
+    def fileno(self) -> int:
+        number: int = self._socket.fileno()
+        return number
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,200 @@
+"""The MQTT sink against a real mosquitto."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from meshbridge.options import Format, Tls
+from meshbridge.sinks.base import NotConnected, Refused, Retry
+from meshbridge.sinks.mqtt import MqttOptions, MqttSink
+from tests.support import Mosquitto, Subscriber, envelopes, free_port, make_event, program, wait_for
+
+pytestmark = pytest.mark.needs("mosquitto")
+
+
+def sink_for(url: str, **options: object) -> MqttSink:
+    return MqttSink(MqttOptions.model_validate({"type": "mqtt", "url": url} | options), "meshbridge-test")
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_every_event_arrives_once_and_in_order(mosquitto: Mosquitto, protocol: str, qos: int) -> None:
+    sink = sink_for(mosquitto.url, protocol=protocol, qos=qos)
+    batch = envelopes([make_event(number) for number in range(1, 1001)])
+    with Subscriber(mosquitto.port) as subscriber:
+        sink.connect(5)
+        sink.write(batch, 20)
+        sink.write(batch[:1], 20)
+        wait_for(lambda: len(subscriber.messages) == 1001, "1,001 messages")
+        sink.close(2)
+    ids = [event["id"] for event in subscriber.events()]
+    assert ids == [envelope.event.id for envelope in [*batch, batch[0]]]
+
+
+def test_binary_mode_carries_the_attributes_beside_the_data(mosquitto: Mosquitto) -> None:
+    sink = sink_for(mosquitto.url, format=Format.BINARY)
+    with Subscriber(mosquitto.port) as subscriber:
+        sink.connect(5)
+        sink.write(envelopes([make_event(7, "EXIT", data={"exit_code": 3})]), 5)
+        wait_for(lambda: subscriber.messages, "the message")
+        sink.close(2)
+    (message,) = subscriber.messages
+    assert message.payload == b'{"exit_code":3}'
+    properties = vars(message.properties)
+    assert properties["ContentType"] == "application/json"
+    assert ("type", "io.appmesh.app.exit") in properties["UserProperty"]
+    assert ("id", "node-a/1/7") in properties["UserProperty"]
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def secured(tmp_path: Path, authority: trustme.CA) -> Iterator[tuple[Mosquitto, dict[str, str]]]:
+    """A broker with TLS, websockets and a password; gives it with the URLs of its doors."""
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    passwords = tmp_path / "passwords"
+    tool = program("mosquitto_passwd")
+    assert tool is not None
+    subprocess.run([tool, "-b", "-c", str(passwords), "bridge", "hunter2"], check=True, capture_output=True)
+    passwords.chmod(0o644)
+    tmp_path.chmod(0o755)
+    tls, wss = free_port(), free_port()
+    files = f"certfile {tmp_path}/server.pem\nkeyfile {tmp_path}/server.pem\n"
+    extra = (
+        f"allow_anonymous false\npassword_file {passwords}\nuser root\n"
+        f"listener {tls} 127.0.0.1\n{files}listener {wss} 127.0.0.1\nprotocol websockets\n{files}"
+    )
+    with Mosquitto(tmp_path / "secured", extra) as broker:
+        yield broker, {"mqtts": f"mqtts://127.0.0.1:{tls}", "wss": f"wss://localhost:{wss}/mqtt", "mqtt": broker.url}
+
+
+@pytest.mark.parametrize("door", ["mqtt", "mqtts", "wss"])
+def test_tls_websockets_and_a_password(secured: tuple[Mosquitto, dict[str, str]], tmp_path: Path, door: str) -> None:
+    _, urls = secured
+    tls = Tls(ca_file=tmp_path / "ca.pem")
+    login = {"username": "bridge", "password": "hunter2"}
+    sink = sink_for(urls[door], tls=tls, **login)
+    sink.connect(5)
+    sink.write(envelopes([make_event(number) for number in range(1, 2001)]), 20)
+    sink.idle()
+    sink.close(2)
+    wrong = sink_for(urls[door], tls=tls, username="bridge", password="wrong")
+    with pytest.raises(NotConnected, match=r"refused the connection: Not authorized \(user 'bridge'\)") as caught:
+        wrong.connect(5)
+    assert "wrong" not in str(caught.value).replace("bridge", "")
+
+
+@pytest.mark.parametrize("door", ["mqtts", "wss"])
+def test_a_certificate_that_is_not_trusted_is_explained(secured: tuple[Mosquitto, dict[str, str]], door: str) -> None:
+    _, urls = secured
+    with pytest.raises(NotConnected, match=r"certificate of broker .* not trusted: .*set tls\.ca_file"):
+        sink_for(urls[door], username="bridge", password="hunter2").connect(5)
+
+
+def test_a_broker_that_is_not_there_is_named() -> None:
+    port = free_port()
+    with pytest.raises(NotConnected, match=f"cannot connect to broker 127.0.0.1:{port}: Connection refused"):
+        sink_for(f"mqtt://127.0.0.1:{port}").connect(5)
+
+
+def test_a_broker_that_ends_is_noticed_when_idle_and_when_writing(mosquitto: Mosquitto) -> None:
+    sink = sink_for(mosquitto.url)
+    sink.connect(5)
+    sink.idle()
+    mosquitto.stop()
+
+    def noticed() -> bool:
+        try:
+            sink.idle()
+        except NotConnected:
+            return True
+        return False
+
+    wait_for(noticed, "the loss")
+    with pytest.raises(NotConnected):
+        sink.write(envelopes([make_event(1)]), 5)
+    mosquitto.start()
+    sink.connect(5)
+    sink.write(envelopes([make_event(1)]), 5)
+    sink.close(2)
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_broker_that_stands_still_ends_the_write_in_time_with_what_is_acknowledged(
+    mosquitto: Mosquitto, protocol: str
+) -> None:
+    sink = sink_for(mosquitto.url, protocol=protocol)
+    sink.connect(5)
+    mosquitto.send(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        big = {"finished": False, "output": "x" * 100_000, "position": 0}
+        with pytest.raises(NotConnected, match=r"acknowledges nothing|takes nothing") as caught:
+            sink.write(envelopes([make_event(number, data=big) for number in range(1, 200)]), 0.5)
+        assert time.monotonic() - begun < 5  # the contract's limit, with room; not a measure of speed
+        assert caught.value.acknowledged == 0
+    finally:
+        mosquitto.send(signal.SIGCONT)
+    sink.close(2)
+
+
+def test_a_message_larger_than_the_broker_takes_is_refused_alone(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "small", "max_packet_size 4000\n") as broker, Subscriber(broker.port) as subscriber:
+        sink = sink_for(broker.url)
+        sink.connect(5)
+        big = make_event(3, data={"finished": False, "output": "x" * 5000, "position": 0})
+        with pytest.raises(Refused, match=r"broker 127.0.0.1:.* takes 4000") as caught:
+            sink.write(envelopes([make_event(1), make_event(2), big, make_event(4)]), 5)
+        assert caught.value.acknowledged == 2
+        sink.write(envelopes([make_event(4)]), 5)
+        wait_for(lambda: len(subscriber.messages) == 3, "the others")
+        sink.close(2)
+
+
+def test_a_topic_that_may_not_be_written_is_tried_again_and_the_broker_names_why(tmp_path: Path) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic readwrite meshbridge/node-a/web/#\n")
+    rules.chmod(0o644)
+    tmp_path.chmod(0o755)
+    with Mosquitto(tmp_path / "acl-broker", f"acl_file {rules}\nuser root\n") as broker:
+        sink = sink_for(broker.url)
+        sink.connect(5)
+        with pytest.raises(Retry, match=r"Not authorized \(topic meshbridge/node-a/db/stdout\)") as caught:
+            sink.write(envelopes([make_event(1), make_event(2, app="db"), make_event(3)]), 5)
+        assert caught.value.acknowledged == 1
+        assert caught.value.reason == "not_authorized"
+        sink.close(2)
+
+
+def test_keep_alive_is_served_while_idle(mosquitto: Mosquitto) -> None:
+    sink = sink_for(mosquitto.url, keepalive=5)
+    sink.connect(5)
+    client = sink._client
+    assert client is not None
+    client._last_msg_out -= 10  # as if nothing had been sent for long
+    sink.idle()
+    assert client._ping_t > 0
+
+    def answered() -> bool:
+        sink.idle()
+        return client._ping_t == 0
+
+    wait_for(answered, "the answer to the ping")
+    sink.close(2)
+
+
+def test_a_client_id_is_kept_and_each_sink_has_its_own(tmp_path: Path) -> None:
+    options = MqttOptions.model_validate({"type": "mqtt", "url": "mqtt://h"})
+    ids = [options.build(name, tmp_path)._client_id for name in ("a", "b", "a")]
+    assert ids[0] == ids[2] != ids[1]
+    assert all(client_id.startswith("meshbridge-") and len(client_id) <= 23 for client_id in ids)

@@ -1,0 +1,112 @@
+"""Our packets, as another implementation reads them (amqtt), and acknowledgements however the stream is cut."""
+
+import asyncio
+import itertools
+
+import pytest
+from amqtt.adapters import BufferReader
+from amqtt.mqtt.publish import PublishPacket
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from meshbridge.sinks.base import Refused
+from meshbridge.sinks.mqtt_publishing import Acknowledgements, Flight, packed_properties, publish, pubrel, varint
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=40)
+
+
+@given(
+    st.text(min_size=1, max_size=50, alphabet="abc/äß"),
+    st.binary(max_size=400),
+    st.sampled_from([0, 1, 2]),
+    st.integers(min_value=1, max_value=65535),
+)
+def test_another_implementation_reads_what_we_publish(topic: str, payload: bytes, qos: int, packet_id: int) -> None:
+    packet = publish(topic.encode(), payload, qos, packet_id, b"")
+    read = asyncio.run(PublishPacket.from_stream(BufferReader(packet)))
+    assert (read.topic_name, read.data, read.qos) == (topic, payload, qos)
+    assert not read.retain_flag
+    if qos:
+        assert read.packet_id == packet_id
+
+
+@given(texts, st.dictionaries(texts, texts, max_size=4))
+def test_properties_are_encoded_as_pahos_own(content_type: str, user: dict[str, str]) -> None:
+    expected = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    expected.ContentType = content_type
+    if user:
+        expected.UserProperty = list(user.items())
+    assert packed_properties(content_type, user) == expected.pack()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [(0, "00"), (127, "7f"), (128, "8001"), (16383, "ff7f"), (16384, "808001"), (268435455, "ffffff7f")],
+)
+def test_lengths_are_encoded_as_in_the_specification(value: int, encoded: str) -> None:
+    assert varint(value) == bytes.fromhex(encoded)
+
+
+acks = st.tuples(
+    st.sampled_from([4, 5, 7]), st.integers(min_value=1, max_value=65535), st.sampled_from([0, 0x10, 0x87])
+)
+other = st.sampled_from([b"\xd0\x00", b"\xe0\x02\x8b\x00", b"\x30\x81\x01" + b"x" * 129])
+
+
+@given(st.lists(acks | other, max_size=12), st.lists(st.integers(min_value=0, max_value=1000), max_size=8))
+def test_acknowledgements_are_told_from_other_packets_however_the_stream_is_cut(
+    packets: list[tuple[int, int, int] | bytes], cuts: list[int]
+) -> None:
+    stream = b""
+    for packet in packets:
+        if isinstance(packet, bytes):
+            stream += packet
+        else:
+            kind, packet_id, reason = packet
+            body = packet_id.to_bytes(2, "big") + (bytes((reason, 0)) if reason else b"")
+            stream += bytes((kind << 4, len(body))) + body
+    incoming = Acknowledgements()
+    edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    found: list[tuple[int, int, int]] = []
+    others = b""
+    for start, end in itertools.pairwise(edges):
+        some, rest = incoming.take(stream[start:end])
+        found += some
+        others += rest
+    assert found == [packet for packet in packets if not isinstance(packet, bytes)]
+    assert others == b"".join(packet for packet in packets if isinstance(packet, bytes))
+
+
+def test_a_release_is_the_packet_of_the_specification() -> None:
+    assert pubrel(0x0102) == bytes.fromhex("62020102")
+
+
+def test_only_the_front_counts_as_acknowledged() -> None:
+    flight = Flight(4)
+    for packet_id in (11, 12, 13):
+        flight.begin(packet_id)
+    flight.settle(12, 0)
+    assert flight.acknowledged == 0
+    flight.settle(11, 0x10)
+    assert flight.acknowledged == 2
+    flight.settle(99, 0)
+    assert flight.acknowledged == 2
+
+
+def test_nothing_behind_a_refused_one_counts() -> None:
+    flight = Flight(3)
+    for packet_id in (11, 12, 13):
+        flight.begin(packet_id)
+    flight.settle(13, 0)
+    flight.settle(12, 0x90)
+    flight.settle(11, 0)
+    assert (flight.acknowledged, flight.end, flight.reasons[flight.end]) == (1, 1, 0x90)
+    refused = Refused("too large")
+    earlier = Flight(2)
+    earlier.begin(11)
+    earlier.refuse(refused)
+    earlier.settle(11, 0)
+    assert (earlier.acknowledged, earlier.end, earlier.refused) == (1, 1, refused)
+    assert refused.acknowledged == 1
