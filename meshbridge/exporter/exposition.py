@@ -9,8 +9,9 @@ because there it would have to be renamed, and a query must not depend on what w
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = [
@@ -81,6 +82,7 @@ class Family:
         return not names.isdisjoint(own)
 
 
+@lru_cache(maxsize=4096)
 def sample_names(name: str, family_type: str) -> tuple[str, ...]:
     """What the series of such a family may be called."""
     return tuple(name + suffix for suffix in _SUFFIXES[family_type])
@@ -89,11 +91,14 @@ def sample_names(name: str, family_type: str) -> tuple[str, ...]:
 # --- writing one line ----------------------------------------------------------------------------------------------
 
 _SPECIAL = re.compile(r'[\\\n"]')
+_NOT_FINITE = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 
 
 def escape_value(value: object) -> str:
     """The text between the quotes of a label value. What is no Unicode text (half a surrogate pair) becomes ``?``."""
-    text = str(value)
+    text = value if isinstance(value, str) else str(value)
+    if not text:
+        return text
     if _SPECIAL.search(text):
         text = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
@@ -110,12 +115,12 @@ def labels(pairs: Mapping[str, object]) -> str:
 
 def number(value: object) -> str | None:
     """The value of a series; None for what is no number."""
+    if type(value) is int:
+        return str(value)
     if isinstance(value, bool):
         return "1" if value else "0"
-    if isinstance(value, int):
-        return str(value)
     if isinstance(value, float):
-        return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(text := repr(value), text)
+        return _NOT_FINITE.get(text := repr(value), text)
     return None
 
 
@@ -191,12 +196,8 @@ def _first(chunk: Chunk, count: int) -> Chunk:
 # --- writing it all ------------------------------------------------------------------------------------------------
 
 
-def render_text(families: Iterable[Family]) -> bytes:
-    """Text format 0.0.4."""
-    return b"".join(_text_parts(families))
-
-
-def _text_parts(families: Iterable[Family]) -> Iterator[bytes]:
+def render_text(families: Iterable[Family]) -> Iterator[bytes]:
+    """Text format 0.0.4, in parts: joined they would stand in memory twice."""
     for family in families:
         if family.help:
             yield b"# HELP %b %b\n" % (family.name.encode(), family.help)
@@ -205,12 +206,8 @@ def _text_parts(families: Iterable[Family]) -> Iterator[bytes]:
             yield chunk.text
 
 
-def render_openmetrics(families: Iterable[Family]) -> bytes:
-    """OpenMetrics 1.0, with its end mark."""
-    return b"".join(_openmetrics_parts(list(families)))
-
-
-def _openmetrics_parts(families: list[Family]) -> Iterator[bytes]:
+def render_openmetrics(families: Sequence[Family]) -> Iterator[bytes]:
+    """OpenMetrics 1.0 with its end mark, in parts as :func:`render_text`."""
     taken = {family.name for family in families}
     for family in families:
         name, family_type = family.name, family.type

@@ -1,4 +1,4 @@
-"""Runs the collectors of a scrape, all at once, each in a thread of its own, and waits no longer than the deadline.
+"""Runs the collectors of a scrape, all at once, each in its own thread, and waits no longer than the deadline.
 
 At most one run of a collector is under way for a daemon. A scrape that comes while another's run is still within its
 time takes part in it; once that time is over the run counts as hung, and scrapes report failure at once until it has
@@ -17,6 +17,8 @@ from meshbridge.exporter.collectors import Collector, Deadline
 from meshbridge.exporter.exposition import Family
 
 __all__ = ["Gathering", "Outcome", "Task"]
+
+_KEPT_SECONDS = 150.0  # longer than the two minutes that Prometheus lets pass between scrapes at most, in practice
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Gathering:
     """Shared by all scrapes; any thread may call :meth:`gather`."""
 
     def __init__(self) -> None:
+        self._workers = _Workers()
         self._lock = threading.Lock()  # guards all below
         self._runs: dict[tuple[str, str], _Run] = {}
         self._waiting: set[SimpleQueue[Future[Outcome] | None]] = set()
@@ -88,6 +91,7 @@ class Gathering:
             self._closed = True
             for finished in self._waiting:
                 finished.put(None)
+        self._workers.close()
 
     def _join_or_start(self, task: Task, deadline: Deadline) -> "Future[Outcome] | None":
         key = (task.daemon, task.collector)
@@ -96,8 +100,7 @@ class Gathering:
             if run is not None:
                 return run.result if run.deadline.remaining_seconds else None
             run = self._runs[key] = _Run(deadline, Future())
-        name = f"collect-{task.collector}-{task.daemon}"
-        threading.Thread(target=self._run, args=(task, run), name=name, daemon=True).start()
+        self._workers.submit(lambda: self._run(task, run))
         return run.result
 
     def _run(self, task: Task, run: _Run) -> None:
@@ -128,6 +131,51 @@ class Gathering:
                 telemetry.log.info("collector works again", **facts)
             elif changed:
                 telemetry.log.warning("collector failing", error=outcome.error, **facts)
+
+
+class _Workers:
+    """As many threads as there is work at once, kept for the next scrape: starting hundreds takes longer than their
+    work. A standard pool won't do, since the interpreter waits for its threads at exit, and a daemon may hang for ever.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()  # guards _free
+        self._free = 0  # threads that wait for work, less the work that waits for them
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Runs ``work``, which must not raise, now."""
+        with self._lock:
+            anyone = self._free > 0
+            self._free -= anyone
+        if anyone:
+            self._work.put(work)
+        else:
+            threading.Thread(target=self._serve, args=(work,), name="collector", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the threads that are free; the others stay, and end when their work does and nothing comes."""
+        with self._lock:
+            free, self._free = self._free, 0
+        for _ in range(free):
+            self._work.put(None)
+
+    def _serve(self, work: Callable[[], None] | None) -> None:
+        while work is not None:
+            work()
+            work = self._next()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._free += 1
+        try:
+            return self._work.get(timeout=_KEPT_SECONDS)
+        except Empty:
+            with self._lock:
+                if self._free > 0:
+                    self._free -= 1
+                    return None
+            return self._work.get()  # it was promised just now
 
 
 def _outcome(task: Task, result: "Future[Outcome] | None", waited: float) -> Outcome:

@@ -12,6 +12,7 @@ A line that is not text 0.0.4 is dropped and counted: Prometheus would refuse th
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -21,8 +22,13 @@ __all__ = ["Relabeled", "relabel"]
 
 _RESERVED_PREFIXES = ("meshbridge_", "appmesh_app_", "appmesh_host_")
 
-_SMALL_BLOCK = 32
-"""Lines below which the check by shape isn't worth the regular expression that it may have to compile."""
+_SMALL_BLOCK = 6
+"""Lines below which the check by shape doesn't pay."""
+
+_NEW_SHAPES = 64
+"""How many regular expressions are compiled for one text, which takes as long as a hundred lines one by one."""
+
+_KEPT_SHAPES = 512
 
 _NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 _LABEL = rb"[a-zA-Z_][a-zA-Z0-9_]*+"
@@ -67,8 +73,10 @@ def relabel(
 class _Relabeling:
     def __init__(self, daemon: str, reserved: frozenset[str], max_series: int) -> None:
         self._label = f'daemon="{escape_value(daemon)}"'.encode()
+        self._labels: dict[bytes, bytes | None] = {}
         self._reserved = reserved
         self._room = max_series
+        self._new_shapes = _NEW_SHAPES
         self._families: dict[bytes, Family] = {}
         self._owners: dict[bytes, Family] = {}  # sample name -> family
         self._implicit: set[bytes] = set()  # families without a TYPE so far
@@ -100,7 +108,7 @@ class _Relabeling:
             good = [line for line in lines if _is_text(line)]
             self._dropped[MALFORMED] += len(lines) - len(good)
             text = b"\n".join(good)
-        return b"\n%b\n" % text
+        return b"\n%b\n" % text.strip(b"\n")
 
     def _clashes(self, family: Family) -> bool:
         return family.name.startswith(_RESERVED_PREFIXES) or not self._reserved.isdisjoint(
@@ -110,14 +118,11 @@ class _Relabeling:
     # --- comments --------------------------------------------------------------------------------------------------
 
     def _comment(self, line: bytes) -> None:
-        match = _COMMENT.fullmatch(line)
-        if match is None:
+        comment = _read_comment(line)
+        if comment is None:
             self._dropped[MALFORMED] += not _REMARK.match(line)
             return
-        kind, name, rest = match.groups()
-        if kind == b"TYPE" and rest not in _TYPES:
-            self._dropped[MALFORMED] += 1
-            return
+        kind, name, rest = comment
         family = self._families.get(name)
         if family is None:
             if name in self._owners:  # a sample of an earlier family, declared as a family of its own
@@ -125,7 +130,7 @@ class _Relabeling:
                 return
             family = self._declare(name)
         if kind == b"HELP":
-            family.help = family.help or _escaped_anew(rest or b"", b"\\n")
+            family.help = family.help or rest
         elif name in self._implicit and (not family.chunks or rest not in (b"histogram", b"summary")):
             self._implicit.discard(name)
             family.type = rest.decode()
@@ -180,7 +185,8 @@ class _Relabeling:
             at = block.find(b"\n%b{" % name) + 1
             if at and (shape := _shape(block[at : block.index(b"\n", at)])) is not None:
                 shapes.append(shape)
-        if not shapes or not _pattern(tuple(shapes)).fullmatch(block, 1):
+        pattern = self._pattern(tuple(shapes))
+        if pattern is None or not pattern.fullmatch(block, 1):
             return False
         for name in names:
             block = block.replace(b"\n%b{" % name, b"\n%b{%b," % (name, self._label))
@@ -188,10 +194,19 @@ class _Relabeling:
         self._room -= count
         return True
 
+    def _pattern(self, shapes: "tuple[_Shape, ...]") -> re.Pattern[bytes] | None:
+        pattern = _patterns.get(shapes)
+        if pattern is None and shapes and self._new_shapes:
+            self._new_shapes -= 1
+            if len(_patterns) >= _KEPT_SHAPES:
+                _patterns.clear()
+            pattern = _patterns[shapes] = _compiled(shapes)
+        return pattern
+
     def _sample(self, line: bytes) -> tuple[Family, Chunk] | None:
         match = _SAMPLE.fullmatch(line)
-        own = None if match is None else _pairs(match[2] or b"")
-        if match is None or own is None:
+        inside = None if match is None else self._labelled(match[2] or b"")
+        if match is None or inside is None:
             self._dropped[MALFORMED] += 1
             return None
         if self._room <= 0:
@@ -199,9 +214,7 @@ class _Relabeling:
             return None
         self._room -= 1
         name, _, value, milliseconds, exemplar, *exemplar_value = match.groups()
-        if b"daemon" in own:
-            own = _exported(own)
-        head = b"%b{%b} %b" % (name, b",".join([self._label, *(b'%b="%b"' % pair for pair in own.items())]), value)
+        head = b"%b{%b} %b" % (name, inside, value)
         family = self._owners.get(name) or self._declare(name)
         if milliseconds is None and exemplar is None:
             return family, Chunk(head + b"\n", 1)
@@ -210,9 +223,30 @@ class _Relabeling:
             text += b" " + milliseconds
             other += b" " + _seconds(milliseconds)
         if exemplar is not None and _takes_exemplar(family, name) and (pairs := _pairs(exemplar)) is not None:
-            other += b" # {%b} " % b",".join(b'%b="%b"' % pair for pair in pairs.items())
+            other += b" # {%b} " % b",".join(_written(pairs))
             other += b" ".join(part for part in exemplar_value if part is not None)
         return family, Chunk(text + b"\n", 1, other + b"\n")
+
+    def _labelled(self, text: bytes) -> bytes | None:
+        """What stands between the braces, with our label; None where it is malformed. Apps repeat theirs a lot."""
+        if text not in self._labels:
+            pairs = _pairs(text)
+            if pairs is not None and b"daemon" in pairs:
+                pairs = _exported(pairs)
+            self._labels[text] = None if pairs is None else b",".join([self._label, *_written(pairs)])
+        return self._labels[text]
+
+
+@lru_cache(maxsize=1024)
+def _read_comment(line: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Kind, name and text of a HELP or TYPE line. Kept, because every daemon has the same at every scrape."""
+    match = _COMMENT.fullmatch(line)
+    if match is None:
+        return None
+    kind, name, rest = match[1], match[2], match[3] or b""
+    if kind == b"HELP":
+        return kind, name, _escaped_anew(rest, b"\\n")
+    return (kind, name, rest) if rest in _TYPES else None
 
 
 def _add(family: Family | None, lines: list[bytes]) -> None:
@@ -233,6 +267,10 @@ def _pairs(text: bytes) -> dict[bytes, bytes] | None:
     found = _PAIR.findall(text)
     pairs = {name: _escaped_anew(value, b'\\n"') for name, value in found}
     return None if len(pairs) < len(found) or b"__name__" in pairs else pairs
+
+
+def _written(pairs: dict[bytes, bytes]) -> Iterator[bytes]:
+    return (b'%b="%b"' % pair for pair in pairs.items())
 
 
 def _escaped_anew(text: bytes, escapable: bytes) -> bytes:
@@ -273,8 +311,10 @@ def _shape(line: bytes) -> _Shape | None:
     return (match[1], tuple(pairs)) if match and pairs and b"daemon" not in pairs else None
 
 
-@lru_cache(maxsize=512)
-def _pattern(shapes: tuple[_Shape, ...]) -> re.Pattern[bytes]:
+_patterns: dict[tuple[_Shape, ...], re.Pattern[bytes]] = {}  # the same for every daemon and scrape; any thread may add
+
+
+def _compiled(shapes: tuple[_Shape, ...]) -> re.Pattern[bytes]:
     value = rb'"[^"\\\n]*+(?:\\[\\n"][^"\\\n]*+)*+"'
     heads = [
         re.escape(name) + rb"\{" + b",".join(label + b"=" + value for label in names) + rb"\}" for name, names in shapes

@@ -58,14 +58,14 @@ class Exporter:
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
         """Stops listening, lets answers that are being sent go out, and gives up on scrapes that still wait."""
-        self._application.close()
-        if self._server is None or self._thread is None:
-            return
-        self._server.should_exit = True
-        self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            self._server.force_exit = True
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._application.end_waits()
             self._thread.join(timeout_seconds)
+            if self._thread.is_alive():
+                self._server.force_exit = True
+                self._thread.join(timeout_seconds)
+        self._application.close()
 
 
 class _Server(uvicorn.Server):
@@ -85,6 +85,7 @@ class _Server(uvicorn.Server):
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="warning",  # that it starts and stops is told by the service
             access_log=False,
             server_header=False,
             proxy_headers=False,

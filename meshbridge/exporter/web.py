@@ -48,7 +48,7 @@ class Application:
         except Exception:  # noqa: BLE001 the client gets one line, the log the rest
             telemetry.log.exception("request to the exporter failed: please report it", path=scope["path"])
             status, answer = _line(500, "internal error: see the log")
-        headers = [*answer.headers, *self._headers, ("content-length", str(len(answer.body)))]
+        headers = [*answer.headers, *self._headers, ("content-length", str(sum(map(len, answer.pieces))))]
         await send(
             {
                 "type": "http.response.start",
@@ -56,15 +56,20 @@ class Application:
                 "headers": [(name.encode(), value.encode()) for name, value in headers],
             }
         )
-        await send({"type": "http.response.body", "body": answer.body})
+        for piece in answer.pieces:  # `send` waits while the client is behind
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
 
     def use(self, config: WebConfig) -> None:
         """Whom to let in, and which headers to add, from the next request on."""
         self._users = Users(config.basic_auth_users)
         self._headers = config.headers
 
-    def close(self) -> None:
+    def end_waits(self) -> None:
+        """Has scrapes answer with what they have."""
         self._handler.close()
+
+    def close(self) -> None:
         for pool in (self._passwords, self._scrapes, self._states):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -106,13 +111,13 @@ class Application:
     def _ready(self) -> _Reply:
         reasons = list(self._sources.ready())
         body = readiness(reasons, self._sources.links(), self._sources.sinks(), self._sources.journal())
-        return 503 if reasons else 200, Answer(body, (("content-type", "application/json"),))
+        return 503 if reasons else 200, Answer((body,), (("content-type", "application/json"),))
 
     def _landing(self) -> _Reply:
         sources = self._sources
         page = landing_page(list(sources.ready()), sources.links(), sources.sinks(), sources.journal())
-        return 200, Answer(page, (("content-type", "text/html; charset=utf-8"), *_POLICY))
+        return 200, Answer((page,), (("content-type", "text/html; charset=utf-8"), *_POLICY))
 
 
 def _line(status: int, text: str, *headers: tuple[str, str]) -> _Reply:
-    return status, Answer(f"{text}\n".encode("utf-8", "replace"), (_PLAIN, *headers))
+    return status, Answer((f"{text}\n".encode("utf-8", "replace"),), (_PLAIN, *headers))

@@ -6,7 +6,7 @@ the daemon leaves out give no series.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meshbridge.exporter.collectors import Deadline, InvalidAnswerError
@@ -15,22 +15,42 @@ from meshbridge.exporter.sources import DaemonSource
 
 __all__ = ["AppsCollector", "app_families"]
 
+_App = Mapping[str, Any]
+
 _ENABLED, _ONE_OFF = 1, 2
 _HEALTHY = 0
+_NUMBERS = (int, float)
 _INFO_LABELS = ("owner", "version", "description")
 
-_FAMILIES = {
-    "info": "What is known of the app that is no number",
-    "enabled": "Whether the app is enabled",
-    "healthy": "Whether the app is healthy: it runs, and its health check, if it has one, passes",
-    "running": "Whether the app has a process",
-    "start_timestamp_seconds": "When the present or last process of the app started",
-    "last_exit_timestamp_seconds": "When the last process of the app ended",
-    "exit_code": "How the last process of the app ended",
-    "starts": "Starts of the app since the daemon started",
-    "memory_bytes": "Resident memory of the app's process tree",
-    "cpu_cores": "CPU that the app's process tree uses, in cores",
-    "open_fds": "Open file descriptors of the app's process tree",
+
+def _field(name: str) -> Callable[[_App], object]:
+    return lambda app: app.get(name)
+
+
+def _usage(name: str) -> Callable[[_App], object]:
+    return lambda app: app.get(name, None if app.get("pid") else 0)
+
+
+def _healthy(app: _App) -> bool | None:
+    return app["health"] == _HEALTHY if "health" in app else None
+
+
+def _cores(app: _App) -> float | None:
+    percent = app.get("cpu", None if app.get("pid") else 0)
+    return percent / 100 if isinstance(percent, _NUMBERS) else None
+
+
+_GAUGES: dict[str, tuple[str, Callable[[_App], object]]] = {
+    "enabled": ("Whether the app is enabled", lambda app: app.get("status") == _ENABLED),
+    "healthy": ("Whether the app is healthy: it runs, and its health check, if it has one, passes", _healthy),
+    "running": ("Whether the app has a process", lambda app: bool(app.get("pid"))),
+    "start_timestamp_seconds": ("When the present or last process of the app started", _field("last_start_time")),
+    "last_exit_timestamp_seconds": ("When the last process of the app ended", _field("last_exit_time")),
+    "exit_code": ("How the last process of the app ended", _field("return_code")),
+    "starts": ("Starts of the app since the daemon started", _field("starts")),
+    "memory_bytes": ("Resident memory of the app's process tree", _usage("memory")),
+    "cpu_cores": ("CPU that the app's process tree uses, in cores", _cores),
+    "open_fds": ("Open file descriptors of the app's process tree", _usage("fd")),
 }
 
 
@@ -48,56 +68,34 @@ class AppsCollector:
         return families
 
 
-def app_families(daemon: str, apps: Iterable[Mapping[str, Any]]) -> tuple[list[Family], int]:
+def app_families(daemon: str, apps: Iterable[_App]) -> tuple[list[Family], int]:
     """The families of a daemon's apps, and how many entries of the list were no apps.
 
     Where a name comes twice, the later one counts: a series can stand once only.
     """
-    lines: dict[str, list[str]] = {name: [] for name in _FAMILIES}
     bad = 0
-    by_name: dict[str, Mapping[str, Any]] = {}
+    by_name: dict[str, _App] = {}
     for app in apps:
         name = app.get("name") if isinstance(app, dict) else None
         if isinstance(name, str) and name:
             by_name[name] = app
         else:
             bad += 1
-    prefix = f'{{daemon="{escape_value(daemon)}",app="'
-    for name, app in by_name.items():
-        if app.get("status") != _ONE_OFF:
-            _add_app(lines, f"{prefix}{escape_value(name)}", app)
-    return [_family(name, lines[name]) for name in _FAMILIES], bad
+    head = f'{{daemon="{escape_value(daemon)}",app="'
+    rows = [(f'{head}{escape_value(name)}"', app) for name, app in by_name.items() if app.get("status") != _ONE_OFF]
+    info = Family("appmesh_app_info", "gauge", escape_help("What is known of the app that is no number"))
+    info.add([f"appmesh_app_info{start}{_info(app)}}} 1" for start, app in rows])
+    return [info, *(_gauge(name, rows) for name in _GAUGES)], bad
 
 
-def _add_app(lines: dict[str, list[str]], head: str, app: Mapping[str, Any]) -> None:
-    get = app.get
-    info = "".join(f',{label}="{escape_value(get(label, ""))}"' for label in _INFO_LABELS)
-    lines["info"].append(f'appmesh_app_info{head}"{info}}} 1')
-    at = head + '"} '
-    running = bool(get("pid"))
-    lines["enabled"].append(f"appmesh_app_enabled{at}{int(get('status') == _ENABLED)}")
-    lines["running"].append(f"appmesh_app_running{at}{int(running)}")
-    if (health := get("health")) is not None:
-        lines["healthy"].append(f"appmesh_app_healthy{at}{int(health == _HEALTHY)}")
-    for field, family in (
-        ("last_start_time", "start_timestamp_seconds"),
-        ("last_exit_time", "last_exit_timestamp_seconds"),
-        ("return_code", "exit_code"),
-        ("starts", "starts"),
-    ):
-        if (text := number(get(field))) is not None:
-            lines[family].append(f"appmesh_app_{family}{at}{text}")
-    unused = None if running else 0
-    if (text := number(get("memory", unused))) is not None:
-        lines["memory_bytes"].append(f"appmesh_app_memory_bytes{at}{text}")
-    if (text := number(get("fd", unused))) is not None:
-        lines["open_fds"].append(f"appmesh_app_open_fds{at}{text}")
-    percent = get("cpu", unused)
-    if isinstance(percent, int | float):
-        lines["cpu_cores"].append(f"appmesh_app_cpu_cores{at}{number(percent / 100)}")
-
-
-def _family(name: str, lines: list[str]) -> Family:
-    family = Family(f"appmesh_app_{name}", "gauge", escape_help(_FAMILIES[name]))
-    family.add(lines)
+def _gauge(name: str, rows: list[tuple[str, _App]]) -> Family:
+    """Of the apps that have a value. The inner loop of a scrape: it runs once for each app and family."""
+    text, value = _GAUGES[name]
+    full = f"appmesh_app_{name}"
+    family = Family(full, "gauge", escape_help(text))
+    family.add([f"{full}{start}}} {found}" for start, app in rows if (found := number(value(app))) is not None])
     return family
+
+
+def _info(app: _App) -> str:
+    return "".join([f',{label}="{escape_value(app.get(label, ""))}"' for label in _INFO_LABELS])

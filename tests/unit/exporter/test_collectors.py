@@ -1,7 +1,7 @@
 """What each collector makes of a daemon's answers, and of wrong ones."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -31,10 +31,14 @@ APP_FIELDS = dict.fromkeys(
 )
 
 
+def written_text(families: Iterable[Family]) -> bytes:
+    return b"".join(render_text(families))
+
+
 def values(families: list[Family]) -> dict[str, float]:
     """``name{labels}`` without the daemon -> value."""
     found = {}
-    for family in text_string_to_metric_families(render_text([f for f in families if f.chunks]).decode()):
+    for family in text_string_to_metric_families(written_text([f for f in families if f.chunks]).decode()):
         for sample in family.samples:
             inside = ",".join(f"{key}={text}" for key, text in sample.labels.items() if key != "daemon")
             found[f"{sample.name}{{{inside}}}" if inside else sample.name] = sample.value
@@ -68,7 +72,7 @@ def test_apps_give_their_state(golden_apps: list[dict[str, Any]]) -> None:
 def test_one_off_runs_have_no_series(golden_apps: list[dict[str, Any]]) -> None:
     runs = {app["name"] for app in golden_apps if app["status"] == 2}
     assert runs == {"out-slow_1", "8yKhK5WmLma"}
-    text = render_text(app_families("node-a", golden_apps)[0]).decode()
+    text = written_text(app_families("node-a", golden_apps)[0]).decode()
     assert not any(f'app="{name}"' in text for name in runs)
     assert text.count("appmesh_app_info{") == len(golden_apps) - len(runs)
 
@@ -96,13 +100,13 @@ def test_a_name_that_comes_twice_stands_once_with_its_later_state() -> None:
 
 def test_texts_of_a_user_are_escaped() -> None:
     families, _ = app_families("d", [{"name": "a", "status": 1, "description": 'say "hi"\\\n'}])
-    assert 'description="say \\"hi\\"\\\\\\n"' in render_text(families).decode()
+    assert 'description="say \\"hi\\"\\\\\\n"' in written_text(families).decode()
 
 
 @given(st.lists(json | st.fixed_dictionaries({"name": json}, optional=APP_FIELDS)))
 def test_no_app_list_raises_or_writes_what_can_not_be_read(apps: list[Any]) -> None:
     families, bad = app_families("d", apps)
-    list(text_string_to_metric_families(render_text(families).decode()))
+    list(text_string_to_metric_families(written_text(families).decode()))
     assert bad == sum(not (isinstance(app, dict) and isinstance(app.get("name"), str) and app["name"]) for app in apps)
 
 
@@ -132,7 +136,7 @@ def test_host_resources_come_in_base_units(golden_resources: dict[str, Any]) -> 
 
 @given(st.dictionaries(st.sampled_from(["load", "fs", "net", "cpu_cores", "collector_errors", "host_name"]), json))
 def test_no_resources_raise_or_write_what_can_not_be_read(resources: dict[str, Any]) -> None:
-    list(text_string_to_metric_families(render_text(host_families("d", resources)).decode()))
+    list(text_string_to_metric_families(written_text(host_families("d", resources)).decode()))
 
 
 # --- the daemon's text, and wrong answers --------------------------------------------------------------------------
@@ -140,7 +144,7 @@ def test_no_resources_raise_or_write_what_can_not_be_read(resources: dict[str, A
 
 def test_the_daemons_text_is_relabelled_and_what_is_dropped_counted(make_daemon: Make) -> None:
     collector = DaemonCollector(make_daemon(get_metrics=lambda _: b"a 1\nb b\n"), frozenset(), 10)
-    assert render_text(collector.collect(Deadline.after(1))) == b'# TYPE a untyped\na{daemon="node-a"} 1\n'
+    assert written_text(collector.collect(Deadline.after(1))) == b'# TYPE a untyped\na{daemon="node-a"} 1\n'
     assert collector.dropped == {MALFORMED: 1}
 
 
@@ -182,7 +186,7 @@ def sources(**parts: Callable[[], Any]) -> Sources:
 
 def test_states_become_gauges() -> None:
     families, whole = own_families(sources(), CollectorRegistry())
-    text = render_text(families).decode()
+    text = written_text(families).decode()
     assert whole
     for line in (
         'meshbridge_daemon_up{daemon="a"} 1',
@@ -217,7 +221,7 @@ def test_a_registry_is_written_as_prometheus_client_would_but_without_created() 
     Counter("c", "Count\nof \\ things", ["a"], registry=registry).labels('x"y').inc(2)
     Histogram("h_seconds", "H", buckets=(1, math.inf), registry=registry).observe(0.5)
     Info("i", "I", registry=registry).info({"version": "1"})
-    assert render_text(registry_families(registry)).decode().splitlines() == [
+    assert written_text(registry_families(registry)).decode().splitlines() == [
         "# HELP c_total Count\\nof \\\\ things",
         "# TYPE c_total counter",
         'c_total{a="x\\"y"} 2.0',

@@ -30,8 +30,16 @@ def family(name: str, kind: str, *lines: str, text: str = "") -> Family:
     return made
 
 
+def written_text(families: list[Family]) -> bytes:
+    return b"".join(render_text(families))
+
+
+def written_openmetrics(families: list[Family]) -> bytes:
+    return b"".join(render_openmetrics(families))
+
+
 def openmetrics(families: list[Family]) -> list[Metric]:
-    text = render_openmetrics(families).decode()
+    text = written_openmetrics(families).decode()
     return list(openmetrics_parser.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
 
 
@@ -45,7 +53,7 @@ def test_merge_makes_one_family_of_each_name_sorted_by_name() -> None:
             ("b", [family("x", "gauge", "x 2", text="Ex"), family("z", "gauge", "z 1")]),
         ]
     )
-    assert render_text(families).decode().splitlines() == [
+    assert written_text(families).decode().splitlines() == [
         "# HELP x Ex",
         "# TYPE x gauge",
         "x 1",
@@ -102,10 +110,18 @@ def test_a_family_without_series_is_left_out_silently() -> None:
 def test_cut_keeps_the_first_series_in_order(sizes: list[int], limit: int) -> None:
     families = [family(f"f{n}", "gauge", *(f"f{n} {i}" for i in range(size))) for n, size in enumerate(sizes)]
     kept, lost = cut(families, limit)
-    everything = [line for line in render_text(families).splitlines() if line[:1] != b"#"]
-    found = [line for line in render_text(kept).splitlines() if line[:1] != b"#"]
+    everything = [line for line in written_text(families).splitlines() if line[:1] != b"#"]
+    found = [line for line in written_text(kept).splitlines() if line[:1] != b"#"]
     assert found == everything[:limit]
     assert lost == max(0, len(everything) - limit)
+
+
+def test_cut_falls_inside_a_chunk_or_between_two() -> None:
+    chunks = [Chunk(b"x 1\nx 2\n", 2), Chunk(b"x 3\nx 4\n", 2)]
+    for limit in range(5):
+        kept, lost = cut([Family("x", "gauge", b"", list(chunks))], limit)
+        assert written_text(kept).count(b"\nx") == limit
+        assert lost == 4 - limit
 
 
 def test_cut_cuts_both_formats_alike() -> None:
@@ -132,7 +148,7 @@ def test_label_values_survive_both_formats(value: str) -> None:
     sample = f"x{labels({'a': value})} 1"
     expected = value.encode("utf-8", "replace").decode()
     made = [family("x", "gauge", sample)]
-    for families in (list(text_string_to_metric_families(render_text(made).decode())), openmetrics(made)):
+    for families in (list(text_string_to_metric_families(written_text(made).decode())), openmetrics(made)):
         assert families[0].samples[0].labels == {"a": expected}
 
 
@@ -141,7 +157,7 @@ def test_help_survives_both_formats(text: str) -> None:
     made = [family("x", "gauge", "x 1", text=f"\\{text}\n")]
     assert openmetrics(made)[0].documentation == f"\\{text}\n"
     if '"' not in text and "#" not in text:  # prometheus_client takes a quote in a help text for the start of a name
-        plain = next(iter(text_string_to_metric_families(render_text(made).decode())))
+        plain = next(iter(text_string_to_metric_families(written_text(made).decode())))
         assert plain.documentation == f"\\{text}\n"
 
 
@@ -151,7 +167,7 @@ def test_no_labels_no_braces() -> None:
 
 
 def test_help_is_left_out_where_there_is_none() -> None:
-    assert render_text([family("x", "gauge", "x 1")]) == b"# TYPE x gauge\nx 1\n"
+    assert written_text([family("x", "gauge", "x 1")]) == b"# TYPE x gauge\nx 1\n"
 
 
 @pytest.mark.parametrize(
@@ -165,13 +181,13 @@ def test_help_is_left_out_where_there_is_none() -> None:
 )
 def test_openmetrics_never_changes_the_name_of_a_series(name: str, kind: str, type_line: str) -> None:
     made = [family(name, kind, f"{name} 1")]
-    assert render_openmetrics(made).decode().splitlines() == [type_line, f"{name} 1", "# EOF"]
+    assert written_openmetrics(made).decode().splitlines() == [type_line, f"{name} 1", "# EOF"]
     assert [sample.name for found in openmetrics(made) for sample in found.samples] == [name]
 
 
 def test_a_counter_beside_a_gauge_of_its_short_name_keeps_its_own() -> None:
     made = [family("x", "gauge", "x 1"), family("x_total", "counter", "x_total 2")]
-    assert render_openmetrics(made).decode().splitlines()[2:4] == ["# TYPE x_total unknown", "x_total 2"]
+    assert written_openmetrics(made).decode().splitlines()[2:4] == ["# TYPE x_total unknown", "x_total 2"]
 
 
 def test_bounds_are_canonical_in_openmetrics_only() -> None:
@@ -183,8 +199,8 @@ def test_bounds_are_canonical_in_openmetrics_only() -> None:
         'x_bucket{a="{le=\\"1\\"}",le="+Inf"} 3',
     ]
     made = family("x", "histogram", *lines)
-    assert render_text([made]).decode().splitlines()[1:] == lines
-    found = render_openmetrics([made]).decode().splitlines()[1:-1]
+    assert written_text([made]).decode().splitlines()[1:] == lines
+    found = written_openmetrics([made]).decode().splitlines()[1:-1]
     assert found == [lines[0], lines[1].replace('le="1"}', 'le="1.0"}'), lines[2].replace("1e1", "10.0"), *lines[3:]]
 
 

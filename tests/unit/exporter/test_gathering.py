@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from meshbridge.exporter import gathering as gathering_module
 from meshbridge.exporter.collectors import Collector, Deadline
 from meshbridge.exporter.exposition import Family
 from meshbridge.exporter.gathering import Gathering, Outcome, Task
+from tests.support import wait_for
 
 
 class Fixed:
@@ -46,30 +49,40 @@ def release() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("collect-"):
-            thread.join(5)
 
 
-def test_outcomes_come_in_the_order_of_the_tasks() -> None:
+@pytest.fixture
+def gathering(release: threading.Event) -> Iterator[Gathering]:
+    made = Gathering()
+    yield made
+    release.set()
+    made.close()
+
+
+def collectors() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "collector"]
+
+
+def test_outcomes_come_in_the_order_of_the_tasks(gathering: Gathering) -> None:
     family = Family("x", "gauge")
-    good, bad = Gathering().gather([task(lambda: [family], "a"), task(broken, "b")], Deadline.after(5))
+    good, bad = gathering.gather([task(lambda: [family], "a"), task(broken, "b")], Deadline.after(5))
     assert (good.daemon, good.success, good.families, good.dropped) == ("a", True, [family], {"malformed": 1})
     assert (bad.daemon, bad.success, bad.families, bad.error) == ("b", False, [], "ConnectionError: refused")
 
 
-def test_a_task_that_hangs_costs_only_itself(release: threading.Event) -> None:
+def test_a_task_that_hangs_costs_only_itself(gathering: Gathering, release: threading.Event) -> None:
     tasks = [task(lambda: hang(release), "hung"), task(list, "fine")]
     started = time.monotonic()
-    hung, fine = Gathering().gather(tasks, Deadline.after(0.2))
+    hung, fine = gathering.gather(tasks, Deadline.after(0.2))
     assert 0.2 <= time.monotonic() - started < 5
     assert fine.success
     assert not hung.success
     assert hung.duration_seconds >= 0.2
 
 
-def test_scrape_after_scrape_a_hung_task_keeps_one_thread_and_fails_at_once(release: threading.Event) -> None:
-    gathering = Gathering()
+def test_scrape_after_scrape_a_hung_task_keeps_one_thread_and_fails_at_once(
+    gathering: Gathering, release: threading.Event
+) -> None:
     calls = []
 
     def counted() -> list[Family]:
@@ -77,17 +90,16 @@ def test_scrape_after_scrape_a_hung_task_keeps_one_thread_and_fails_at_once(rele
         return hang(release)
 
     gathering.gather([task(counted)], Deadline.after(0.05))
-    threads = threading.active_count()
+    threads = len(collectors())
     started = time.monotonic()
     outcomes = [gathering.gather([task(counted)], Deadline.after(30))[0] for _ in range(5)]
     assert time.monotonic() - started < 5
     assert {outcome.error for outcome in outcomes} == {"the call of an earlier scrape still hangs"}
-    assert threading.active_count() == threads
+    assert len(collectors()) == threads
     assert calls == [1]
 
 
-def test_a_task_that_came_back_is_run_again(release: threading.Event) -> None:
-    gathering = Gathering()
+def test_a_task_that_came_back_is_run_again(gathering: Gathering, release: threading.Event) -> None:
     gathering.gather([task(lambda: hang(release))], Deadline.after(0.05))
     release.set()
     limit = time.monotonic() + 10
@@ -95,8 +107,7 @@ def test_a_task_that_came_back_is_run_again(release: threading.Event) -> None:
         assert time.monotonic() < limit
 
 
-def test_concurrent_scrapes_share_one_run(release: threading.Event) -> None:
-    gathering = Gathering()
+def test_concurrent_scrapes_share_one_run(gathering: Gathering, release: threading.Event) -> None:
     calls = []
     begun = threading.Event()
 
@@ -118,7 +129,7 @@ def test_concurrent_scrapes_share_one_run(release: threading.Event) -> None:
     assert calls == [1]
 
 
-def test_tasks_run_at_once() -> None:
+def test_tasks_run_at_once(gathering: Gathering) -> None:
     together = threading.Barrier(6)
 
     def meet() -> list[Family]:
@@ -126,11 +137,10 @@ def test_tasks_run_at_once() -> None:
         return []
 
     tasks = [task(meet, f"d{n}", name) for n in range(2) for name in ("daemon", "host", "apps")]
-    assert all(outcome.success for outcome in Gathering().gather(tasks, Deadline.after(20)))
+    assert all(outcome.success for outcome in gathering.gather(tasks, Deadline.after(20)))
 
 
-def test_close_ends_every_wait(release: threading.Event) -> None:
-    gathering = Gathering()
+def test_close_ends_every_wait(gathering: Gathering, release: threading.Event) -> None:
     begun = threading.Event()
 
     def begin() -> list[Family]:
@@ -145,5 +155,49 @@ def test_close_ends_every_wait(release: threading.Event) -> None:
     assert not gathering.gather([task(begin, "other")], Deadline.after(30))[0].success
 
 
-def test_no_tasks_no_waiting() -> None:
-    assert Gathering().gather([], Deadline.after(30)) == []
+def test_no_tasks_no_waiting(gathering: Gathering) -> None:
+    assert gathering.gather([], Deadline.after(30)) == []
+
+
+def test_threads_are_kept_for_the_next_scrape_and_ended_at_the_close() -> None:
+    gathering = Gathering()
+    used: list[threading.Thread] = []
+    together = threading.Barrier(3)
+
+    def meet() -> list[Family]:
+        together.wait(10)
+        used.append(threading.current_thread())
+        return []
+
+    for _ in range(10):
+        gathering.gather([task(meet, f"d{n}") for n in range(3)], Deadline.after(20))
+        wait_for(lambda: gathering._workers._free == len(set(used)), "threads to be free")
+    assert len(used) == 30
+    assert len(set(used)) == 3
+    gathering.close()
+    for thread in set(used):
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_threads_that_nobody_needs_end_by_themselves() -> None:
+    with patch.object(gathering_module, "_KEPT_SECONDS", 0.01):
+        used: list[threading.Thread] = []
+
+        def note() -> list[Family]:
+            used.append(threading.current_thread())
+            return []
+
+        gathering = Gathering()
+        assert gathering.gather([task(note)], Deadline.after(10))[0].success
+        used[0].join(10)
+        assert not used[0].is_alive()
+        assert gathering.gather([task(note)], Deadline.after(10))[0].success
+        gathering.close()
+
+
+def test_work_that_is_handed_over_as_a_thread_gives_up_is_done() -> None:
+    with patch.object(gathering_module, "_KEPT_SECONDS", 0.0001):
+        gathering = Gathering()
+        assert all(gathering.gather([task(list)], Deadline.after(10))[0].success for _ in range(2000))
+        gathering.close()

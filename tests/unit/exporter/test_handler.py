@@ -33,8 +33,12 @@ def scrape(
     return handler.scrape(query or {}, headers, Deadline.after(seconds))
 
 
+def body(answer: Answer) -> bytes:
+    return b"".join(answer.pieces)
+
+
 def text(handler: ScrapeHandler, query: Mapping[str, Sequence[str]] | None = None, seconds: float = 30) -> str:
-    return scrape(handler, query, seconds).body.decode()
+    return body(scrape(handler, query, seconds)).decode()
 
 
 def names(exposition: str) -> set[str]:
@@ -59,7 +63,7 @@ def test_openmetrics_and_text_have_the_same_series(make_daemon: Make) -> None:
     handler = ScrapeHandler(ExporterOptions(), sources(make_daemon()))
     answer = scrape(handler, accept="application/openmetrics-text")
     assert dict(answer.headers)["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    opened = list(openmetrics_parser.text_string_to_metric_families(answer.body.decode()))  # type: ignore[no-untyped-call]
+    opened = list(openmetrics_parser.text_string_to_metric_families(body(answer).decode()))  # type: ignore[no-untyped-call]
     plain = list(text_string_to_metric_families(text(handler)))
     assert {s.name for f in opened for s in f.samples} == {s.name for f in plain for s in f.samples}
 
@@ -68,7 +72,17 @@ def test_gzip_where_accepted(make_daemon: Make) -> None:
     handler = ScrapeHandler(ExporterOptions(), sources(make_daemon()))
     answer = handler.scrape({}, {"accept-encoding": "gzip"}, Deadline.after(30))
     assert dict(answer.headers)["content-encoding"] == "gzip"
-    assert b"appmesh_build_info" in gzip.decompress(answer.body)
+    assert b"appmesh_build_info" in gzip.decompress(body(answer))
+
+
+def test_a_large_answer_comes_in_pieces_that_make_up_the_whole(make_daemon: Make) -> None:
+    many = b"".join(b'# TYPE f%d gauge\nf%d{a="%d"} 1\n' % (n, n, n) for n in range(20_000))
+    handler = ScrapeHandler(ExporterOptions(), sources(make_daemon(get_metrics=lambda _: many)))
+    answer = handler.scrape({"collect[]": ["daemon"]}, {}, Deadline.after(30))
+    assert len(answer.pieces) > 2
+    assert body(answer).count(b'daemon="node-a",a=') == 20_000
+    zipped = handler.scrape({"collect[]": ["daemon"]}, {"accept-encoding": "gzip"}, Deadline.after(30))
+    assert gzip.decompress(body(zipped)).count(b'daemon="node-a",a=') == 20_000
 
 
 def test_one_that_raises_costs_its_own_families(make_daemon: Make) -> None:

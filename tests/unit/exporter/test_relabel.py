@@ -63,11 +63,11 @@ def series(families: Iterable[Metric], **more: str) -> Counter[Series]:
 
 
 def served(result: Relabeled) -> str:
-    return render_text(merge([("d", result.families)])[0]).decode()
+    return b"".join(render_text(merge([("d", result.families)])[0])).decode()
 
 
 def served_openmetrics(result: Relabeled) -> str:
-    return render_openmetrics(merge([("d", result.families)])[0]).decode()
+    return b"".join(render_openmetrics(merge([("d", result.families)])[0])).decode()
 
 
 def types(families: Iterable[Metric]) -> dict[str, str]:
@@ -381,6 +381,16 @@ def test_sample_of_an_earlier_family_can_not_be_declared_again() -> None:
     result = relabel(b"# TYPE a histogram\na_sum 1\n# TYPE a_sum gauge\na_sum 2\n", "d")
     assert [family.name for family in result.families] == ["a"]
     assert result.dropped == {MALFORMED: 1}
+
+
+def test_a_text_of_ever_new_shapes_is_read_line_by_line_after_a_while() -> None:
+    names = [f"f{number}" for number in range(600)]
+    text = "\n".join(f"# TYPE {name} gauge\n" + "\n".join(f'{name}{{a="{n}"}} 1' for n in range(6)) for name in names)
+    with patch.object(relabel_module, "_compiled", wraps=relabel_module._compiled) as compiled:
+        for _ in range(10):
+            assert len(relabel(text.encode(), "d").families) == 600
+    assert compiled.call_count <= 640
+    assert len(relabel_module._patterns) <= 512
 
 
 # --- speed ---------------------------------------------------------------------------------------------------------
