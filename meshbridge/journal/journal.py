@@ -3,13 +3,15 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, EventType
 from meshbridge.journal.options import JournalOptions
-from meshbridge.journal.store import JournalError, Store, event_bytes, set_aside
+from meshbridge.journal.store import JournalError, StateKey, Store, event_bytes, set_aside
 from meshbridge.status import JournalStatus
 
 __all__ = ["Journal"]
@@ -27,6 +29,10 @@ _READ_BYTES = 4 * 2**20  # of one read: a batch of large STDOUT events must not 
 _PRUNE_EVENTS = 1000  # deleted in one transaction, so that appends wait little
 _WITHOUT_SINK = "journal"  # the label where a drop is not of one sink
 
+NO_STATES: Mapping[StateKey, str | None] = MappingProxyType({})
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 DeadLetter = tuple[str, float, str, str, Envelope]
 
 
@@ -46,6 +52,7 @@ class Journal:
         self._held_bytes = 0  # of _inbox and of the group being written
         self._cursors: dict[str, int] = {}
         self._dirty_cursors: dict[str, int] = {}
+        self._dirty_states: dict[StateKey, str | None] = {}
         self._dead_letters: list[DeadLetter] = []
         self._dead_letter_counts: dict[str, int] = {}
         self._runs: dict[str, tuple[str, int | None]] = {}
@@ -108,10 +115,15 @@ class Journal:
 
     # --- events in -----------------------------------------------------------------------------------------------
 
-    def submit(self, events: Sequence[Event]) -> None:
-        """Hands events over, in order, without waiting for the disk. They can be read once they are on it."""
+    def submit(self, events: Sequence[Event], states: Mapping[StateKey, str | None] = NO_STATES) -> None:
+        """Hands events over, in order, without waiting for the disk. They can be read once they are on it.
+
+        ``states`` are the states of apps after these events, None for one that is gone; they are written in the
+        transaction that appends the last of the events.
+        """
         dropped = 0
         with self._lock:
+            self._dirty_states.update(states)
             for event in events:
                 self._submitted += 1
                 bound = _HELD_STDOUT_BYTES if event.type is EventType.STDOUT else _HELD_BYTES
@@ -212,12 +224,26 @@ class Journal:
             received_at = store.received_at(offset)
         return events, max(0.0, time.time() - received_at) if received_at else 0.0
 
-    # --- runs of daemons, dead letters ---------------------------------------------------------------------------
+    # --- daemons and their apps, dead letters
+    # ---------------------------------------------------------------------------
 
     def last_sequence(self, daemon: str) -> tuple[str, int | None] | None:
         """The run of a daemon that was journaled last and its last sequence; None for a daemon never seen."""
         with self._lock:
             return self._runs.get(daemon)
+
+    def app_states(self, daemon: str) -> dict[str, str]:
+        """The states of a daemon's apps, by name, as they were given to :meth:`submit` last."""
+        with self._lock:
+            states = {} if self._store is None else self._store.app_states(daemon)
+            for (of, app), state in self._dirty_states.items():
+                if of != daemon:
+                    continue
+                if state is None:
+                    states.pop(app, None)
+                else:
+                    states[app] = state
+            return states
 
     def add_dead_letter(self, sink: str, envelope: Envelope, reason: str, error: str) -> None:
         """Keeps an event that ``sink`` refused, with why."""
@@ -262,22 +288,33 @@ class Journal:
                 if self._prune_wanted and not self._inbox:
                     self._prune_wanted = False
                     prune = True
-                elif self._stopping and not (self._inbox or self._dirty_cursors or self._dead_letters):
+                elif self._stopping and not self._inbox and not self._has_loose_ends():
                     return
                 else:
                     prune = False
                 events = self._inbox[:_GROUP_EVENTS]
                 cursors, letters = dict(self._dirty_cursors), list(self._dead_letters)
+                # A state belongs to the last of the events that were handed over with it, never before it.
+                states = dict(self._dirty_states) if len(events) == len(self._inbox) else {}
             if prune:
                 self._delete_old()
                 continue
-            if not self._write_group(events, cursors, letters) and self._stopping:
+            if not self._write_group(events, cursors, states, letters) and self._stopping:
                 return  # the disk takes nothing and nobody waits for it any more; the log has said so
 
     def _has_work(self) -> bool:
-        return bool(self._inbox or self._dirty_cursors or self._dead_letters or self._prune_wanted or self._stopping)
+        return bool(self._inbox or self._has_loose_ends() or self._prune_wanted or self._stopping)
 
-    def _write_group(self, events: list[Event], cursors: dict[str, int], letters: list[DeadLetter]) -> bool:
+    def _has_loose_ends(self) -> bool:
+        return bool(self._dirty_cursors or self._dirty_states or self._dead_letters)
+
+    def _write_group(
+        self,
+        events: list[Event],
+        cursors: dict[str, int],
+        states: dict[StateKey, str | None],
+        letters: list[DeadLetter],
+    ) -> bool:
         assert self._store is not None
         rows = [Envelope(offset, event) for offset, event in enumerate(events, self._last + 1)]
         runs = {
@@ -286,7 +323,7 @@ class Journal:
             if event.sequence is not None and not event.reconciled
         }
         try:
-            self._store.append(rows, cursors, runs, letters)
+            self._store.append(rows, cursors, runs, states, letters)
         except sqlite3.Error as error:
             self._wait_for_disk(error)
             return False
@@ -296,9 +333,8 @@ class Journal:
                 self._fault = None
             del self._inbox[: len(events)]
             del self._dead_letters[: len(letters)]
-            for name, offset in cursors.items():
-                if self._dirty_cursors.get(name) == offset:
-                    del self._dirty_cursors[name]
+            _forget_written(self._dirty_cursors, cursors)
+            _forget_written(self._dirty_states, states)
             size = sum(event_bytes(event) for event in events)
             self._held_bytes -= size
             self._settled += len(events)
@@ -377,3 +413,10 @@ class Journal:
             if count:
                 telemetry.events_dropped(name, reason, count)
         return len(rows)
+
+
+def _forget_written(dirty: dict[Key, Value], written: Mapping[Key, Value]) -> None:
+    """What was written is no longer dirty, unless it has changed meanwhile."""
+    for key, value in written.items():
+        if key in dirty and dirty[key] == value:
+            del dirty[key]

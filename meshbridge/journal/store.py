@@ -13,7 +13,7 @@ from pathlib import Path
 from meshbridge.events import Envelope, Event, EventType
 from meshbridge.journal.options import Sync
 
-__all__ = ["JournalError", "JournalInUseError", "Store"]
+__all__ = ["JournalError", "JournalInUseError", "StateKey", "Store"]
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE TABLE IF NOT EXISTS cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (daemon TEXT PRIMARY KEY, run TEXT NOT NULL, sequence INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS app_states (
+    daemon TEXT NOT NULL, app TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (daemon, app)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dead_letters (
     id INTEGER PRIMARY KEY, sink TEXT NOT NULL, refused_at REAL NOT NULL, reason TEXT NOT NULL, error TEXT NOT NULL,
     offset INTEGER NOT NULL, received_at REAL NOT NULL, type INTEGER NOT NULL, daemon TEXT NOT NULL,
@@ -48,6 +51,8 @@ _CHECKPOINT_PAGES = 4000
 _ROW_OVERHEAD_BYTES = 120  # of a row beside its body, for accounting in memory
 
 Row = tuple[object, ...]
+StateKey = tuple[str, str]
+"""(daemon, app)"""
 
 
 class JournalError(Exception):
@@ -158,9 +163,10 @@ class Store:
         rows: Sequence[Envelope],
         cursors: Mapping[str, int],
         runs: Mapping[str, tuple[str, int | None]],
+        states: Mapping[StateKey, str | None],
         dead_letters: Iterable[tuple[str, float, str, str, Envelope]] = (),
     ) -> None:
-        """One transaction, durable on return: events, cursors, the runs' last sequences, dead letters.
+        """One transaction, durable on return: events, cursors, the runs' last sequences, apps' states, dead letters.
 
         Raises:
             sqlite3.Error: nothing of it was written.
@@ -184,6 +190,11 @@ class Store:
                 writer.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (name, offset))
             for daemon, (run, sequence) in runs.items():
                 writer.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (daemon, run, sequence))
+            for (daemon, app), state in states.items():
+                if state is None:
+                    writer.execute("DELETE FROM app_states WHERE daemon = ? AND app = ?", (daemon, app))
+                else:
+                    writer.execute("INSERT OR REPLACE INTO app_states VALUES (?, ?, ?)", (daemon, app, state))
             for sink, refused_at, reason, error, envelope in dead_letters:
                 writer.execute(
                     f"INSERT INTO dead_letters (sink, refused_at, reason, error, {_COLUMNS}) "  # noqa: S608 constants
@@ -271,6 +282,12 @@ class Store:
         with self._read_lock:
             rows = self._reader.execute("SELECT daemon, run, sequence FROM runs").fetchall()
         return {daemon: (run, sequence) for daemon, run, sequence in rows}
+
+    def app_states(self, daemon: str) -> dict[str, str]:
+        """The last state of each app of a daemon, as it was given to :meth:`append`."""
+        with self._read_lock:
+            rows = self._reader.execute("SELECT app, state FROM app_states WHERE daemon = ?", (daemon,))
+            return dict(rows.fetchall())
 
     def dead_letters(self) -> dict[str, int]:
         """How many there are, by sink."""

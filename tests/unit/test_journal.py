@@ -136,6 +136,18 @@ def test_an_event_is_on_the_disk_when_append_returns(tmp_path: Path, journal: Jo
         assert other.execute("SELECT count(*) FROM events").fetchone() == (1,)
 
 
+def test_states_of_apps_are_kept_with_the_events_that_made_them(tmp_path: Path, journal: Journal) -> None:
+    journal.submit([make_event(1)], {("node-a", "web"): "one", ("node-a", "db"): "x", ("node-b", "web"): "other"})
+    assert journal.app_states("node-a") == {"web": "one", "db": "x"}
+    journal.submit([make_event(2)], {("node-a", "web"): "two", ("node-a", "db"): None})
+    assert journal.app_states("node-a") == {"web": "two"}
+    journal.close()
+    again = opened(tmp_path)
+    assert again.app_states("node-a") == {"web": "two"}
+    assert again.app_states("node-b") == {"web": "other"}
+    again.close()
+
+
 def test_a_second_owner_is_refused_and_told_who_has_it(tmp_path: Path, journal: Journal) -> None:
     with pytest.raises(JournalInUseError, match=r"in use by process \d+: one meshbridge per journal"):
         opened(tmp_path)
