@@ -1,5 +1,6 @@
 """The apps of one daemon: registering, registering again, one-off runs, removing, and coming back after a restart."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,7 @@ class Applications:
         self._leaving: set[Application] = set()
         self._runs: dict[str, int] = {}
         self._registered = 0
+        self._successions: set[asyncio.Future[None]] = set()
         self._surroundings = Surroundings(hub, identifiers, store, options, environment, self.remove)
         self.persists = options.data_dir is not None
 
@@ -82,6 +84,7 @@ class Applications:
         old = self._by_name.pop(app.name, None)
         if old is None:
             self._add(app)
+            self._save(app, owner)
             app.registered()
         else:
             app.starts = old.starts
@@ -91,12 +94,19 @@ class Applications:
             old.replaced()
             app.hold()
             self._add(app)
+            self._save(app, owner)
             app.registered()
-            await old.wait_ended()
-            self._leaving.discard(old)
-            app.release()
-        self._save(app, owner)
+            # Shielded: a client that goes meanwhile must not leave the app between its two processes.
+            succession = asyncio.ensure_future(self._succeed(old, app))
+            self._successions.add(succession)
+            succession.add_done_callback(self._successions.discard)
+            await asyncio.shield(succession)
         return app
+
+    async def _succeed(self, old: Application, app: Application) -> None:
+        await old.wait_ended()
+        self._leaving.discard(old)
+        app.release()
 
     def run_once(self, definition: dict[str, Any], owner: str, register_time: int | None = None) -> Application:
         """Starts a one-off run.

@@ -10,7 +10,7 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def certificates(directory: Path, host: str) -> Path:
-    """Makes ``ca.pem``, ``server.pem`` and their keys where they are missing; gives the CA's file.
+    """Makes ``ca.pem``, ``server.pem``, ``client.pem`` and their keys where they are missing; gives the CA's file.
 
     The authority stays for good: clients have its file. The server certificate is made anew for a host that the
     present one does not name.
@@ -36,6 +36,10 @@ def certificates(directory: Path, host: str) -> Path:
         (directory / "server.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
         _write_private(directory / "server-key.pem", leaf.private_key_pem.bytes())
         named.write_text("\n".join(names))
+    if not (directory / "client.pem").exists():
+        client = ca.issue_cert("client@appmesh.example")
+        (directory / "client.pem").write_bytes(b"".join(blob.bytes() for blob in client.cert_chain_pems))
+        _write_private(directory / "client-key.pem", client.private_key_pem.bytes())
     return ca_file
 
 

@@ -1,6 +1,7 @@
 """The emulated daemon as a whole: its thread, its listeners, and what tests may do to it."""
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import logging
@@ -83,7 +84,9 @@ class Emulator:
                 self.options.host,
             )
         started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name=f"emulator-{self.options.node_name}")
+        self._thread = threading.Thread(
+            target=self._run, args=(started,), name=f"emulator-{self.options.node_name}", daemon=True
+        )
         self._thread.start()
         try:
             started.result()
@@ -137,7 +140,8 @@ class Emulator:
     @property
     def history(self) -> list[RecordedEvent]:
         """Every event so far, with ``EmulatorOptions(record=True)``; also those that nobody subscribed to."""
-        return list(self._running().hub.history)
+        history = self._running().hub.history
+        return list(history) if self._thread is None else self._call(lambda: list(history))
 
     @property
     def start_time(self) -> int:
@@ -173,15 +177,16 @@ class Emulator:
         try:
             store.open()
             self.ca_file = certificates(store.ssl, self.options.host)
-            reaper = Reaper()
+            reaper = Reaper(temporary)
             daemon = Daemon(self.options, store, reaper.environment(), earlier_start=self._last_start_time)
             self._last_start_time = daemon.start_time
             self._daemon = daemon
-            server = await self._listen(daemon, store)
-            daemon.applications.restore()
-            started.set_result(None)
-            await self._stopping.wait()
-            await self._close(server)
+            with contextlib.ExitStack() as sockets:
+                server = await self._listen(daemon, store, sockets)
+                daemon.applications.restore()
+                started.set_result(None)
+                await self._stopping.wait()
+                await self._close(server)
         finally:
             if self._daemon is not None:
                 self._daemon.applications.abandon()
@@ -190,11 +195,11 @@ class Emulator:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
-    async def _listen(self, daemon: Daemon, store: Store) -> asyncio.Server | None:
+    async def _listen(self, daemon: Daemon, store: Store, opened: contextlib.ExitStack) -> asyncio.Server | None:
         options = self.options
         context = server_context(store.ssl, verify_client=options.verify_client)
         sockets = {
-            name: _bind(options.host, port)
+            name: opened.enter_context(_bind(options.host, port))
             for name, port in (("tcp", options.tcp_port), ("wss", options.wss_port), ("https", options.https_port))
             if port is not None
         }

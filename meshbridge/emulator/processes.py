@@ -28,10 +28,11 @@ Ended = Callable[[int], None]
 class Reaper:
     """Makes sure that no process of the apps outlives the emulator (see :mod:`meshbridge.emulator.reaper`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: Path | None = None) -> None:
+        """``temporary``: a directory that is to go with the emulator."""
         self.mark = uuid.uuid4().hex
         self._process = subprocess.Popen(  # noqa: S603 our own interpreter and module
-            [sys.executable, "-I", "-S", reaper.__file__, self.mark],
+            [sys.executable, "-I", "-S", reaper.__file__, self.mark, *([str(temporary)] if temporary else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -39,7 +40,8 @@ class Reaper:
         )
 
     def environment(self) -> dict[str, str]:
-        return {reaper.MARK: self.mark}
+        """What the apps inherit: the emulator's own environment, and the mark."""
+        return {**os.environ, reaper.MARK: self.mark}
 
     def close(self) -> None:
         """Kills what is still there and waits until that is done."""

@@ -30,17 +30,24 @@ class Usage:
 
 
 class Snapshot:
-    """All processes at one moment: an app list of thousands reads /proc once."""
+    """All processes at one moment, read when first asked: a list of thousands of apps reads /proc once, or never."""
 
     def __init__(self) -> None:
         self._facts: dict[int, ProcessFacts] = {}
         self._children: dict[int, list[int]] = {}
+        self._taken = False
+
+    def _take(self) -> None:
+        if self._taken:
+            return
+        self._taken = True
         for entry in os.listdir(_PROC):  # noqa: PTH208 names only
             if entry.isdigit() and (facts := _facts(int(entry))) is not None:
                 self._facts[facts.pid] = facts
                 self._children.setdefault(facts.parent, []).append(facts.pid)
 
     def usage(self, pid: int) -> Usage:
+        self._take()
         members = list(self._tree(pid))
         return Usage(
             sum(self._facts[member].resident_bytes for member in members),
@@ -50,6 +57,7 @@ class Snapshot:
 
     def tree_text(self, pid: int, *, arguments: bool) -> str:
         """The tree as ``get_app`` draws it (with arguments) and ``list_apps`` (names only)."""
+        self._take()
         return "\n".join(self._tree_lines(pid, 0, arguments=arguments))
 
     def _tree(self, pid: int) -> Iterable[int]:

@@ -2,12 +2,13 @@
 
 Runs as a process of its own, started by :class:`meshbridge.emulator.processes.Reaper` with a pipe on its standard
 input. End of file there means that the emulator is gone, however it went: then every process whose environment
-carries the emulator's mark gets SIGKILL. A parent-death signal would reach an app's first process only, and a process
-group not what has left it; the mark is inherited by all. Standard library only, no imports of meshbridge: it starts in
-some milliseconds.
+carries the emulator's mark gets SIGKILL, and the emulator's temporary directory goes. A parent-death signal would reach
+an app's first process only, and a process group not what has left it; the mark is inherited by all. Standard library
+only, no imports of meshbridge: it starts in some milliseconds.
 """
 
 import os
+import shutil
 import signal
 import sys
 
@@ -49,6 +50,8 @@ def main() -> None:
     while os.read(0, 4096):
         pass
     kill_marked(sys.argv[1])
+    for directory in sys.argv[2:]:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

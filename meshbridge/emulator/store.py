@@ -3,7 +3,7 @@
 ::
 
     <data_dir>/
-      ssl/ca.pem, ca-key.pem, server.pem, server-key.pem
+      ssl/ca.pem, server.pem, client.pem, each with its …-key.pem
       config.json            the configuration, with the labels
       security.json          users, roles, the key that signs tokens
       run.json               when the last run started

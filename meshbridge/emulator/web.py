@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
-from http.cookies import SimpleCookie
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
@@ -110,7 +110,7 @@ class WebApplication:
         if method == "OPTIONS":
             await _reply(send, Answer(204))
             return
-        cookies = {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
+        cookies = _cookies(headers.get("cookie", ""))
         refused = self._check_origin(method, headers, cookies)
         if refused is not None:
             await _reply(send, refused)
@@ -279,6 +279,14 @@ class _WssSender:
             await asyncio.wait_for(self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER}), CLOSE_SECONDS)
         except TimeoutError:
             self._abort()
+
+
+def _cookies(header: str) -> dict[str, str]:
+    """The cookies of a request; none where the header cannot be read."""
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
+    except CookieError:
+        return {}
 
 
 class _Disconnected(Exception):  # noqa: N818 an outcome

@@ -33,7 +33,6 @@ class WebServer:
             import websockets  # noqa: F401, PLC0415 only the extra `demo` has it, and uvicorn imports it late
             from uvicorn.server import ServerState  # noqa: PLC0415 as above
         except ImportError as error:
-            sock.close()
             raise NotInstalled(error.name or "uvicorn") from error
         application: Any = WebApplication(daemon, options, messages=messages, abort=self._abort)
         self._config = uvicorn.Config(

@@ -107,6 +107,45 @@ def test_a_health_check_decides_the_health_of_a_running_app(client: TcpClient, t
     assert client.request("GET", "/appmesh/app/checked/health").body == b"0"
 
 
+def test_an_app_that_is_due_while_it_runs_is_killed_and_started_again(client: TcpClient) -> None:
+    client.add_app("due", SLEEP, start_interval_seconds=1)
+    client.wait_type("due", "START", 2)
+    client.wait_type("due", "EXIT")
+    assert client.of("due", "EXIT")[0]["data"]["exit_code"] == 9
+    assert client.of("due", "EXIT")[0]["data"]["pid"] == client.of("due", "START")[0]["data"]["pid"]
+
+
+def test_retention_lets_the_process_before_finish(client: TcpClient) -> None:
+    client.add_app("patient", "sleep 1.2; exit 4", shell=True, start_interval_seconds=1, retention="PT30S")
+    client.wait_type("patient", "EXIT")
+    assert len(client.of("patient", "START")) == 2
+    assert client.of("patient", "EXIT")[0]["data"]["exit_code"] == 4
+
+
+def test_an_app_stops_at_its_end_time_and_does_not_start_before_its_start_time(client: TcpClient) -> None:
+    now = int(time.time())
+    client.add_app("later", SLEEP, start_time=now + 3600)
+    shown = client.add_app("ending", SLEEP, end_time=now + 2)
+    assert (shown["starts"], shown["end_time_TEXT"][-3:]) == (1, "+08")
+    assert client.wait_type("ending", "EXIT")["data"]["exit_code"] == 9
+    waiting = client.json("GET", "/appmesh/app/later")
+    assert (waiting["starts"], waiting["next_start_time"]) == (0, now + 3600)
+
+
+def test_a_run_is_cut_off_by_its_timeout(client: TcpClient) -> None:
+    run = client.json("POST", "/appmesh/app/run", {"command": SLEEP}, timeout="1", lifecycle="60")
+    assert client.wait_type(run["name"], "EXIT")["data"]["exit_code"] == 9
+
+
+def test_registering_again_is_finished_even_if_its_client_goes(emulator: Emulator, client: TcpClient) -> None:
+    client.add_app("web", "sleep 100")
+    with TcpClient(emulator.tcp_address, emulator.ca_file) as hasty:
+        hasty.login()
+        hasty.ask("PUT", "/appmesh/app/web", {"name": "web", "command": "sleep 200"})
+    client.wait_type("web", "START", 2)
+    assert client.json("GET", "/appmesh/app/web")["command"] == "sleep 200"
+
+
 def test_a_killed_process_has_a_negative_code_if_the_daemon_did_not_kill_it(client: TcpClient) -> None:
     client.add_app("killed", "kill -KILL $$", shell=True)
     assert client.wait_type("killed", "EXIT")["data"]["exit_code"] == -9

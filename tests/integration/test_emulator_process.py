@@ -24,9 +24,10 @@ FAMILY = "sleep 301 & setsid sleep 302 & sleep 303"
 class Program:
     """``python -m meshbridge.emulator``, until it is killed."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "meshbridge.emulator", "--data-dir", str(directory), *arguments]
-        self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def __init__(self, temporary: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "meshbridge.emulator", *arguments]
+        environment = {**os.environ, "TMPDIR": str(temporary)}
+        self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.popen.stdout is not None
         facts = json.loads(self.popen.stdout.readline())
         assert facts["ready"] is True
@@ -47,8 +48,8 @@ class Program:
 
 
 @contextmanager
-def program(directory: Path, *arguments: str) -> Iterator[Program]:
-    running = Program(directory, *arguments, "--wss-port", "-1", "--https-port", "-1")
+def program(temporary: Path, *arguments: str) -> Iterator[Program]:
+    running = Program(temporary, *arguments, "--wss-port", "-1", "--https-port", "-1")
     try:
         yield running
     finally:
@@ -73,7 +74,7 @@ def children() -> set[int]:
 
 
 def test_a_daemon_killed_and_started_again_is_the_same_daemon(tmp_path: Path) -> None:
-    with program(tmp_path) as first, first.client() as client:
+    with program(tmp_path, "--data-dir", str(tmp_path / "daemon")) as first, first.client() as client:
         ca = first.ca_file.read_bytes()
         client.add_app("keep", "sleep 300", description="kept")
         client.add_app("off", "sleep 300", status=0)
@@ -86,7 +87,8 @@ def test_a_daemon_killed_and_started_again_is_the_same_daemon(tmp_path: Path) ->
         started = client.json("GET", "/appmesh/resources")["appmesh_start_time_unix_seconds"]
         token = client.token
         first.end(signal.SIGKILL)
-    with program(tmp_path, "--tcp-port", str(first.tcp[1])) as second, second.client() as client:
+    again = "--data-dir", str(tmp_path / "daemon"), "--tcp-port", str(first.tcp[1])
+    with program(tmp_path, *again) as second, second.client() as client:
         assert second.ca_file.read_bytes() == ca
         after = client.json("GET", "/appmesh/app/keep")
         kept = {"register_time", "description", "owner", "status", "command"}
@@ -110,6 +112,7 @@ def test_nothing_is_left_of_the_apps_however_the_emulator_ends(tmp_path: Path, n
         wait_for(lambda: len(family_of(tmp_path)) >= 8, "both families run")
         code = running.end(number)
     wait_for(lambda: not family_of(tmp_path), "nothing of them is left")
+    wait_for(lambda: not list(tmp_path.iterdir()), "its temporary directory is gone")
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
 
 
@@ -178,11 +181,24 @@ def test_a_taken_port_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("library", ["trustme", "websockets"])
 def test_a_missing_library_is_one_clear_line(library: str) -> None:
-    hide = f"import sys; sys.modules[{library!r}] = None; from meshbridge.emulator.__main__ import main; sys.exit(main([]))"
+    program = "from meshbridge.emulator.__main__ import main; sys.exit(main([]))"
+    hide = f"import sys; sys.modules[{library!r}] = None; {program}"
     ended = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.count("\n") == 1
     assert "meshbridge[demo]" in ended.stderr
+
+
+def test_a_failed_start_leaves_no_listener_open(tmp_path: Path) -> None:
+    with Emulator() as emulator:
+        assert emulator.wss_address is not None
+        failing = Emulator(EmulatorOptions(data_dir=tmp_path, wss_port=emulator.wss_address[1]))
+        with pytest.raises(EmulatorError):
+            failing.start()
+        with pytest.raises(EmulatorError, match="does not run"):
+            failing.drop_connections()
+    failing.start()
+    failing.stop()
 
 
 def test_another_host_than_loopback_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:

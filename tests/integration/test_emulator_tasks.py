@@ -10,14 +10,14 @@ import pytest
 
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.support import wait_for
-from tests.unit.emulator.golden import DIRECTORY
+from tests.unit.emulator.golden import DIRECTORY, records
 from tests.unit.emulator.wire_client import Closed, TcpClient
 
 # A managed process with this project's own messages: it answers what it was asked, and obeys 'hang' and 'die'.
 WORKER = """
 import os, sys
 from pathlib import Path
-from tests.unit.emulator.golden import DIRECTORY
+from tests.unit.emulator.golden import DIRECTORY, records
 from tests.unit.emulator.wire_client import TcpClient
 
 app, key = os.environ["APP_MESH_APPLICATION_NAME"], os.environ["APP_MESH_PROCESS_KEY"]
@@ -216,6 +216,16 @@ def test_forwarding_to_the_node_itself_never_answers(client: TcpClient) -> None:
         assert client.request("GET", "/appmesh/labels").uuid != silent
 
 
+def test_a_client_certificate_is_asked_for_where_wanted() -> None:
+    with Emulator(EmulatorOptions(wss_port=None, https_port=None, verify_client=True)) as emulator:
+        with pytest.raises(Closed), TcpClient(emulator.tcp_address, emulator.ca_file) as stranger:
+            stranger.login()
+        directory = emulator.ca_file.parent
+        certificate = directory / "client.pem", directory / "client-key.pem"
+        with TcpClient(emulator.tcp_address, emulator.ca_file, certificate) as client:
+            assert client.login().http_status == 200
+
+
 def test_metrics_have_a_family_for_each_app_where_a_port_is_set() -> None:
     options = EmulatorOptions(wss_port=None, https_port=None, prometheus_port=9100)
     with Emulator(options) as emulator, TcpClient(emulator.tcp_address, emulator.ca_file) as client:
@@ -234,6 +244,14 @@ def test_metrics_have_a_family_for_each_app_where_a_port_is_set() -> None:
     assert "/appmesh/metrics" not in second
     recorded = (DIRECTORY / "metrics.txt").read_text(encoding="utf-8")
     assert _families(second) == _families(recorded)
+
+
+def test_metrics_have_the_daemons_own_families_by_default(client: TcpClient) -> None:
+    client.add_app("web", "true")
+    recorded = next(record for record in records("exchanges.jsonl") if record["operation"] == "get_metrics with app")
+    own = client.request("GET", "/appmesh/metrics")
+    assert _families(own.body.decode()) == _families(recorded["response"]["body"])
+    assert own.body_msg_type == recorded["response"]["body_msg_type"]
 
 
 def _families(exposition: str) -> list[str]:

@@ -136,10 +136,12 @@ class WireClient:
 
 
 class TcpClient(WireClient):
-    def __init__(self, address: Address | None, ca_file: Path) -> None:
+    def __init__(self, address: Address | None, ca_file: Path, certificate: tuple[Path, Path] | None = None) -> None:
         super().__init__()
         assert address is not None
         context = ssl.create_default_context(cafile=str(ca_file))
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
         raw = socket.create_connection(address, timeout=DEADLINE_SECONDS)
         self.socket = context.wrap_socket(raw, server_hostname=address[0])
         self._decoder = FrameDecoder()
