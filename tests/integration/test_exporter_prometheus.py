@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,14 +55,42 @@ class BrokenDaemon(GoldenDaemon):
         raise ConnectionError("not reachable")
 
 
-@pytest.fixture
+class OddDaemon(GoldenDaemon):
+    """Writes what the format allows and nobody does, and some that it doesn't."""
+
+    def get_metrics(self, timeout_seconds: float) -> bytes:
+        lines = [
+            '# HELP odd_total Says "hi" \\\\ and\\nmore',
+            "# TYPE odd_total counter",
+            'odd_total{a="x\\"y\\\\z\\n"} 1 # {trace_id="7"} 0.5 1795563427.25',
+            'odd_total{a="C:\\dir",} 2',
+            f'  odd_total {{ a = "é" , daemon = "theirs" }}\t3\t{int(time.time() * 1000)}  \r',
+            "# TYPE odd_seconds histogram",
+            'odd_seconds_bucket{le="1"} 1 # {} 0.5',
+            'odd_seconds_bucket{le="+Inf"} 2',
+            "odd_seconds_sum 3.5e0",
+            "odd_seconds_count 2",
+            "# TYPE odd_values gauge",
+            'odd_values{v="nan"} NaN',
+            'odd_values{v="inf"} +inf',
+            'odd_values{v="small"} -.5E-3',
+            "odd_untyped{} 7",
+            "# TYPE odd_old counter",
+            "odd_old 4",
+            'odd_broken{a="1} 1',
+            "meshbridge_daemon_up 1",
+        ]
+        return "\n".join(lines).encode()
+
+
+@pytest.fixture(scope="module")
 def exporter() -> Iterator[Exporter]:
     telemetry.declare_daemon("node-a")
     telemetry.declare_sink("log")
     made = Exporter(
         ExporterOptions(listen="127.0.0.1:0"),
         Sources(
-            daemons=lambda: [GoldenDaemon("node-a"), GoldenDaemon("node-b"), BrokenDaemon("node-c")],
+            daemons=lambda: [GoldenDaemon("node-a"), GoldenDaemon("node-b"), BrokenDaemon("node-c"), OddDaemon("odd")],
             links=lambda: [LinkStatus("node-a", LinkState.UP, token_expires_at=2e9), LinkStatus("node-b")],
             sinks=lambda: [SinkStatus("log", SinkState.UP, lag_events=2, lag_seconds=0.5, dead_letters=1)],
             journal=lambda: JournalStatus("/j", open=True, bytes=4096, events=3),
@@ -103,8 +132,9 @@ class Prometheus:
         return first
 
 
-@pytest.fixture
-def prometheus(exporter: Exporter, tmp_path: Path) -> Iterator[Prometheus]:
+@pytest.fixture(scope="module")
+def prometheus(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    tmp_path = tmp_path_factory.mktemp("prometheus")
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [
@@ -148,7 +178,7 @@ def test_prometheus_takes_every_series(prometheus: Prometheus, exporter: Exporte
     assert prometheus.values('appmesh_app_memory_bytes{daemon="node-a",app="pytask"}') == {33550336}
     assert prometheus.values('appmesh_host_load1{daemon="node-a"}') == {0.42578125}
     assert prometheus.values("meshbridge_daemon_up") == {0, 1}
-    assert len(prometheus.query("count by (daemon) (appmesh_app_info)")) == 3
+    assert len(prometheus.query("count by (daemon) (appmesh_app_info)")) == 4
     assert prometheus.values('meshbridge_collector_success{daemon="node-c",collector="daemon"}') == {0}
     metadata = json.loads(fetch(f"{prometheus.url}/api/v1/metadata?metric=appmesh_http_request_duration_seconds"))
     (family,) = metadata["data"].values()
@@ -157,6 +187,27 @@ def test_prometheus_takes_every_series(prometheus: Prometheus, exporter: Exporte
         'histogram_quantile(0.5, appmesh_http_request_duration_seconds_bucket{daemon="node-a",route="/appmesh/login"})'
     )
     assert prometheus.values(quantile) == {0.03}
+
+
+@pytest.mark.needs("prometheus")
+def test_prometheus_reads_an_odd_text_as_it_was_meant(prometheus: Prometheus) -> None:
+    wait_for(lambda: prometheus.values("up") == {1}, "a good scrape")
+    wait_for(lambda: prometheus.values('odd_total{exported_daemon="theirs",a="é"}') == {3}, "a sample with a timestamp")
+    assert {found["metric"]["a"] for found in prometheus.query('odd_total{daemon="odd"}')} == {
+        'x"y\\z\n',
+        "C:\\dir",
+        "é",
+    }
+    assert prometheus.values("odd_seconds_sum") == {3.5}
+    assert {found["metric"]["le"] for found in prometheus.query("odd_seconds_bucket")} == {"1.0", "+Inf"}
+    assert prometheus.values('odd_values{v!="nan"}') == {float("inf"), -0.0005}
+    assert prometheus.query('odd_values{v="nan"}')[0]["value"][1] == "NaN"
+    assert prometheus.values("odd_untyped") == {7}
+    assert prometheus.values("odd_old") == {4}  # the same name in every format
+    assert not prometheus.query("odd_broken")
+    assert prometheus.values('meshbridge_scrape_series_dropped_total{daemon="odd",reason="clash"}') != {0}
+    metadata = json.loads(fetch(f"{prometheus.url}/api/v1/metadata?metric=odd"))
+    assert metadata["data"]["odd"][0]["help"] == 'Says "hi" \\ and\nmore'
 
 
 @pytest.mark.needs("promtool")
@@ -168,7 +219,9 @@ def test_promtool_has_nothing_to_say(exporter: Exporter) -> None:
         check=False,
         timeout=30,
     )
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+    said = (checked.stdout + checked.stderr).decode().splitlines()
+    assert [line for line in said if not line.startswith("odd_")] == []  # what a daemon calls its own is its own
+    assert any("help" in line for line in said), "promtool looked at nothing"
 
 
 @pytest.mark.needs("promtool")
