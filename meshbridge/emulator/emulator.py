@@ -172,7 +172,7 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         temporary = None if self.options.data_dir else Path(tempfile.mkdtemp(prefix="meshbridge-emulator-"))
-        store = Store(self.options.data_dir or temporary or Path())
+        store = Store((self.options.data_dir or temporary or Path()).resolve())
         reaper: Reaper | None = None
         try:
             store.open()

@@ -18,6 +18,9 @@ from meshbridge.emulator.web import WebApplication
 PING_SECONDS = 20.0
 MAX_MESSAGE_BYTES = 100 * 1024 * 1024
 
+KEEP_ALIVE_SECONDS = 60
+"""For an idle HTTPS connection. uvicorn's 5 s would now and then end one just as a client uses it again."""
+
 CLOSE_SECONDS = 0.5
 """How long a client has to end its side of a TLS stream before the connection is dropped."""
 
@@ -45,6 +48,7 @@ class WebServer:
             lifespan="off",
             log_config=None,
             access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         self._config.load()
         self._context = context

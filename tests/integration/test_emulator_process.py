@@ -157,6 +157,16 @@ def test_a_disabled_app_stays_disabled_and_an_enabled_one_comes_back(tmp_path: P
         assert shown == {"a": (0, False), "b": (1, True)}
 
 
+def test_a_relative_directory_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = EmulatorOptions(data_dir=Path("daemon"), wss_port=None, https_port=None)
+    with Emulator(options) as emulator, TcpClient(emulator.tcp_address, emulator.ca_file) as client:
+        client.login()
+        client.subscribe()
+        client.add_app("web", "exit 7", shell=True)
+        assert client.wait_type("web", "EXIT")["data"]["exit_code"] == 7
+
+
 def test_listeners_can_be_left_off() -> None:
     with Emulator(EmulatorOptions(tcp_port=None, wss_port=None)) as emulator:
         assert (emulator.tcp_address, emulator.wss_address) == (None, None)
