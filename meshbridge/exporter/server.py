@@ -61,10 +61,10 @@ class Exporter:
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._application.end_waits()
-            self._thread.join(timeout_seconds)
+            self._thread.join(timeout_seconds * 3 / 4)
             if self._thread.is_alive():
                 self._server.force_exit = True
-                self._thread.join(timeout_seconds)
+                self._thread.join(timeout_seconds / 4)
         self._application.close()
 
 
