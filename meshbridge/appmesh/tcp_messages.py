@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import msgpack
 
-__all__ = ["MessageError", "RequestMessage", "ResponseMessage"]
+__all__ = ["MessageError", "RequestMessage", "ResponseMessage", "unpack_message"]
 
 
 class MessageError(ValueError):
@@ -50,7 +50,7 @@ class RequestMessage:
             MessageError: ``buf`` is no request.
 
         """
-        fields = _unpack(buf)
+        fields = unpack_message(buf)
         return cls(
             uuid=_text(fields, "uuid"),
             request_uri=_text(fields, "request_uri"),
@@ -100,7 +100,16 @@ class ResponseMessage:
             MessageError: ``buf`` is no answer.
 
         """
-        fields = _unpack(buf)
+        return cls.from_fields(unpack_message(buf))
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[Any, Any]) -> Self:
+        """The answer in a message that is unpacked already (:func:`unpack_message`).
+
+        Raises:
+            MessageError: it is no answer.
+
+        """
         status = fields.get(b"http_status") or 0
         if not isinstance(status, int):
             raise MessageError(f"http_status is {type(status).__name__}, not an integer")
@@ -119,8 +128,13 @@ def _pack(fields: dict[str, Any]) -> bytes:
     return packed
 
 
-def _unpack(buf: bytes | bytearray | memoryview) -> dict[Any, Any]:
-    """The top-level map with its strings left as bytes: most of them are compared or passed on, never read."""
+def unpack_message(buf: bytes | bytearray | memoryview) -> dict[Any, Any]:
+    """The top-level map of a message, its strings left as bytes: most are compared or passed on, never read.
+
+    Raises:
+        MessageError: ``buf`` holds no map.
+
+    """
     try:
         fields = msgpack.unpackb(buf, raw=True, strict_map_key=False)
     except Exception as error:  # msgpack raises ValueError, its own types and, for deep nesting, StackError

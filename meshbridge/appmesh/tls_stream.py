@@ -22,7 +22,7 @@ SslVerify = bool | str
 ClientCert = str | tuple[str, str] | None
 """One PEM file with certificate and key, or the two files."""
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 16 * 1024  # a TLS record: OpenSSL gives no more at once, and Python allocates what is asked for
 
 # A half-open connection is noticed by the kernel after 10 + 3 x 5 s; DESIGN.md allows 30 s.
 _KEEPALIVE_IDLE_SECONDS = 10
@@ -133,6 +133,11 @@ class TlsStream:
             self._buffer, self._position = b"", 0
             return data
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        # Mostly there is nothing yet. To find that out by OpenSSL costs an exception, and the lock that writers need.
+        with self._lock:
+            idle = not self._closed and not self._socket.pending()
+        if idle:
+            self._wait(select.POLLIN, deadline, "nothing received in time")
         while True:
             with self._lock:
                 if self._closed:

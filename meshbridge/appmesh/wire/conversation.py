@@ -6,11 +6,9 @@ subscribe that caused it.
 
 import itertools
 import os
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import msgpack
-
-from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage
+from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage, unpack_message
 
 __all__ = ["EVENT_URI", "Conversation", "MessageError"]
 
@@ -61,12 +59,9 @@ class Conversation(Generic[Waiter]):
             MessageError: neither.
 
         """
-        try:
-            fields: Any = msgpack.unpackb(message, raw=True, strict_map_key=False)
-            if fields[b"request_uri"] == _EVENT_URI:
-                body = fields[b"body"]
-                if isinstance(body, bytes):
-                    return body
-        except Exception:  # noqa: BLE001, S110 whatever is wrong with it, from_bytes says it properly
-            pass
-        return ResponseMessage.from_bytes(message)
+        fields = unpack_message(message)
+        if fields.get(b"request_uri") == _EVENT_URI:
+            body = fields.get(b"body")
+            if isinstance(body, bytes):
+                return body
+        return ResponseMessage.from_fields(fields)
