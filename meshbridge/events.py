@@ -145,13 +145,13 @@ def decode_push(daemon: str, run: str, body: bytes, received_at: float, processe
         raise PushError(f"a pushed message of {len(body)} bytes is no event: {error!r}") from error
 
 
-def gap(daemon: str, run: str, first: int | None, last: int | None, received_at: float) -> Event:
+def gap(daemon: str, run: str, first: int | None, last: int | None, received_at: float, *, reconciled: int) -> Event:
     """The event that says which events of a run were never received; None where that is not known.
 
-    It is found with the first event behind the hole, and stands before it.
+    ``reconciled`` counts the events that repaired it.
     """
     missed = None if first is None or last is None else last - first + 1
-    data = {"first": first, "last": last, "missed": missed, "reconciled": 0}
+    data = {"first": first, "last": last, "missed": missed, "reconciled": reconciled}
     body = {"app_name": DAEMON_PLACE, "data": data, "event_type": "GAP", "timestamp": int(received_at)}
     key = f"{run}/gap/{'' if first is None else first}-{'' if last is None else last}"
     return Event(

@@ -184,6 +184,15 @@ def gap_found(daemon: str, first: int, last: int) -> None:
     log.warning("events missed", daemon=daemon, first=first, last=last, missed=last - first + 1)
 
 
+def events_reconciled(daemon: str, count: int) -> None:
+    _reconciled.labels(daemon).inc(count)
+    log.info("missed events made up from the state of apps", daemon=daemon, events=count)
+
+
+def reconcile_failed(daemon: str, error: str) -> None:
+    log.warning("state of the apps could not be compared", daemon=daemon, error=error)
+
+
 def run_ended(daemon: str, old: str, new: str) -> None:
     """The daemon was restarted: what it did between its last event and its end was not seen."""
     log.warning("daemon restarted: the end of its last run was not seen", daemon=daemon, last_run=old, run=new)

@@ -163,8 +163,11 @@ class Channel:
         self._end(error)
 
     def _sort(self, messages: list[bytes]) -> None:
-        """Answers to those who wait for them, events to ``on_pushes`` in one list."""
-        pushes = []
+        """Answers to those who wait for them, events to ``on_pushes``, many in one list.
+
+        Who gets an answer knows that all events that came before it were handed over.
+        """
+        pushes: list[bytes] = []
         for message in messages:
             try:
                 read = Conversation.read(message)
@@ -181,8 +184,13 @@ class Channel:
             if waiter is None:
                 logger.debug("nobody waits for the answer to %s", read.request_uri)
             else:
+                self._hand_over(pushes)
+                pushes = []
                 waiter.response = read
                 waiter.wake()
+        self._hand_over(pushes)
+
+    def _hand_over(self, pushes: list[bytes]) -> None:
         if pushes and self._on_pushes is not None:
             self._on_pushes(pushes)
 

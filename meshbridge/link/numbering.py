@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from meshbridge.events import Event, PushError, decode_push, gap
+from meshbridge.events import Event, PushError, decode_push
 
 __all__ = ["Numbering", "Read"]
 
 
 @dataclass(slots=True)
 class Read:
-    """What one read of the socket held: ``events`` in order, with the gaps that were found before them."""
+    """What one read of the socket held: ``events`` in order, and the gaps that they show, as (first, last) missed."""
 
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,6 @@ class Numbering:
             assert sequence is not None
             if self._complete and self.last is not None and sequence > self.last + 1:
                 result.gaps.append((self.last + 1, sequence - 1))
-                result.events.append(gap(self.daemon, self.run, self.last + 1, sequence - 1, received_at))
             self.last = sequence if self.last is None else max(self.last, sequence)
             result.events.append(event)
             result.counts[event.type.label] += 1

@@ -33,6 +33,10 @@ class DaemonOptions(SecretFiles):
         default=EVENT_TYPES, description="event types to subscribe to; only with all six can a loss be seen"
     )
 
+    reconcile_interval: Duration = Field(
+        default=300.0, ge=1, description="how often the list of apps is compared with what events have said"
+    )
+
     @field_validator("url")
     @classmethod
     def _address(cls, value: str) -> str:

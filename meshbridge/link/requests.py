@@ -7,13 +7,20 @@ from typing import Any
 
 import orjson
 
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshRequestError
+from meshbridge.appmesh.exceptions import (
+    AppMeshConnectionError,
+    AppMeshError,
+    AppMeshRequestError,
+    AppMeshTimeoutError,
+)
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.link import operations
 from meshbridge.link.credentials import Credentials
 from meshbridge.link.operations import TokenRefusedError
 
 __all__ = ["DaemonRequests"]
+
+_NOT_FOUND = 404
 
 
 class DaemonRequests:
@@ -55,6 +62,19 @@ class DaemonRequests:
             raise AppMeshRequestError("GET /appmesh/applications: the answer is no list")
         return apps
 
+    def get_app(self, app: str, timeout_seconds: float) -> dict[str, Any] | None:
+        """One app, as the daemon reports it; None where there is none of that name."""
+        uri = f"/appmesh/app/{app}"
+        try:
+            fields = orjson.loads(self._get(uri, timeout_seconds))
+        except AppMeshRequestError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+        if not isinstance(fields, dict):
+            raise AppMeshRequestError(f"GET {uri}: the answer is no object")
+        return fields
+
     def close(self) -> None:
         """Ends the connection; the next request would open it again."""
         with self._lock:
@@ -73,33 +93,49 @@ class DaemonRequests:
 
     def _ask(self, uri: str, timeout_seconds: float, *, with_token: bool) -> bytes:
         deadline = time.monotonic() + timeout_seconds
-
-        def left() -> float:
-            return max(0.001, deadline - time.monotonic())
-
-        exchange = self._connected(timeout_seconds)
+        exchange, fresh = self._connected(timeout_seconds)
         try:
-            if not with_token:
-                return operations.ask(exchange, "GET", uri, timeout_seconds=left()).body
-            token = self._credentials.token(exchange)
-            try:
-                return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=left()).body
-            except TokenRefusedError:
-                token = self._credentials.token(exchange, refused=token)
-                return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=left()).body
+            return self._ask_over(exchange, uri, deadline, with_token=with_token)
+        except AppMeshTimeoutError:
+            # A connection that may be half open is not worth another scrape's time.
+            self._discard(exchange)
+            raise
         except AppMeshConnectionError:
-            # Also after a silence: a connection that may be half open is not worth another scrape's time.
+            self._discard(exchange)
+            if fresh:
+                raise
+        # A connection that was kept may have ended unnoticed; these requests change nothing, so once more is safe.
+        exchange, _ = self._connected(_left(deadline))
+        try:
+            return self._ask_over(exchange, uri, deadline, with_token=with_token)
+        except AppMeshConnectionError:
             self._discard(exchange)
             raise
 
-    def _connected(self, timeout_seconds: float) -> Exchange:
+    def _ask_over(self, exchange: Exchange, uri: str, deadline: float, *, with_token: bool) -> bytes:
+        if not with_token:
+            return operations.ask(exchange, "GET", uri, timeout_seconds=_left(deadline)).body
+        token = self._credentials.token(exchange)
+        try:
+            return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_left(deadline)).body
+        except TokenRefusedError:
+            token = self._credentials.token(exchange, refused=token)
+            return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_left(deadline)).body
+
+    def _connected(self, timeout_seconds: float) -> tuple[Exchange, bool]:
+        """(the connection, whether it was made just now)."""
         with self._lock:
-            if self._exchange is None:
-                self._exchange = self._open_exchange(timeout_seconds)
-            return self._exchange
+            if self._exchange is not None:
+                return self._exchange, False
+            self._exchange = self._open_exchange(timeout_seconds)
+            return self._exchange, True
 
     def _discard(self, exchange: Exchange) -> None:
         with self._lock:
             if self._exchange is exchange:
                 self._exchange = None
         exchange.close()
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())

@@ -10,7 +10,6 @@ from meshbridge import telemetry
 from meshbridge.appmesh.channel import Channel
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
 from meshbridge.appmesh.tcp_messages import MessageError
-from meshbridge.events import gap
 from meshbridge.journal import Journal
 from meshbridge.link import operations
 from meshbridge.link.connections import explain, new_exchange, new_transport
@@ -18,6 +17,7 @@ from meshbridge.link.credentials import Credentials
 from meshbridge.link.numbering import Numbering
 from meshbridge.link.operations import PermissionMissingError, TokenRefusedError
 from meshbridge.link.options import DaemonOptions
+from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.options import Retry
 from meshbridge.status import LinkState, LinkStatus
@@ -67,6 +67,7 @@ class Link:
         self.requests = DaemonRequests(
             daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
         )
+        self._repair = Repair(daemon, self.requests, journal, options.reconcile_interval, self._fence)
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
         self._thread: threading.Thread | None = None
@@ -89,6 +90,7 @@ class Link:
         telemetry.declare_daemon(self.name)
         if self._options.scheme == "https":
             return
+        self._repair.start()
         self._thread = threading.Thread(target=self._run, name=f"link-{self.name}", daemon=True)
         self._thread.start()
 
@@ -96,6 +98,7 @@ class Link:
         """Asks the link to end; :meth:`stop` waits for it."""
         self._stop.set()
         self._wake.set()
+        self._repair.request_stop()
 
     def stop(self, timeout_seconds: float) -> bool:
         """Ends both connections; False when the thread takes longer than ``timeout_seconds``."""
@@ -105,10 +108,11 @@ class Link:
         if channel is not None:
             channel.close()
         self.requests.close()
-        if self._thread is None:
-            return True
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        ended = self._repair.stop(timeout_seconds)
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+            ended = ended and not self._thread.is_alive()
+        return ended
 
     def status(self) -> LinkStatus:
         if self._options.scheme == "https":
@@ -208,6 +212,7 @@ class Link:
                 raise ended[0]
         finally:
             channel.close()
+            self._repair.disconnected()
 
     def _subscribe(self, channel: Channel) -> None:
         self._move(LinkState.LOGGING_IN)
@@ -217,7 +222,7 @@ class Link:
         except TokenRefusedError:
             token = self._credentials.token(channel, refused=token)
             run = self._name_run(channel, token)
-        self._numbering = self._begin(run)
+        self._numbering, ended_run = self._begin(run)
         self._move(LinkState.SUBSCRIBING)
         operations.subscribe(channel, token, self._options.events, _REQUEST_SECONDS)
         self._connects += 1
@@ -226,6 +231,7 @@ class Link:
         self._last_error = self._last_error_at = None
         telemetry.link_connected(self.name, run, self._options.url)
         self._move(LinkState.UP)
+        self._repair.connected(run, ended_run)
 
     def _name_run(self, channel: Channel, token: str) -> str:
         """The daemon's start time; where it may not be asked for, a name of this bridge's own, kept in the journal."""
@@ -238,8 +244,8 @@ class Link:
             telemetry.run_unnamed(self.name, run)
             return run
 
-    def _begin(self, run: str) -> Numbering:
-        """Where the numbering goes on; a run that has ended since leaves a gap of unknown length."""
+    def _begin(self, run: str) -> tuple[Numbering, tuple[str, int | None] | None]:
+        """Where the numbering goes on, and the run that has ended since, with its last sequence."""
         complete = self._options.takes_everything
         if self._numbering is not None:
             # What the journal has yet to write counts as received.
@@ -247,16 +253,13 @@ class Link:
         else:
             known = self._journal.last_sequence(self.name)
         if known is None:
-            return Numbering(self.name, run, None, complete=complete)
+            return Numbering(self.name, run, None, complete=complete), None
         last_run, last = known
         if last_run == run:
-            return Numbering(self.name, run, last, complete=complete)
-        if complete:
-            first = None if last is None else last + 1
-            self._journal.submit([gap(self.name, last_run, first, None, time.time())])
-            telemetry.run_ended(self.name, last_run, run)
+            return Numbering(self.name, run, last, complete=complete), None
+        telemetry.run_ended(self.name, last_run, run)
         # The daemon numbers a new run from 0 or 1, and its first events went to nobody.
-        return Numbering(self.name, run, 0, complete=complete)
+        return Numbering(self.name, run, 0, complete=complete), known if complete else None
 
     def _keep_alive(self, channel: Channel) -> None:
         """Waits for the next thing to do, then renews the token or asks a silent daemon whether it is there."""
@@ -280,6 +283,14 @@ class Link:
             if not operations.probe(channel, token, _REQUEST_SECONDS):
                 self._credentials.token(channel, refused=token)
 
+    def _fence(self) -> None:
+        """Returns once every event has come that the daemon sent before: its answer stands behind them."""
+        with self._lock:
+            channel = self._channel
+        if channel is None or self._state is not LinkState.UP:
+            raise AppMeshConnectionError("the event connection is down")
+        operations.probe(channel, self._credentials.token(channel), _REQUEST_SECONDS)
+
     def _move(self, state: LinkState) -> None:
         if state not in _MOVES[self._state]:
             raise AssertionError(f"link {self.name}: {self._state} -> {state} is not in the table")
@@ -292,7 +303,7 @@ class Link:
         assert numbering is not None
         now = time.time()
         read = numbering.read(bodies, now)
-        self._journal.submit(read.events)
+        self._repair.receive(read.events, read.gaps, numbering.run)
         self._last_event_at = now
         telemetry.events_received(self.name, read.counts)
         for first, last in read.gaps:

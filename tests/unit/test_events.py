@@ -92,14 +92,14 @@ def test_a_process_is_remembered_from_start_to_exit() -> None:
 
 
 def test_a_gap_says_what_was_missed_and_has_no_subject() -> None:
-    event = gap("node-a", "17", 5, 9, 1000.25)
+    event = gap("node-a", "17", 5, 9, 1000.25, reconciled=2)
     parsed = orjson.loads(cloudevent(event))
     assert parsed["id"] == "node-a/17/gap/5-9"
     assert parsed["type"] == "io.meshbridge.gap"
     assert "subject" not in parsed
     assert "sequence" not in parsed
-    assert parsed["data"] == {"first": 5, "last": 9, "missed": 5, "reconciled": 0}
-    assert orjson.loads(cloudevent(gap("node-a", "17", 5, None, 1.0)))["data"]["missed"] is None
+    assert parsed["data"] == {"first": 5, "last": 9, "missed": 5, "reconciled": 2}
+    assert orjson.loads(cloudevent(gap("node-a", "17", 5, None, 1.0, reconciled=0)))["data"]["missed"] is None
     assert event.app == "@daemon"
 
 

@@ -1,7 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshbridge.events import EventType
 from meshbridge.link.numbering import Numbering
 from tests.support import push_body
 
@@ -15,7 +14,7 @@ def test_every_hole_is_told_once_before_the_event_that_shows_it(received: set[in
         read = numbering.read([push_body(sequence)], 1.0)
         for first, end in read.gaps:
             told += range(first, end + 1)
-        assert [event.type is EventType.GAP for event in read.events] == [True] * len(read.gaps) + [False]
+        assert [event.sequence for event in read.events] == [sequence]
     if sequences:
         start = sequences[0] if last is None else last + 1
         assert sorted(told + sequences) == list(range(start, sequences[-1] + 1))

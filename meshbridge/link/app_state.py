@@ -1,0 +1,163 @@
+"""What is known of one app: from its events, and from the daemon's list. No clock, no I/O."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import orjson
+
+from meshbridge.events import Event, EventType
+
+__all__ = ["DISABLED", "ENABLED", "HEALTHY", "AppState", "Listed"]
+
+ENABLED, DISABLED = "enabled", "disabled"
+HEALTHY = 0
+_STATUS_NAMES = {0: DISABLED, 1: ENABLED, 2: ENABLED}
+_ONE_OFF = 2  # the status of a one-off run (PROTOCOL.md, 'Events')
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One app as the daemon lists it (PROTOCOL.md, 'App JSON')."""
+
+    app: str
+    status: str
+    one_off: bool
+    health: int
+    pid: int | None  # None while it doesn't run
+    starts: int
+    started_at: int | None
+    exited_at: int | None
+    exit_code: int | None
+    last_error: str
+    registered_at: int | None
+    owner: str
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Of one element of ``GET /appmesh/applications``.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no app.
+
+        """
+        status = int(fields.get("status", 1))
+        return cls(
+            app=str(fields["name"]),
+            status=_STATUS_NAMES.get(status, ENABLED),
+            one_off=status == _ONE_OFF,
+            health=int(fields.get("health", HEALTHY)),
+            pid=int(fields["pid"]) if fields.get("pid") else None,
+            starts=int(fields.get("starts", 0)),
+            started_at=_time(fields, "last_start_time"),
+            exited_at=_time(fields, "last_exit_time"),
+            exit_code=int(fields["return_code"]) if fields.get("return_code") is not None else None,
+            last_error=str(fields.get("last_error", "")),
+            registered_at=_time(fields, "register_time"),
+            owner=str(fields.get("owner", "")),
+        )
+
+
+def _time(fields: dict[str, Any], key: str) -> int | None:
+    return int(fields[key]) if fields.get(key) else None
+
+
+@dataclass(slots=True)
+class AppState:
+    """The last known state of an app. Times are the daemon's unix seconds; sequences are of the run that gave them."""
+
+    app: str
+    status: str | None = None
+    status_sequence: int = 0
+    health: int | None = None
+    health_sequence: int = 0
+    running: bool = False
+    pid: int | None = None
+    process_uuid: str | None = None
+    starts: int | None = None
+    started_at: int | None = None
+    exited_at: int | None = None
+    exit_code: int | None = None
+    registered_at: int | None = None
+    owner: str = ""
+    one_off: bool = False
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The state that :meth:`to_text` gave; keys of another version are left out.
+
+        Raises:
+            orjson.JSONDecodeError, KeyError, TypeError: it is none.
+
+        """
+        fields = orjson.loads(text)
+        return cls(**{key: value for key, value in fields.items() if key in cls.__dataclass_fields__})
+
+    def to_text(self) -> str:
+        """JSON, as it stands in the journal and as state topics, metrics and the admin API read it."""
+        return orjson.dumps(asdict(self)).decode()
+
+    def apply(self, event: Event, data: dict[str, Any]) -> bool:
+        """What an event says of the app; True where it contradicts what was known, so that the app is to be looked at.
+
+        Registering an app again mixes the events of the old instance with those of the new one (PROTOCOL.md,
+        'Events'), so a STATUS disabled may be the old one's, and an EXIT that of a process before.
+        """
+        sequence = event.sequence or 0
+        match event.type:
+            case EventType.START:
+                contradicts = self.running or self.status == DISABLED
+                self._start(int(event.timestamp), data.get("pid"), event.process_uuid)
+                return contradicts
+            case EventType.EXIT:
+                if self.running and self.pid is not None and data.get("pid") not in {None, self.pid}:
+                    return True  # of a process before this one
+                self.running, self.pid = False, None
+                self.exit_code, self.exited_at = data.get("exit_code"), int(event.timestamp)
+                return False
+            case EventType.STATUS:
+                self.status, self.status_sequence = data.get("status"), sequence
+                return self.status == DISABLED
+            case EventType.HEALTH:
+                self.health, self.health_sequence = data.get("health"), sequence
+                return False
+            case _:
+                return False
+
+    def _start(self, started_at: int, pid: int | None, process_uuid: str | None) -> None:
+        self.running, self.pid, self.process_uuid, self.started_at = True, pid, process_uuid, started_at
+        if self.starts is not None:
+            self.starts += 1
+
+    def is_anew(self, listed: Listed) -> bool:
+        """Whether the daemon lists another process than the one that is known."""
+        if listed.started_at is None:
+            return False
+        if self.running and self.pid is not None and listed.pid is not None:
+            return listed.pid != self.pid
+        # Within a second of each other only the count tells two starts apart; a daemon that restarts counts from 1.
+        counted_on = self.starts is not None and listed.starts > self.starts
+        return counted_on or _differs(self.started_at, listed.started_at)
+
+    def has_exited_anew(self, listed: Listed) -> bool:
+        """Whether the daemon lists an end that is not known: of the process that ran, or of one nobody saw."""
+        if listed.exited_at is None or listed.exited_at < max(self.started_at or 0, self.exited_at or 0):
+            return False
+        if self.running:
+            return listed.pid is None or self.is_anew(listed)
+        return self.is_anew(listed) or _differs(self.exited_at, listed.exited_at)
+
+    def take(self, listed: Listed) -> None:
+        """The daemon's list is what is so: everything it knows replaces what was known."""
+        if self.is_anew(listed):
+            self.process_uuid = None
+        self.status, self.health, self.starts = listed.status, listed.health, listed.starts
+        self.running, self.pid, self.started_at = listed.pid is not None, listed.pid, listed.started_at
+        self.exited_at, self.exit_code = listed.exited_at, listed.exit_code
+        self.registered_at, self.owner, self.one_off = listed.registered_at, listed.owner, listed.one_off
+
+
+def _differs(one: int | None, other: int | None) -> bool:
+    """Whether two times are surely those of two moments: an event and the list may round a second differently."""
+    if one is None or other is None:
+        return one != other
+    return abs(one - other) > 1

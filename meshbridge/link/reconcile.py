@@ -1,0 +1,236 @@
+"""The apps of one daemon as they are known, and what the daemon's list says that no event has said.
+
+Pure: no clock, no I/O, no locks; the link guards it with one lock, so that an event and a comparison never interleave.
+
+A comparison goes: :meth:`Apps.mark`, ask the daemon, wait until every event that it sent before has come, then
+:meth:`Apps.compare` with the answer and the mark. An app that an event has touched since the mark is left alone: the
+answer carries no sequence, and must never undo what an event has said. It is named in ``look_again``, for a few seconds
+later. So no event need be held back meanwhile: an app that is compared has none that could be newer than the answer.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from meshbridge.events import DAEMON_PLACE, Event, EventType, gap
+from meshbridge.link.app_state import AppState, Listed
+
+__all__ = ["Apps", "Found"]
+
+
+@dataclass(slots=True)
+class Found:
+    """What a comparison gives: events that were missed, in order, and the apps that are to be looked at again."""
+
+    events: list[Event] = field(default_factory=list)
+    look_again: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Hole:
+    run: str
+    first: int | None
+    last: int | None
+
+
+class Apps:
+    """The known state of every app of a daemon, and the holes in its numbering that are not told yet.
+
+    ``kept`` is what :meth:`changes` gave before, from the journal.
+    """
+
+    def __init__(self, daemon: str, kept: dict[str, str]) -> None:
+        self.daemon = daemon
+        self.states: dict[str, AppState] = {}
+        self._holes: list[_Hole] = []
+        self._compared = False  # whether the whole list was ever compared: before, an app's past is not known
+        self._changed: set[str] = set()
+        self._marks = 0
+        self._looks = 0  # comparisons under way
+        self._touched: dict[str, int] = {}  # app -> the mark after which an event touched it; only while looks are
+        for app, text in kept.items():
+            try:
+                self._load(app, text)
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                continue  # of another version: as if the app had not been seen
+        self.run = ""
+
+    def _load(self, app: str, text: str) -> None:
+        if app != DAEMON_PLACE:
+            self.states[app] = AppState.from_text(text)
+            return
+        fields = orjson.loads(text)
+        self._compared = bool(fields["compared"])
+        self._holes = [_Hole(*hole) for hole in fields["holes"]]
+
+    # --- events --------------------------------------------------------------------------------------------------
+
+    def observe(self, event: Event) -> bool:
+        """Takes a live event; True where the app is to be looked at soon.
+
+        STDOUT says nothing of the state, and comes often: it touches nothing.
+        """
+        if event.type is EventType.STDOUT:
+            return False
+        app = event.app
+        if self._looks:
+            self._touched[app] = self._marks
+        if event.type is EventType.REMOVED:
+            if self.states.pop(app, None) is not None:
+                self._changed.add(app)
+            return False
+        state = self.states.get(app)
+        if state is None:
+            # STATUS and EXIT of an app that is gone follow its REMOVED: only START makes one known.
+            if event.type is not EventType.START:
+                return event.type is EventType.HEALTH
+            state = self.states[app] = AppState(app)
+        self._changed.add(app)
+        return state.apply(event, orjson.loads(event.data) or {}) or state.starts is None
+
+    def hole(self, run: str, first: int | None, last: int | None) -> None:
+        """These numbers were never received; told as a gap event once the repair is done."""
+        self._holes.append(_Hole(run, first, last))
+        self._changed.add(DAEMON_PLACE)
+
+    def changes(self) -> dict[tuple[str, str], str | None]:
+        """The states that changed since the last call, as the journal keeps them; None for an app that is gone."""
+        changed, self._changed = self._changed, set()
+        return {(self.daemon, app): self._text(app) for app in changed}
+
+    def _text(self, app: str) -> str | None:
+        if app == DAEMON_PLACE:
+            holes = [[hole.run, hole.first, hole.last] for hole in self._holes]
+            return orjson.dumps({"compared": self._compared, "holes": holes}).decode()
+        state = self.states.get(app)
+        return None if state is None else state.to_text()
+
+    # --- comparisons ---------------------------------------------------------------------------------------------
+
+    def mark(self) -> int:
+        """Begins a comparison; each one ends with :meth:`compare`, :meth:`compare_one` or :meth:`give_up`."""
+        self._looks += 1
+        self._marks += 1
+        return self._marks
+
+    def give_up(self) -> None:
+        """The daemon gave no answer."""
+        self._looks -= 1
+        if not self._looks:
+            self._touched.clear()
+
+    def compare(self, listed: Iterable[dict[str, Any]], mark: int, now: float) -> Found:
+        """With the list of all apps: what was missed, with a gap event for each hole at the end."""
+        found = Found()
+        present = set()
+        for fields in listed:
+            try:
+                one = Listed.from_json(fields)
+            except (KeyError, TypeError, ValueError):
+                continue
+            present.add(one.app)
+            self._compare_app(one, mark, now, found)
+        for app in [app for app in self.states if app not in present]:
+            self._compare_absent(app, mark, now, found)
+        self._compared = True
+        self._changed.add(DAEMON_PLACE)
+        found.events += self.tell_holes(len(found.events), now)
+        self.give_up()
+        return found
+
+    def compare_one(self, app: str, fields: dict[str, Any] | None, mark: int, now: float) -> Found:
+        """With one app, None where the daemon does not know it."""
+        found = Found()
+        if fields is None:
+            self._compare_absent(app, mark, now, found)
+        else:
+            self._compare_app(Listed.from_json(fields), mark, now, found)
+        self.give_up()
+        return found
+
+    def tell_holes(self, reconciled: int, now: float) -> list[Event]:
+        """A gap event for each hole; the first one counts what was repaired."""
+        holes, self._holes = self._holes, []
+        if holes:
+            self._changed.add(DAEMON_PLACE)
+        return [
+            gap(self.daemon, hole.run, hole.first, hole.last, now, reconciled=0 if number else reconciled)
+            for number, hole in enumerate(holes)
+        ]
+
+    def _compare_absent(self, app: str, mark: int, now: float, found: Found) -> None:
+        if self._touched.get(app, 0) >= mark:
+            found.look_again.add(app)
+            return
+        state = self.states.pop(app, None)
+        if state is not None:
+            self._changed.add(app)
+            found.events.append(self._event(EventType.REMOVED, app, f"removed/{state.registered_at or 0}", None, now))
+
+    def _compare_app(self, listed: Listed, mark: int, now: float, found: Found) -> None:
+        if self._touched.get(listed.app, 0) >= mark:
+            found.look_again.add(listed.app)
+            return
+        state = self.states.get(listed.app)
+        if state is None:
+            state = self.states[listed.app] = AppState(listed.app)
+            if self._compared:
+                found.events += self._process_events(state, listed, now)
+        else:
+            found.events += self._missed(state, listed, now)
+        before = state.to_text()
+        state.take(listed)
+        if state.to_text() != before:
+            self._changed.add(listed.app)
+
+    def _missed(self, state: AppState, listed: Listed, now: float) -> list[Event]:
+        """First the status, then what processes did, then health, which is about the process that runs."""
+        events = []
+        if state.status is not None and state.status != listed.status:
+            data: dict[str, Any] = {"previous_status": state.status, "status": listed.status}
+            key = f"status/{self.run}.{state.status_sequence}.{listed.status}"
+            events.append(self._event(EventType.STATUS, state.app, key, data, now))
+        events += self._process_events(state, listed, now)
+        if state.health is not None and state.health != listed.health:
+            data = {"health": listed.health, "previous_health": state.health}
+            key = f"health/{self.run}.{state.health_sequence}.{listed.health}"
+            events.append(self._event(EventType.HEALTH, state.app, key, data, now))
+        return events
+
+    def _process_events(self, state: AppState, listed: Listed, now: float) -> list[Event]:
+        """The EXIT and START that were missed."""
+        anew, runs = state.is_anew(listed), listed.pid is not None
+        start = [self._start(listed, now)] if anew else []
+        end = [self._exit(state, listed, now)] if state.has_exited_anew(listed) else []
+        # Of a process that both began and ended unseen, the start is told first.
+        return end + start if runs else start + end
+
+    def _start(self, listed: Listed, now: float) -> Event:
+        data = {"pid": listed.pid, "process_uuid": None}
+        key = f"start/{listed.started_at}.{listed.starts}"
+        return self._event(EventType.START, listed.app, key, data, now, at=listed.started_at)
+
+    def _exit(self, state: AppState, listed: Listed, now: float) -> Event:
+        data = {"exit_code": listed.exit_code, "last_error": listed.last_error, "pid": state.pid}
+        return self._event(EventType.EXIT, listed.app, f"exit/{listed.exited_at}", data, now, at=listed.exited_at)
+
+    def _event(
+        self, kind: EventType, app: str, key: str, data: dict[str, Any] | None, now: float, *, at: int | None = None
+    ) -> Event:
+        """A reconciled event, in the daemon's own form, with an id that every bridge would give it."""
+        timestamp = int(now) if at is None else at
+        body = {"app_name": app, "data": data, "event_type": kind.name, "timestamp": timestamp}
+        return Event(
+            self.daemon,
+            self.run,
+            None,
+            kind,
+            app,
+            float(timestamp),
+            orjson.dumps(body),
+            reconciled=True,
+            received_at=now,
+            key=f"r/{app}/{key}",
+        )

@@ -1,0 +1,188 @@
+"""Keeps what is known of a daemon's apps, and repairs what events did not tell: compares with the daemon's list after a
+connect, after a hole, on a timer, and looks at single apps where events contradict.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from meshbridge import telemetry
+from meshbridge.appmesh.exceptions import AppMeshError
+from meshbridge.events import Event
+from meshbridge.journal import Journal
+from meshbridge.link.operations import PermissionMissingError
+from meshbridge.link.reconcile import Apps, Found
+from meshbridge.link.requests import DaemonRequests
+
+__all__ = ["Repair"]
+
+_LIST_SECONDS = 60.0  # an answer for 10,000 apps is 6 MB
+_LOOK_AFTER_SECONDS = 3.0  # events that mix when an app is registered again have all come by then
+_RETRY_SECONDS = 5.0
+_SINGLE_LOOKS = 20  # with more apps than this to look at, the whole list is cheaper
+
+
+class Repair:
+    """One daemon's apps, and the thread that compares them.
+
+    Threads: ``repair-<daemon>`` asks the daemon, on the request connection, and compares. The link's reader calls
+    :meth:`receive`, which only notes; the lock is never held while anything is waited for.
+    """
+
+    def __init__(
+        self,
+        daemon: str,
+        requests: DaemonRequests,
+        journal: Journal,
+        interval_seconds: float,
+        fence: Callable[[], None],
+    ) -> None:
+        """``fence`` returns once all events have come that the daemon sent before it was called."""
+        self._daemon = daemon
+        self._fence = fence
+        self._requests = requests
+        self._journal = journal
+        self._interval_seconds = interval_seconds
+        self._lock = threading.Lock()  # guards all below; an event and a comparison never interleave
+        self._wake = threading.Condition(self._lock)
+        self._apps: Apps | None = None
+        self._compare_at: float | None = None  # monotonic seconds; None: not before the next connect
+        self._look_at: dict[str, float] = {}  # app -> when, monotonic seconds
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # --- the link's threads --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._apps = Apps(self._daemon, self._journal.app_states(self._daemon))
+        self._thread = threading.Thread(target=self._run, name=f"repair-{self._daemon}", daemon=True)
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._wake.notify()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Ends the thread; False when that takes longer. The request connection must be closed before."""
+        self.request_stop()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def connected(self, run: str, ended_run: tuple[str, int | None] | None) -> None:
+        """The subscription is there: from now on events are seen, so everything before can be compared.
+
+        ``ended_run`` is the run before, and its last sequence, where the daemon was restarted since.
+        """
+        with self._lock:
+            assert self._apps is not None
+            self._apps.run = run
+            if ended_run is not None:
+                last_run, last = ended_run
+                self._apps.hole(last_run, None if last is None else last + 1, None)
+            self._compare_at = time.monotonic()
+            self._wake.notify()
+
+    def disconnected(self) -> None:
+        """Events are no longer seen: comparisons wait for the next connection."""
+        with self._lock:
+            self._compare_at = None
+            self._look_at.clear()
+
+    def receive(self, events: Sequence[Event], holes: Sequence[tuple[int, int]], run: str) -> None:
+        """Notes what live events say, and hands them to the journal with the states that they make."""
+        with self._lock:
+            apps = self._apps
+            assert apps is not None
+            for first, last in holes:
+                apps.hole(run, first, last)
+            now = time.monotonic()
+            for event in events:
+                if apps.observe(event):
+                    self._look_at.setdefault(event.app, now + _LOOK_AFTER_SECONDS)
+            if holes:
+                self._compare_at = now
+            if holes or self._look_at:
+                self._wake.notify()
+            self._journal.submit(events, apps.changes())
+
+    # --- the repairing thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not self._stopping and (wait := self._seconds_to_wait()) != 0.0:
+                    self._wake.wait(wait)
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                due = [app for app, at in self._look_at.items() if at <= now]
+                whole = len(due) > _SINGLE_LOOKS or (self._compare_at is not None and self._compare_at <= now)
+                if whole:
+                    self._look_at.clear()
+                    self._compare_at = now + self._interval_seconds
+                else:
+                    for app in due:
+                        del self._look_at[app]
+            if whole:
+                self._compare_all()
+            else:
+                for app in due:
+                    self._compare_one(app)
+
+    def _seconds_to_wait(self) -> float | None:
+        """Until the next thing is due; None: until something happens."""
+        times = list(self._look_at.values())
+        if self._compare_at is not None:
+            times.append(self._compare_at)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _compare_all(self) -> None:
+        mark = self._mark()
+        try:
+            listed = self._requests.list_apps(_LIST_SECONDS)
+            self._fence()
+        except AppMeshError as error:
+            self._give_up(error)
+            return
+        self._take(lambda apps: apps.compare(listed, mark, time.time()))
+
+    def _compare_one(self, app: str) -> None:
+        mark = self._mark()
+        try:
+            fields = self._requests.get_app(app, _LIST_SECONDS)
+            self._fence()
+        except AppMeshError as error:
+            self._give_up(error)
+            return
+        self._take(lambda apps: apps.compare_one(app, fields, mark, time.time()))
+
+    def _mark(self) -> int:
+        with self._lock:
+            assert self._apps is not None
+            return self._apps.mark()
+
+    def _give_up(self, error: AppMeshError) -> None:
+        """No answer: tried again while the connection lasts. Where it is not allowed, the holes are told."""
+        telemetry.reconcile_failed(self._daemon, str(error))
+        with self._lock:
+            assert self._apps is not None
+            self._apps.give_up()
+            if isinstance(error, PermissionMissingError):
+                self._journal.submit(self._apps.tell_holes(0, time.time()), self._apps.changes())
+            elif self._compare_at is not None:
+                self._compare_at = time.monotonic() + _RETRY_SECONDS
+
+    def _take(self, compare: Callable[[Apps], Found]) -> None:
+        with self._lock:
+            assert self._apps is not None
+            found = compare(self._apps)
+            due = time.monotonic() + _LOOK_AFTER_SECONDS
+            for app in found.look_again:
+                self._look_at.setdefault(app, due)
+            self._journal.submit(found.events, self._apps.changes())
+        reconciled = sum(event.reconciled for event in found.events)
+        if reconciled:
+            telemetry.events_reconciled(self._daemon, reconciled)
