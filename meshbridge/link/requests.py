@@ -93,7 +93,7 @@ class DaemonRequests:
 
     def _ask(self, uri: str, timeout_seconds: float, *, with_token: bool) -> bytes:
         deadline = time.monotonic() + timeout_seconds
-        exchange, fresh = self._connected(timeout_seconds)
+        exchange, fresh = self._connected(deadline)
         try:
             return self._ask_over(exchange, uri, deadline, with_token=with_token)
         except AppMeshTimeoutError:
@@ -105,7 +105,7 @@ class DaemonRequests:
             if fresh:
                 raise
         # A connection that was kept may have ended unnoticed; these requests change nothing, so once more is safe.
-        exchange, _ = self._connected(_left(deadline))
+        exchange, _ = self._connected(deadline)
         try:
             return self._ask_over(exchange, uri, deadline, with_token=with_token)
         except AppMeshConnectionError:
@@ -122,13 +122,17 @@ class DaemonRequests:
             token = self._credentials.token(exchange, refused=token)
             return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_left(deadline)).body
 
-    def _connected(self, timeout_seconds: float) -> tuple[Exchange, bool]:
+    def _connected(self, deadline: float) -> tuple[Exchange, bool]:
         """(the connection, whether it was made just now)."""
-        with self._lock:
+        if not self._lock.acquire(timeout=_left(deadline)):
+            raise AppMeshTimeoutError("no connection in time: another request is still connecting")
+        try:
             if self._exchange is not None:
                 return self._exchange, False
-            self._exchange = self._open_exchange(timeout_seconds)
+            self._exchange = self._open_exchange(_left(deadline))
             return self._exchange, True
+        finally:
+            self._lock.release()
 
     def _discard(self, exchange: Exchange) -> None:
         with self._lock:
