@@ -8,6 +8,7 @@ behind: such a thread sends nothing any more.
 
 import contextlib
 import errno
+import logging
 import queue
 import socket
 import ssl
@@ -19,9 +20,10 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import disable_warnings
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, NameResolutionError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, NameResolutionError
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from meshbridge import __version__
@@ -166,6 +168,8 @@ class HttpClient:
         self._session: requests.Session | None = None
         self._adapter: _Adapter | None = None
         self.place = "the server"
+        # Its lines have whole urls in them, and their path and query are often a hook's secret.
+        logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
     def connect(self, timeout_seconds: float) -> None:
         """Opens a session, and sees whether the server (or the proxy) can be reached and is trusted.
@@ -181,6 +185,8 @@ class HttpClient:
             context = self._options.tls.context()
         except OSError as error:
             raise NotConnected(f"cannot load the TLS files for {self.place}: {error}", reason="tls") from error
+        if not self._options.tls.verify:
+            disable_warnings(InsecureRequestWarning)  # whoever set that need not be told at each request
         failed: list[NotConnected] = []
 
         def reach(_post: Post) -> None:
