@@ -11,7 +11,8 @@ from meshbridge.events import Event, EventType, decode_push
 from meshbridge.link.reconcile import Apps
 from tests.support import push_body
 
-NAMES = st.sampled_from(["web", "db", "job"])
+NAMES = st.sampled_from(["web", "db"])
+ACTIONS = st.sampled_from(["register", "start", "exit", "crash loop", "disable", "enable", "remove"])
 
 
 class ModelDaemon:
@@ -92,7 +93,8 @@ class Reconciliation(RuleBasedStateMachine):
         self.told: dict[str, dict[str, Any]] = {}  # what a consumer of all events believes of each app
         self.ids: list[str] = []
         self.last = 0
-        self.answers: list[tuple[int, list[dict[str, Any]]]] = []
+        self.answers: list[tuple[int, list[dict[str, Any]], int]] = []
+        self.losses = 0  # actions that nobody saw
 
     def _consume(self, event: Event) -> None:
         if event.type is EventType.GAP:
@@ -124,14 +126,13 @@ class Reconciliation(RuleBasedStateMachine):
             self.apps.observe(event)
             self._consume(event)
 
-    @rule(
-        app=NAMES,
-        action=st.sampled_from(["register", "start", "exit", "crash loop", "disable", "enable", "remove"]),
-    )
+    @rule(app=NAMES, action=ACTIONS)
     def act(self, app: str, action: str) -> None:
         bodies = self.daemon.act(app, action)
         if self.connected:
             self.under_way += bodies
+        else:
+            self.losses += 1
 
     @rule(count=st.integers(min_value=1, max_value=4))
     def receive_some(self, count: int) -> None:
@@ -140,6 +141,7 @@ class Reconciliation(RuleBasedStateMachine):
     @rule()
     def lose_the_connection(self) -> None:
         self.connected = False
+        self.losses += bool(self.under_way)
         self.under_way.clear()
 
     @rule()
@@ -148,18 +150,29 @@ class Reconciliation(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        self.answers.append((self.apps.mark(), self.daemon.listed()))
+        self.answers.append((self.apps.mark(), self.daemon.listed(), self.losses))
+
+    @rule(app=NAMES, actions=st.lists(ACTIONS, min_size=1, max_size=3), received=st.integers(min_value=0, max_value=3))
+    def race(self, app: str, actions: list[str], received: int) -> None:
+        """Things happen between the daemon's answer and its arrival."""
+        self.ask()
+        for action in actions:
+            self.act(app, action)
+        self._receive(received)
+        self.compare_with_an_answer()
 
     @precondition(lambda self: self.answers)
     @rule()
     def compare_with_an_answer(self) -> None:
-        mark, listed = self.answers.pop(0)
+        mark, listed, losses = self.answers.pop(0)
         if not self.connected:
             self.apps.give_up()  # the fence fails
             return
         self._receive(None)  # the fence
         for event in self.apps.compare(listed, mark, float(self.daemon.clock)).events:
             self._consume(event)
+        if losses == self.losses:  # everything since the question was seen, so nothing that was told may be wrong now
+            self._believed_is_so()
 
     @rule()
     def keep_and_load(self) -> None:
@@ -192,14 +205,20 @@ class Reconciliation(RuleBasedStateMachine):
             assert state.running is ("pid" in fields)
             assert (state.pid, state.health, state.starts) == (fields.get("pid"), fields["health"], fields["starts"])
             assert state.status == ("enabled" if fields["status"] else "disabled")
+        self._believed_is_so()
+        assert len(self.ids) == len(set(self.ids))
+
+    def _believed_is_so(self) -> None:
+        """A consumer that has had every event believes nothing wrong; what it was never told it doesn't know."""
+        for app, fields in self.daemon.apps.items():
             believed = self.told.get(app, {})
-            assert believed.get("running", state.running) is state.running, app
-            assert believed.get("health", state.health) == state.health, app
+            running = "pid" in fields
+            assert believed.get("running", running) is running, app
+            assert believed.get("health", fields["health"]) == fields["health"], app
             assert believed.get("status", fields["status"]) == fields["status"], app
         for app, believed in self.told.items():
             if app not in self.daemon.apps:
                 assert not believed.get("running") or believed.get("removed"), app
-        assert len(self.ids) == len(set(self.ids))
 
 
 Reconciliation.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
@@ -280,6 +299,23 @@ def test_an_app_that_an_event_touched_since_the_mark_is_left_alone() -> None:
     found = apps.compare([listed()], mark, 2.0)
     assert found.events == []
     assert found.look_again == {"web"}
+    assert not apps.states["web"].running
+
+
+def test_an_end_before_the_process_that_was_seen_to_start_is_history() -> None:
+    apps = known([])
+    started = decode_push("node-a", "17", push_body(1, "START", data={"pid": 7, "process_uuid": "p"}), 1.0, {})
+    assert apps.observe(started)
+    at = int(started.timestamp)
+    found = apps.compare_one("web", listed(starts=5, last_start_time=at, last_exit_time=at - 60), apps.mark(), 2.0)
+    assert found.events == []
+    assert apps.states["web"].process_uuid == "p"
+
+
+def test_an_end_that_is_older_than_the_process_that_ran_is_not_its_end() -> None:
+    """So it is when a daemon was killed and the app was not started again: nobody knows how it ended."""
+    apps = known([listed(last_exit_time=50)])
+    assert told(apps, [listed(pid=None, last_exit_time=50)]) == []
     assert not apps.states["web"].running
 
 
