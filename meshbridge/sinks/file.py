@@ -1,22 +1,28 @@
-"""Writes events as JSON lines to a file, or to standard output."""
+"""Writes events as JSON lines to a file, or to standard output.
 
-import contextlib
+A reader of the file never finds half a line that stays: what could not be written to its end is taken back, at once,
+or at the next start where the bridge was killed in the middle; its event was not acknowledged and is written again.
+"""
+
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from meshbridge.events import Envelope, encode
 from meshbridge.options import Format
 from meshbridge.sinks.base import NotConnected, Retry
 from meshbridge.sinks.options import SinkOptions
+from meshbridge.sinks.rotation import Archive, RotateOptions
 
 __all__ = ["FileOptions", "FileSink"]
 
 STANDARD_OUTPUT = "-"
+_BLOCK_BYTES = 64 * 1024
 
 
 class FileOptions(SinkOptions):
@@ -24,6 +30,14 @@ class FileOptions(SinkOptions):
 
     type: Literal["file"]
     path: str = Field(description='where to; "-" is standard output')
+
+    rotate: RotateOptions | None = Field(default=None, description="begin new files, keep some old ones")
+
+    @model_validator(mode="after")
+    def _can_rotate(self) -> Self:
+        if self.rotate is not None and self.path == STANDARD_OUTPUT:
+            raise ValueError("standard output cannot be rotated")
+        return self
 
     @field_validator("format")
     @classmethod
@@ -50,47 +64,113 @@ class FileOptions(SinkOptions):
 class FileSink:
     """Acknowledges when the lines are on the disk; for a pipe or a terminal, when they are handed to the kernel."""
 
-    def __init__(self, options: FileOptions) -> None:
+    def __init__(self, options: FileOptions, clock: Callable[[], float] = time.time) -> None:
         self._options = options
         self._descriptor: int | None = None
         self._regular = False
+        self._archive = None if options.rotate is None else Archive(Path(options.path), options.rotate, clock)
 
-    def connect(self, timeout_seconds: float) -> None:  # noqa: ARG002 opening a file has no time limit to give
-        self.close(0)
-        if self._options.path == STANDARD_OUTPUT:
-            self._descriptor = os.dup(1)
-        else:
-            try:
-                self._descriptor = os.open(
-                    self._options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640
-                )
-            except OSError as error:
-                raise NotConnected(f"cannot open {self._options.path}: {error.strerror}", reason="open") from error
-        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+    def connect(self, timeout_seconds: float) -> None:
+        self.close(timeout_seconds)
+        try:
+            self._open()
+            if self._regular and self._options.path != STANDARD_OUTPUT:
+                self._mend()
+            if self._archive is not None:
+                self._archive.tidy()
+        except OSError as error:
+            raise NotConnected(f"cannot open {self._options.path}: {error.strerror}", reason="open") from error
+        if self._archive is not None and not self._regular:
+            raise NotConnected(f"{self._options.path} is no file that can be rotated", reason="open")
 
-    def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:  # noqa: ARG002 as connect
+    def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:  # noqa: ARG002 nobody can hurry a disk
         descriptor = self._opened()
-        lines = b"".join(encode(envelope.event, self._options.format) + b"\n" for envelope in batch)
+        lines = [encode(envelope.event, self._options.format) + b"\n" for envelope in batch]
+        if self._archive is None:
+            self._append(descriptor, lines, 0)
+            return
+        written = 0
+        while written < len(lines):
+            held = os.fstat(descriptor)
+            size = held.st_size
+            if size and (self._archive.is_over(held.st_mtime) or not self._archive.fits(size, len(lines[written]))):
+                descriptor, size = self._begin_anew(written), 0
+            end = written
+            while end < len(lines) and self._archive.fits(size, len(lines[end])):
+                size += len(lines[end])
+                end += 1
+            self._append(descriptor, lines[written:end], written)
+            written = end
+
+    def idle(self) -> None:
+        held = os.fstat(self._opened())
+        if self._archive is not None and held.st_size and self._archive.is_over(held.st_mtime):
+            self._begin_anew(0)
+
+    def close(self, timeout_seconds: float) -> None:
+        self._close()
+        if self._archive is not None:
+            self._archive.close(timeout_seconds)
+
+    def _append(self, descriptor: int, lines: Sequence[bytes], acknowledged: int) -> None:
+        """Writes all of these lines or none of them."""
         before = os.fstat(descriptor).st_size
         try:
-            view = memoryview(lines)
+            view = memoryview(b"".join(lines))
             while view:
                 view = view[os.write(descriptor, view) :]
             if self._regular:
                 os.fsync(descriptor)
         except OSError as error:
+            text = f"cannot write {self._options.path}: {error.strerror}"
             if self._regular:
-                with contextlib.suppress(OSError):
+                try:
                     os.ftruncate(descriptor, before)  # no torn line, and no duplicates of those that fitted
-            raise Retry(f"cannot write {self._options.path}: {error.strerror}", reason="write") from error
+                except OSError:
+                    self._close()  # it is mended when it is opened again
+                    raise NotConnected(text, acknowledged=acknowledged, reason="write") from error
+            raise Retry(text, acknowledged=acknowledged, reason="write") from error
 
-    def idle(self) -> None:
-        self._opened()
+    def _begin_anew(self, acknowledged: int) -> int:
+        """Puts the file aside and opens a new one."""
+        assert self._archive is not None
+        self._close()
+        try:
+            self._archive.add()
+            return self._open()
+        except OSError as error:
+            raise NotConnected(
+                f"cannot rotate {self._options.path}: {error.strerror}", acknowledged=acknowledged, reason="rotate"
+            ) from error
 
-    def close(self, timeout_seconds: float) -> None:  # noqa: ARG002 closing does not wait
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    def _open(self) -> int:
+        if self._options.path == STANDARD_OUTPUT:
+            descriptor = os.dup(1)
+        else:
+            descriptor = os.open(self._options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._descriptor = descriptor
+        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return descriptor
+
+    def _mend(self) -> None:
+        """Takes half a line back that a killed bridge has left at the end of the file."""
+        with Path(self._options.path).open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            whole = end
+            while whole:
+                start = max(0, whole - _BLOCK_BYTES)
+                file.seek(start)
+                newline = file.read(whole - start).rfind(b"\n")
+                whole = start + newline + 1 if newline >= 0 else start
+                if newline >= 0:
+                    break
+            if whole < end:
+                file.truncate(whole)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _opened(self) -> int:
         """The open file, unless it has been moved away (logrotate) or deleted."""

@@ -9,6 +9,11 @@ from meshbridge.sinks.file import FileOptions
 from tests.contract.sinks.far_end import Say, Script
 
 
+def _age(file: Path) -> tuple[str, int]:
+    moment, _, number = file.name.removeprefix("events.jsonl.").partition("-")
+    return moment, int(number or 0)
+
+
 class FileFarEnd:
     says = frozenset({Say.OK})
     keeps_first_order = True
@@ -35,7 +40,7 @@ class FileFarEnd:
 
     def arrived(self) -> list[str]:
         directory = self._there if self._there.exists() else self._away
-        files = [*sorted(directory.glob("events.jsonl.*")), directory / "events.jsonl"]
+        files = [*sorted(directory.glob("events.jsonl.*"), key=_age), directory / "events.jsonl"]
         lines = [line for file in files if file.exists() for line in file.read_bytes().splitlines()]
         return [orjson.loads(line)["id"] for line in lines]
 
