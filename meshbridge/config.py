@@ -22,6 +22,7 @@ from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
 from meshbridge.options import Options
 from meshbridge.sinks.file import FileOptions
+from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt import MqttOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
@@ -33,7 +34,7 @@ _NAMED = frozenset({"daemons", "sinks"})  # whose second part is a name, with "-
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-SinkSettings = Annotated[FileOptions | MqttOptions | WebhookOptions, Field(discriminator="type")]
+SinkSettings = Annotated[FileOptions | LokiOptions | MqttOptions | WebhookOptions, Field(discriminator="type")]
 
 
 class LogOptions(Options):

@@ -1,8 +1,8 @@
 """When a file is full, what becomes of it: a new name, compression, and in the end its deletion.
 
 A file that is done is called ``<name>.<moment it was done, UTC>`` (``events.jsonl.20260131T235959Z``, with ``-1``,
-``-2`` … behind it where several were done within a second) and stays as it is from then on; compressed, ``.gz`` is added.
-Names that grow with time have no file renamed twice, so nothing races with the compression, or with who reads them.
+``-2`` … behind it where several were done within a second) and stays as it is from then on; compressed, ``.gz`` is
+added. Names that grow with time have no file renamed twice, so nothing races with the compression, or with a reader.
 
 By age a file holds one period, counted from 1970 in UTC: with ``max_age: 1d`` a day, with ``1h`` an hour. Whether a
 file is of an earlier one says the time of its last change, so a restart forgets nothing.

@@ -58,7 +58,11 @@ class WebhookFarEnd:
             with self._lock:
                 self._taken += ids
             exchange.answer(204)
-        elif say is Say.BUSY:
+        else:
+            self.do(say, exchange)
+
+    def do(self, say: Say, exchange: Exchange) -> None:
+        if say is Say.BUSY:
             exchange.answer(429, {"Retry-After": "2"})
         elif say is Say.REFUSE:
             exchange.answer(422, body=b"no")

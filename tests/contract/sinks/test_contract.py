@@ -15,6 +15,7 @@ from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, Sink
 from tests.contract.sinks.driver import CALL_SECONDS, assert_arrived, assert_complete, assert_no_secret, deliver, write
 from tests.contract.sinks.far_end import FarEnd, Say
 from tests.contract.sinks.far_file import FileFarEnd, RotatedFileFarEnd
+from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
 from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
 from tests.support import envelopes, make_event
@@ -24,6 +25,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "webhook-batch": BatchWebhookFarEnd,
     "file": FileFarEnd,
     "file-rotated": RotatedFileFarEnd,
+    "loki": LokiFarEnd,
     "mqtt": MqttFarEnd,
 }
 

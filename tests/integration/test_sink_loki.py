@@ -1,0 +1,155 @@
+"""The Loki sink against a push endpoint that is held to Loki's documented API."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from meshbridge.sinks.base import NotConnected, Refused, Retry
+from meshbridge.sinks.loki import LokiOptions, LokiSink
+from tests.contract.sinks.far_loki import entries_of
+from tests.contract.sinks.http_server import Exchange, HttpServer
+from tests.support import envelopes, make_event
+
+SECONDS = 3.0
+Entry = tuple[dict[str, str], int, str, dict[str, str]]
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with HttpServer(lambda exchange: exchange.answer(204)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def connected(server: HttpServer, **settings: Any) -> Iterator[LokiSink]:
+    url = server.url.removesuffix("/hook")
+    sink = LokiSink(LokiOptions.model_validate({"type": "loki", "url": url, **settings}))
+    sink.connect(SECONDS)
+    try:
+        yield sink
+    finally:
+        sink.close(SECONDS)
+
+
+def entries(server: HttpServer) -> list[Entry]:
+    return [entry for request in server.requests for entry in entries_of(request)]
+
+
+def stdout(sequence: int, text: str, position: int = 0) -> Any:
+    return make_event(sequence, data={"finished": False, "output": text, "position": position})
+
+
+def test_output_arrives_as_lines_in_order(server: HttpServer) -> None:
+    with connected(server) as sink:
+        sink.write(envelopes([stdout(1, "one\ntwo\r\n\nthree"), stdout(2, "four\n")]), SECONDS)
+    got = entries(server)
+    assert [line for _, _, line, _ in got] == ["one", "two", "", "three", "four"]
+    moments = [moment for _, moment, _, _ in got]
+    assert moments == sorted(set(moments))
+    assert {moment // 10**9 for moment in moments} == {1795515820}
+    assert got[0][0] == {"job": "meshbridge", "daemon": "node-a", "event": "stdout"}
+    assert got[0][3] == {"app": "web", "id": "node-a/1/1", "run": "1", "sequence": "1", "position": "0"}
+
+
+def test_other_events_arrive_as_a_line_of_json(server: HttpServer) -> None:
+    with connected(server, label_fields=["app"], labels={"env": "prod"}, format="raw") as sink:
+        sink.write(envelopes([make_event(1, "STATUS", data={"status": "enabled"})]), SECONDS)
+    [(labels, _, line, metadata)] = entries(server)
+    assert labels == {"env": "prod", "app": "web"}
+    assert metadata["event"] == "status"
+    assert '"status":"enabled"' in line
+    assert "subscription_id" not in line
+
+
+def test_a_batch_is_one_request_with_a_stream_for_each_set_of_labels(server: HttpServer) -> None:
+    events = [stdout(1, "a\n"), make_event(2, "HEALTH", data={"health": 1}), stdout(3, "b\n")]
+    with connected(server, tenant="team-a") as sink:
+        sink.write(envelopes(events), SECONDS)
+    [request] = server.requests
+    assert request.headers["x-scope-orgid"] == "team-a"
+    assert [line for labels, _, line, _ in entries(server) if labels["event"] == "stdout"] == ["a", "b"]
+
+
+def test_a_batch_above_the_limit_takes_several_requests(server: HttpServer) -> None:
+    events = [stdout(n, "x" * 20_000 + "\n") for n in range(20)]
+    with connected(server, max_body_bytes="64KiB") as sink:
+        sink.write(envelopes(events), SECONDS)
+    assert len(server.requests) > 5
+    assert all(len(request.body) <= 64 * 1024 for request in server.requests)
+    assert [metadata["sequence"] for _, _, _, metadata in entries(server)] == [str(n) for n in range(20)]
+
+
+def test_a_long_line_is_cut_into_parts_with_ids_of_their_own(server: HttpServer) -> None:
+    text = "é€𝄞" * 2000
+    with connected(server, max_line_bytes="4KiB") as sink:
+        sink.write(envelopes([stdout(7, text, position=100)]), SECONDS)
+    got = entries(server)
+    assert "".join(line for _, _, line, _ in got) == text
+    assert all(len(line.encode()) <= 4096 for _, _, line, _ in got)
+    assert [metadata["id"] for *_, metadata in got] == [f"node-a/1/7/{n}" for n in range(len(got))]
+    assert int(got[1][3]["position"]) == 100 + len(got[0][2].encode())
+    assert [moment for _, moment, _, _ in got] == sorted(moment for _, moment, _, _ in got)
+
+
+def test_an_event_without_a_line_is_through(server: HttpServer) -> None:
+    with connected(server) as sink:
+        sink.write(envelopes([stdout(1, "")]), SECONDS)
+        assert server.requests == []
+        sink.write(envelopes([stdout(2, ""), stdout(3, "x\n"), stdout(4, "")]), SECONDS)
+    assert [line for _, _, line, _ in entries(server)] == ["x"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Retry), (500, Retry), (503, Retry), (400, Refused)])
+def test_what_is_behind_a_failed_request_is_offered_again(server: HttpServer, status: int, kind: type) -> None:
+    events = [stdout(n, "x" * 20_000 + "\n") for n in range(6)]
+    statuses = iter([204, status])
+    server.answer = lambda exchange: exchange.answer(next(statuses), {"Retry-After": "3"})
+    with connected(server, max_body_bytes="64KiB") as sink, pytest.raises((Retry, Refused)) as caught:
+        sink.write(envelopes(events), SECONDS)
+    assert type(caught.value) is kind
+    assert caught.value.acknowledged == len(entries_of(server.requests[0]))
+    if status in {429, 503}:
+        assert getattr(caught.value, "after_seconds", None) == 3.0
+
+
+def test_an_event_that_is_too_long_is_refused_behind_those_before_it(server: HttpServer) -> None:
+    long = make_event(2, "EXIT", data={"exit_code": 1, "last_error": "x" * 2000, "pid": 1})
+    with connected(server, max_line_bytes="1KiB") as sink, pytest.raises(Refused) as caught:
+        sink.write(envelopes([stdout(1, "a\n"), long, stdout(3, "b\n")]), SECONDS)
+    assert caught.value.acknowledged == 1
+    assert [line for _, _, line, _ in entries(server)] == ["a"]
+
+
+def test_a_slow_server_gets_as_far_as_the_time_allows(server: HttpServer) -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.ended.wait(0.3)
+        exchange.answer(204)
+
+    server.answer = answer
+    events = [stdout(n, "x" * 50_000 + "\n") for n in range(10)]
+    with connected(server, max_body_bytes="64KiB") as sink:
+        began = time.monotonic()
+        with pytest.raises(Retry) as caught:
+            sink.write(envelopes(events), 1.0)
+        assert time.monotonic() - began <= 1.2
+    assert 1 <= caught.value.acknowledged <= 3
+
+
+def test_what_cannot_be_set_is_said() -> None:
+    for settings, words in (
+        ({"label_fields": ["id"]}, "unknown field 'id'"),
+        ({"labels": {"app": "x"}}, "can be no label"),
+        ({"labels": {"a-b": "x"}}, "can be no label"),
+        ({"labels": {"a": ""}}, "empty"),
+        ({"format": "binary"}, "cloudevents or raw"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            LokiOptions.model_validate({"type": "loki", "url": "http://loki:3100", **settings})
+    options = LokiOptions.model_validate({"type": "loki", "url": "http://loki:3100/gateway/push?x=y"})
+    assert options.address() == "http://loki:3100/gateway/push?x=y"
+    with pytest.raises(NotConnected):
+        LokiOptions.model_validate({"type": "loki", "url": "http://127.0.0.1:1"}).probe(SECONDS)
