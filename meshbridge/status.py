@@ -79,6 +79,7 @@ class JournalStatus:
     path: str
     open: bool = False
     bytes: int = 0
+    max_bytes: int = 0
     events: int = 0
     first_offset: int = 0
     last_offset: int = 0

@@ -273,6 +273,7 @@ class Journal:
             path=str(self._options.path),
             open=store is not None,
             bytes=store.size_bytes() if store is not None else 0,
+            max_bytes=self._options.max_bytes,
             events=count,
             first_offset=first,
             last_offset=last,
