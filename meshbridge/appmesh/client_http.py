@@ -66,7 +66,8 @@ _EXIT_CODE, _OUTPUT_POSITION = "X-Exit-Code", "X-Output-Position"
 
 _FORWARD_TIMEOUT_SECONDS = 60.0  # a daemon that is told to forward to itself never answers
 _ANSWER_SECONDS = 30.0  # beyond what an operation itself waits for
-_POLL_SECONDS = 1
+_POLL_SECONDS = 1  # for the end of the process; output alone does not end the daemon's wait
+_POLL_PAUSE_SECONDS = 0.05  # for a daemon that does not wait
 _CHUNK_BYTES = 64 * 1024
 _WSS_PORT = 6058  # there the paths for files only hand out a token (PROTOCOL.md, 'Files')
 
@@ -153,8 +154,9 @@ class AppMeshClient:
 
     def close(self) -> None:
         """Ends the client's threads and connections. It cannot be used any more."""
+        self._refresher.stop(wait=False)
+        self._exchange.close()  # which wakes a renewal that waits for its answer
         self._refresher.stop()
-        self._exchange.close()
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -626,17 +628,20 @@ class AppMeshClient:
         with run.forward_to():
             output = self._run_output(run, handler)
             while True:
-                left = deadline - time.monotonic()
+                asked, position = time.monotonic(), output.position
                 try:
-                    output.pull(max(0, min(_POLL_SECONDS, math.ceil(left))))
+                    output.pull(math.ceil(max(0, min(_POLL_SECONDS, deadline - asked))))
                 except AppMeshRequestError as error:
                     logger.warning("the run %s can no longer be followed: %s", run.app_name, error)
                     return None
                 if output.exit_code is not None:
                     self._delete_run(run)
                     return output.exit_code
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if now >= deadline:
                     return None
+                if position == output.position and now - asked < _POLL_PAUSE_SECONDS:
+                    time.sleep(_POLL_PAUSE_SECONDS)
 
     def _run_output(self, run: AppRun, handler: OutputHandler) -> RunOutput:
         def fetch(position: int, wait_seconds: int) -> ResponseMessage:

@@ -195,11 +195,13 @@ class TokenRefresher:
             self._thread = threading.Thread(target=self._run, name="appmesh-token-refresh", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread; a renewal under way is waited for."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Ends the thread, and waits for it and a renewal under way; without ``wait`` it only tells it to end."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        if not wait:
+            return
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():

@@ -13,7 +13,7 @@ from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshConnectionError, AppMeshError, AppMeshRequestError
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.line import Line, ReopeningLine
-from meshbridge.appmesh.run_watch import RunWatch
+from meshbridge.appmesh.run_watch import News, RunWatch
 from meshbridge.appmesh.subscribe import EventCallback, SubscriptionResult
 
 __all__ = ["TransportClientMixin"]
@@ -120,28 +120,29 @@ class TransportClientMixin(AppMeshClient):
 
     def _follow(self, run: AppRun, watch: RunWatch, handler: OutputHandler, deadline: float) -> int | None:
         output = self._run_output(run, handler)
-        behind = True  # the first read is of what was written before the subscription
+        news = News(behind=True)  # the first read is of what was written before the subscription
         while True:
-            if behind or watch.exit_code is not None:
+            behind = news.behind
+            for position, text in news.pieces:
+                behind = not output.push(position, text) or behind
+            if behind or news.exit_code is not None:
                 try:
                     output.pull()
                 except AppMeshRequestError as error:
                     # Right after a removal there is no output any more, but the event that says so is on its way.
                     logger.debug("no output of %s: %s", run.app_name, error)
-            code = output.exit_code if output.exit_code is not None else watch.exit_code
+            code = output.exit_code if output.exit_code is not None else news.exit_code
             if code is not None:
-                if not watch.removed:
+                if not news.removed:
                     self._delete_run(run)
                 return code
-            if watch.removed:
+            if news.removed:
                 return _REMOVED_EXIT_CODE
-            pieces, behind = watch.take(deadline - time.monotonic())
-            if watch.disconnected:
+            if news.disconnected:
                 raise AppMeshConnectionError(f"the connection was lost while waiting for {run.app_name}")
-            for position, text in pieces:
-                behind = behind or not output.push(position, text)
             if time.monotonic() >= deadline:
                 return None
+            news = watch.take(deadline - time.monotonic())
 
     def _subscribe(self, line: Exchange, app_name: str, events: list[str] | None) -> SubscriptionResult:
         uri = "/appmesh/subscribe" if app_name == "*" else f"/appmesh/app/{path_part(app_name)}/subscribe"
