@@ -1,0 +1,258 @@
+"""The HTTPS session: what goes over, what its errors become, and how long it waits at most."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError, AppMeshTimeoutError
+from meshbridge.appmesh.http_session import HttpSession
+from meshbridge.appmesh.tcp_messages import RequestMessage
+from tests.unit.appmesh.https_server import HttpsServer, reply
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[HttpsServer]:
+    with HttpsServer(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def session(server: HttpsServer) -> Iterator[HttpSession]:
+    made = HttpSession(server.url, str(server.ca_file))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(server: HttpsServer) -> Iterator[AppMeshClient]:
+    with AppMeshClient(server.url, str(server.ca_file), jwt_token="a.b.c") as made:
+        yield made
+
+
+def get(uri: str = "/x", **headers: str) -> RequestMessage:
+    return RequestMessage(http_method="GET", request_uri=uri, headers=headers)
+
+
+def test_a_request_and_its_answer(server: HttpsServer, session: HttpSession) -> None:
+    server.handle = lambda handler, _body: reply(handler, b"body", 201, X_EXIT_code="3", Content_Type="text/plain")
+    message = RequestMessage(
+        http_method="PUT", request_uri="/a b/?é", headers={"X-A": "1"}, query={"v": "x&=/ "}, body=b"\xff"
+    )
+    response = session.request(message, 10)
+    assert (response.http_status, response.body, response.body_msg_type) == (201, b"body", "text/plain")
+    assert response.headers["X-Exit-Code"] == "3", "names of headers are given in one way"
+    method, path, headers, body = server.requests[0]
+    assert (method, path, body) == ("PUT", "/a%20b/%3F%C3%A9?v=x%26%3D%2F+", b"\xff")
+    assert headers["X-A"] == "1"
+    assert headers["Content-Length"] == "1"
+
+
+def test_the_connection_is_kept(server: HttpsServer, session: HttpSession) -> None:
+    peers = []
+
+    def handle(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        peers.append(handler.client_address)
+        reply(handler)
+
+    server.handle = handle
+    for _ in range(3):
+        session.request(get(), 10)
+    assert len(set(peers)) == 1
+
+
+def test_only_the_csrf_cookie_is_kept_and_repeated(server: HttpsServer, session: HttpSession) -> None:
+    def cookies(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Set-Cookie", "appmesh_auth_token=secret; Path=/; Secure")
+        handler.send_header("Set-Cookie", "appmesh_csrf_token=csrf; Path=/; Secure")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.handle = cookies
+    session.request(get(), 10)
+    session.request(RequestMessage(http_method="POST", request_uri="/x"), 10)
+    headers = server.requests[1][2]
+    assert headers["X-CSRF-Token"] == "csrf"
+    assert headers["Cookie"] == "appmesh_csrf_token=csrf"
+
+
+def test_redirects_are_not_followed(server: HttpsServer, session: HttpSession) -> None:
+    server.handle = lambda handler, _body: reply(handler, b"", 302, Location="https://elsewhere.invalid/")
+    assert session.request(get(), 10).http_status == 302
+
+
+def test_no_answer_in_time_is_a_timeout(server: HttpsServer, session: HttpSession) -> None:
+    go = threading.Event()
+    server.handle = lambda _handler, _body: (go.wait(10), None)[1]
+    with pytest.raises(AppMeshTimeoutError, match="GET /x") as caught:
+        session.request(get(), 0.05)
+    assert caught.value.operation == "GET /x"
+    go.set()
+
+
+def test_a_body_that_drips_meets_its_timeout_too(server: HttpsServer, session: HttpSession) -> None:
+    stop = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        while not stop.wait(0.01):
+            handler.wfile.write(b"1\r\nx\r\n")
+            handler.wfile.flush()
+
+    server.handle = drip
+    with pytest.raises(AppMeshTimeoutError):
+        session.request(get(), 0.2)
+    stop.set()
+
+
+def test_a_body_that_stops_is_a_timeout(server: HttpsServer, session: HttpSession) -> None:
+    go = threading.Event()
+
+    def stop(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        go.wait(10)
+
+    server.handle = stop
+    with pytest.raises(AppMeshTimeoutError):
+        session.request(get(), 0.1)
+    go.set()
+
+
+def test_a_body_that_is_cut_off_is_a_lost_connection(server: HttpsServer, session: HttpSession) -> None:
+    def cut(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.close_connection = True
+
+    server.handle = cut
+    with pytest.raises(AppMeshConnectionError):
+        session.request(get(), 10)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    session = HttpSession(f"https://127.0.0.1:{port}")
+    with pytest.raises(AppMeshConnectionError, match="refused") as caught:
+        session.request(get(), 10)
+    assert caught.value.__cause__ is not None
+    assert f"127.0.0.1:{port}" in str(caught.value)
+    session.close()
+
+
+def test_an_untrusted_certificate_is_told_as_such(server: HttpsServer) -> None:
+    session = HttpSession(server.url, True)
+    with pytest.raises(AppMeshConnectionError, match="certificate"):
+        session.request(get(), 10)
+    session.close()
+
+
+def test_the_files_of_tls_win_over_the_environment(
+    server: HttpsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none"))
+    session = HttpSession(server.url, str(server.ca_file))
+    assert session.request(get(), 10).http_status == 200
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "verify"), [("https://127.0.0.1:1", "/no/such/file"), ("", False), ("nonsense", False)]
+)
+def test_what_cannot_be_asked_at_all_is_a_connection_error(url: str, verify: bool | str) -> None:
+    session = HttpSession(url, verify)
+    with pytest.raises(AppMeshConnectionError):
+        session.request(get(), 10)
+    session.close()
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_names_the_remote_path_and_the_attributes(
+    server: HttpsServer, client: AppMeshClient, tmp_path: Path
+) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"content")
+    local.chmod(0o640)
+    client.upload_file(str(local), "/remote/a b é")
+    method, path, headers, body = server.requests[0]
+    assert (method, path) == ("POST", "/appmesh/file/upload")
+    assert headers["X-File-Path"] == "/remote/a%20b%20%C3%A9"
+    assert headers["X-File-Mode"] == str(0o640)
+    assert headers["Authorization"] == "Bearer a.b.c"
+    assert b"\r\n\r\ncontent\r\n--" in body
+    client.upload_file(str(local), "/remote", False)
+    assert "X-File-Mode" not in server.requests[1][2]
+
+
+def test_a_refused_upload_is_an_error(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"content")
+    server.handle = lambda handler, _body: reply(handler, b'{"message":"file already exist"}', 403)
+    with pytest.raises(Exception, match="file already exist") as caught:
+        client.upload_file(str(local), "/remote")
+    assert getattr(caught.value, "status", None) == 403
+
+
+def test_a_file_that_is_not_here_is_not_sent(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        client.upload_file(str(tmp_path / "none"), "/remote")
+    assert server.requests == []
+
+
+def test_a_download_has_the_attributes_of_the_original(
+    server: HttpsServer, client: AppMeshClient, tmp_path: Path
+) -> None:
+    server.handle = lambda handler, _body: reply(handler, b"content", X_File_Mode=str(0o600))
+    local = tmp_path / "local"
+    client.download_file("/remote", str(local))
+    assert local.read_bytes() == b"content"
+    assert local.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_missing_remote_file_leaves_nothing_here(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
+    server.handle = lambda handler, _body: reply(handler, b'{"message":"file not found"}', 406)
+    local = tmp_path / "local"
+    with pytest.raises(AppMeshRequestError, match="file not found") as caught:
+        client.download_file("/remote", str(local))
+    assert caught.value.status == 406
+    assert not local.exists()
+
+
+def test_a_download_that_breaks_off_leaves_the_old_file(
+    server: HttpsServer, client: AppMeshClient, tmp_path: Path
+) -> None:
+    def cut(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(b"half")
+        handler.close_connection = True
+
+    server.handle = cut
+    local = tmp_path / "local"
+    local.write_bytes(b"old")
+    with pytest.raises(AppMeshConnectionError):
+        client.download_file("/remote", str(local))
+    assert local.read_bytes() == b"old"
+
+
+def test_a_place_that_cannot_be_written_to_is_the_callers_error(
+    server: HttpsServer, client: AppMeshClient, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        client.download_file("/remote", str(tmp_path / "none" / "local"))
+    assert server.requests
