@@ -144,7 +144,9 @@ class AppState:
             return False
         if self.running:
             return listed.pid is None or self.is_anew(listed)
-        return self.is_anew(listed) or _differs(self.exited_at, listed.exited_at)
+        if _differs(self.exited_at, listed.exited_at):
+            return True
+        return listed.pid is None and self.is_anew(listed) and listed.exited_at != self.exited_at
 
     def take(self, listed: Listed) -> None:
         """The daemon's list is what is so: everything it knows replaces what was known."""

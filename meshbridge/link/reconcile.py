@@ -20,6 +20,9 @@ from meshbridge.link.app_state import AppState, Listed
 __all__ = ["Apps", "Found"]
 
 
+_LAST_WORDS = 1000  # of apps that are gone; to be registered again, an app is usually registered soon
+
+
 @dataclass(slots=True)
 class Found:
     """What a comparison gives: events that were missed, in order, and the apps that are to be looked at again."""
@@ -45,6 +48,7 @@ class Apps:
         self.daemon = daemon
         self.states: dict[str, AppState] = {}
         self._holes: list[_Hole] = []
+        self._last_words: dict[str, tuple[str, int]] = {}  # app that is gone -> its last STATUS, and the sequence
         self._compared = False  # whether the whole list was ever compared: before, an app's past is not known
         self._changed: set[str] = set()
         self._marks = 0
@@ -53,7 +57,7 @@ class Apps:
         for app, text in kept.items():
             try:
                 self._load(app, text)
-            except (orjson.JSONDecodeError, KeyError, TypeError):
+            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
                 continue  # of another version: as if the app had not been seen
         self.run = ""
 
@@ -64,6 +68,7 @@ class Apps:
         fields = orjson.loads(text)
         self._compared = bool(fields["compared"])
         self._holes = [_Hole(*hole) for hole in fields["holes"]]
+        self._last_words = {gone: (status, sequence) for gone, (status, sequence) in fields["last_words"].items()}
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -83,12 +88,24 @@ class Apps:
             return False
         state = self.states.get(app)
         if state is None:
-            # STATUS and EXIT of an app that is gone follow its REMOVED: only START makes one known.
-            if event.type is not EventType.START:
-                return event.type is EventType.HEALTH
+            # STATUS and EXIT of an app that is gone follow its REMOVED, and must not bring it back.
+            if event.type not in {EventType.START, EventType.HEALTH}:
+                if event.type is EventType.STATUS:
+                    self._keep_last_word(event)
+                return False
             state = self.states[app] = AppState(app)
+            if app in self._last_words:
+                state.status, state.status_sequence = self._last_words.pop(app)
+                self._changed.add(DAEMON_PLACE)
         self._changed.add(app)
         return state.apply(event, orjson.loads(event.data) or {}) or state.starts is None
+
+    def _keep_last_word(self, event: Event) -> None:
+        """The STATUS of an app that is gone: if it comes again, that stands as a wrong word about the new one."""
+        if len(self._last_words) >= _LAST_WORDS:
+            self._last_words.pop(next(iter(self._last_words)))
+        self._last_words[event.app] = orjson.loads(event.data)["status"], event.sequence or 0
+        self._changed.add(DAEMON_PLACE)
 
     def hole(self, run: str, first: int | None, last: int | None) -> None:
         """These numbers were never received; told as a gap event once the repair is done."""
@@ -103,7 +120,8 @@ class Apps:
     def _text(self, app: str) -> str | None:
         if app == DAEMON_PLACE:
             holes = [[hole.run, hole.first, hole.last] for hole in self._holes]
-            return orjson.dumps({"compared": self._compared, "holes": holes}).decode()
+            fields = {"compared": self._compared, "holes": holes, "last_words": self._last_words}
+            return orjson.dumps(fields).decode()
         state = self.states.get(app)
         return None if state is None else state.to_text()
 
@@ -173,13 +191,8 @@ class Apps:
         if self._touched.get(listed.app, 0) >= mark:
             found.look_again.add(listed.app)
             return
-        state = self.states.get(listed.app)
-        if state is None:
-            state = self.states[listed.app] = AppState(listed.app)
-            if self._compared:
-                found.events += self._process_events(state, listed, now)
-        else:
-            found.events += self._missed(state, listed, now)
+        state = self.states.setdefault(listed.app, AppState(listed.app))
+        found.events += self._missed(state, listed, now)
         before = state.to_text()
         state.take(listed)
         if state.to_text() != before:
@@ -192,7 +205,10 @@ class Apps:
             data: dict[str, Any] = {"previous_status": state.status, "status": listed.status}
             key = f"status/{self.run}.{state.status_sequence}.{listed.status}"
             events.append(self._event(EventType.STATUS, state.app, key, data, now))
-        events += self._process_events(state, listed, now)
+        # An app seen for the first time gives its state, not a made-up history, unless the whole list was looked at
+        # before: then it is new.
+        if self._compared or state.started_at is not None:
+            events += self._process_events(state, listed, now)
         if state.health is not None and state.health != listed.health:
             data = {"health": listed.health, "previous_health": state.health}
             key = f"health/{self.run}.{state.health_sequence}.{listed.health}"
@@ -204,8 +220,10 @@ class Apps:
         anew, runs = state.is_anew(listed), listed.pid is not None
         start = [self._start(listed, now)] if anew else []
         end = [self._exit(state, listed, now)] if state.has_exited_anew(listed) else []
-        # Of a process that both began and ended unseen, the start is told first.
-        return end + start if runs else start + end
+        if runs:
+            return end + start
+        # Of a process that both began and ended unseen, the start is told first; of one whose end was seen, no more.
+        return start + end if end else []
 
     def _start(self, listed: Listed, now: float) -> Event:
         data = {"pid": listed.pid, "process_uuid": None}
