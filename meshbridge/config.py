@@ -24,6 +24,7 @@ from meshbridge.options import Options
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt import MqttOptions
+from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
 __all__ = ["ConfigError", "Settings", "load", "shown"]
@@ -34,7 +35,9 @@ _NAMED = frozenset({"daemons", "sinks"})  # whose second part is a name, with "-
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-SinkSettings = Annotated[FileOptions | LokiOptions | MqttOptions | WebhookOptions, Field(discriminator="type")]
+SinkSettings = Annotated[
+    FileOptions | LokiOptions | MqttOptions | NatsOptions | WebhookOptions, Field(discriminator="type")
+]
 
 
 class LogOptions(Options):

@@ -1,6 +1,5 @@
 """A broker of MQTT 5, as much of it as a publisher at QoS 1 meets, that does as the script says."""
 
-import contextlib
 import socket
 import struct
 import threading
@@ -11,7 +10,7 @@ import orjson
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.mqtt import MqttOptions
 from tests.contract.sinks.far_end import SECRETS, Say, Script
-from tests.support import DEADLINE_SECONDS
+from tests.contract.sinks.socket_server import SocketServer, exactly
 
 _CONNECT, _PUBLISH, _PINGREQ, _DISCONNECT = 1, 3, 12, 14
 _REASONS = {Say.BUSY: 0x97, Say.REFUSE: 0x99}  # quota exceeded, payload format invalid
@@ -24,69 +23,38 @@ class MqttFarEnd:
     def __init__(self, directory: Path) -> None:
         self.script = Script()
         self._directory = directory
-        self._port = 0
-        self._listener: socket.socket | None = None
+        self._server = SocketServer(self._serve)
         self._taken: list[str] = []
-        self._lock = threading.Lock()  # guards _taken and _socks
-        self._socks: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()  # guards _taken
 
     def start(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listener.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, args=(self._listener,), daemon=True)]
-        self._threads[0].start()
+        self._server.start()
 
     def stop(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is None:
-            return
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        with self._lock:
-            for sock in self._socks:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-        for thread in list(self._threads):
-            thread.join(DEADLINE_SECONDS)
-            assert not thread.is_alive()
+        self._server.stop()
 
     def sink(self) -> Sink:
         return MqttOptions.model_validate(
-            {"type": "mqtt", "url": f"mqtt://127.0.0.1:{self._port}", "username": "u", "password": SECRETS[1]}
+            {"type": "mqtt", "url": f"mqtt://127.0.0.1:{self._server.port}", "username": "u", "password": SECRETS[1]}
         ).build("broker", self._directory)
 
     def arrived(self) -> list[str]:
         with self._lock:
             return list(self._taken)
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self._socks.append(sock)
-            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
     def _serve(self, sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError, EOFError):
-            while True:
-                first = _exactly(sock, 1)[0]
-                body = _exactly(sock, _length(sock))
-                kind = first >> 4
-                if kind == _CONNECT:
-                    sock.sendall(bytes([0x20, 3, 0, 0, 0]))
-                elif kind == _PUBLISH:
-                    self._meet(sock, first, body)
-                elif kind == _PINGREQ:
-                    sock.sendall(bytes([0xD0, 0]))
-                elif kind == _DISCONNECT:
-                    return
+        while True:
+            first = exactly(sock, 1)[0]
+            body = exactly(sock, _length(sock))
+            kind = first >> 4
+            if kind == _CONNECT:
+                sock.sendall(bytes([0x20, 3, 0, 0, 0]))
+            elif kind == _PUBLISH:
+                self._meet(sock, first, body)
+            elif kind == _PINGREQ:
+                sock.sendall(bytes([0xD0, 0]))
+            elif kind == _DISCONNECT:
+                return
 
     def _meet(self, sock: socket.socket, first: int, body: bytes) -> None:
         place = 2 + struct.unpack_from("!H", body)[0]
@@ -110,20 +78,10 @@ class MqttFarEnd:
             raise EOFError
 
 
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = sock.recv(size - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return data
-
-
 def _length(sock: socket.socket) -> int:
     value = shift = 0
     while True:
-        byte = _exactly(sock, 1)[0]
+        byte = exactly(sock, 1)[0]
         value |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:

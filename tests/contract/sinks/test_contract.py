@@ -17,6 +17,7 @@ from tests.contract.sinks.far_end import FarEnd, Say
 from tests.contract.sinks.far_file import FileFarEnd, RotatedFileFarEnd
 from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
+from tests.contract.sinks.far_nats import NatsFarEnd
 from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
 from tests.support import envelopes, make_event
 
@@ -27,6 +28,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "file-rotated": RotatedFileFarEnd,
     "loki": LokiFarEnd,
     "mqtt": MqttFarEnd,
+    "nats": NatsFarEnd,
 }
 
 Test = TypeVar("Test", bound=Callable[..., Any])
