@@ -5,6 +5,7 @@ Start: journal, couriers, exporter, links; so nothing comes in that could not be
 their cursors. What is not delivered by then is delivered after the next start.
 """
 
+import os
 import signal
 import threading
 import time
@@ -19,6 +20,8 @@ from meshbridge.delivery import Courier
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.link import Link
+from meshbridge.notify import Notifier
+from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
 
 __all__ = ["Service"]
 
@@ -106,6 +109,8 @@ class Service:
             JournalError, OSError: as :meth:`start`.
 
         """
+        notifier = Notifier(os.environ)
+        watchdog = Watchdog(notifier, self._looks, self._summary)
         stopping = threading.Event()
         received: list[str] = []
 
@@ -116,14 +121,40 @@ class Service:
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
+            notifier.ready()
+            watchdog.start()
             try:
                 stopping.wait()
             finally:
+                notifier.stopping()
+                watchdog.stop()
                 telemetry.service_stopping(received[0] if received else "error")
                 self.stop()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _looks(self) -> Sequence[Look]:
+        """Each part as it is now, for the watchdog."""
+        threads = {thread.name for thread in threading.enumerate()}
+        https = {name for name, options in self._settings.daemons.items() if options.scheme == "https"}
+        looks = [journal_look(self.journal.status(), settled=self.journal.flush(0.0))]
+        looks += [
+            link_look(link.status(), alive=f"link-{link.name}" in threads)
+            for link in self.links
+            if link.name not in https  # nothing of it runs by itself
+        ]
+        waits = {name: options.batch.max_wait for name, options in self._settings.sinks.items()}
+        return looks + [sink_look(courier.status(), waits[courier.name]) for courier in self.couriers]
+
+    def _summary(self) -> str:
+        """One line for ``systemctl status``."""
+        links, sinks = [link.status() for link in self.links], [courier.status() for courier in self.couriers]
+        waiting = max((sink.lag_events for sink in sinks), default=0)
+        return (
+            f"{sum(link.up for link in links)} of {len(links)} daemons up, "
+            f"{sum(sink.up for sink in sinks)} of {len(sinks)} sinks up, {waiting} events waiting"
+        )
 
     def _not_ready(self) -> Sequence[str]:
         reasons = []
