@@ -22,6 +22,7 @@ from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
 from meshbridge.options import Options
 from meshbridge.sinks.file import FileOptions
+from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
@@ -36,7 +37,7 @@ _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # w
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 SinkSettings = Annotated[
-    FileOptions | LokiOptions | MqttOptions | NatsOptions | WebhookOptions, Field(discriminator="type")
+    FileOptions | KafkaOptions | LokiOptions | MqttOptions | NatsOptions | WebhookOptions, Field(discriminator="type")
 ]
 
 

@@ -64,6 +64,9 @@ class FarEnd(Protocol):
 
     def stop(self) -> None: ...
 
+    def close(self) -> None:
+        """The test is over."""
+
     def sink(self) -> Sink:
         """A new sink that sends here."""
 

@@ -38,6 +38,9 @@ class FileFarEnd:
             settings |= {"rotate": self.rotate}  # type: ignore[dict-item]
         return FileOptions.model_validate(settings).build("log", self._there)
 
+    def close(self) -> None:
+        pass
+
     def arrived(self) -> list[str]:
         directory = self._there if self._there.exists() else self._away
         files = [*sorted(directory.glob("events.jsonl.*"), key=_age), directory / "events.jsonl"]

@@ -38,6 +38,9 @@ class MqttFarEnd:
             {"type": "mqtt", "url": f"mqtt://127.0.0.1:{self._server.port}", "username": "u", "password": SECRETS[1]}
         ).build("broker", self._directory)
 
+    def close(self) -> None:
+        pass
+
     def arrived(self) -> list[str]:
         with self._lock:
             return list(self._taken)

@@ -40,6 +40,9 @@ class NatsFarEnd:
         settings = {"url": f"nats://127.0.0.1:{self._server.port}", "username": "u", "password": SECRETS[1]}
         return NatsOptions.model_validate({"type": "nats", **settings}).build("jetstream", self._directory)
 
+    def close(self) -> None:
+        pass
+
     def arrived(self) -> list[str]:
         with self._lock:
             return list(self._taken)

@@ -46,6 +46,9 @@ class WebhookFarEnd:
     def sink(self) -> Sink:
         return self.options().build("hook", self._directory)
 
+    def close(self) -> None:
+        pass
+
     def arrived(self) -> list[str]:
         with self._lock:
             return list(self._taken)

@@ -15,6 +15,7 @@ from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, Sink
 from tests.contract.sinks.driver import CALL_SECONDS, assert_arrived, assert_complete, assert_no_secret, deliver, write
 from tests.contract.sinks.far_end import FarEnd, Say
 from tests.contract.sinks.far_file import FileFarEnd, RotatedFileFarEnd
+from tests.contract.sinks.far_kafka import KafkaFarEnd
 from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
 from tests.contract.sinks.far_nats import NatsFarEnd
@@ -26,6 +27,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "webhook-batch": BatchWebhookFarEnd,
     "file": FileFarEnd,
     "file-rotated": RotatedFileFarEnd,
+    "kafka": KafkaFarEnd,
     "loki": LokiFarEnd,
     "mqtt": MqttFarEnd,
     "nats": NatsFarEnd,
@@ -58,6 +60,7 @@ def far(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FarEnd]:
     made.start()
     yield made
     made.stop()
+    made.close()
 
 
 @pytest.fixture
