@@ -47,6 +47,10 @@ _gap = Counter(
 _reconciled = Counter(
     "meshbridge_events_reconciled", "Events made up from the state of apps after a loss", ["daemon"], registry=REGISTRY
 )
+_output_lost = Counter(
+    "meshbridge_output_lost", "Stretches of output that no event brought and the daemon no longer has", ["daemon"],
+    registry=REGISTRY,
+)  # fmt: skip
 _dropped = Counter(
     "meshbridge_events_dropped", "Events that a sink will never get", ["sink", "reason"], registry=REGISTRY
 )
@@ -189,6 +193,16 @@ def events_reconciled(daemon: str, count: int) -> None:
     log.info("missed events made up from the state of apps", daemon=daemon, events=count)
 
 
+def output_backfilled(daemon: str, events: int, size: int) -> None:
+    log.info("missed output fetched", daemon=daemon, events=events, bytes=size)
+
+
+def output_lost(daemon: str, app: str, start: int, end: int | None) -> None:
+    """The daemon no longer has it, or won't give it."""
+    _output_lost.labels(daemon).inc()
+    log.warning("missed output cannot be had", daemon=daemon, app=app, start=start, end=end)
+
+
 def reconcile_failed(daemon: str, error: str) -> None:
     log.warning("state of the apps could not be compared", daemon=daemon, error=error)
 
@@ -224,6 +238,19 @@ def journal_fault(reason: str, path: str, error: str) -> None:
 
 def journal_recovered(path: str, held_events: int) -> None:
     log.info("journal writes again", path=path, held_events=held_events)
+
+
+def journal_replaced(path: str, kept_as: str, salvaged_events: int, lost: Mapping[str, int]) -> None:
+    """Ends a fault of reason ``damaged``. ``lost``: by sink, the events it had not had and that could not be saved."""
+    for sink, count in lost.items():
+        _dropped.labels(sink, "damaged").inc(count)
+    log.warning(
+        "journal replaced by a fresh one",
+        path=path,
+        damaged_kept_as=kept_as,
+        salvaged_events=salvaged_events,
+        **({"lost_at_most": dict(lost)} if lost else {}),
+    )
 
 
 def events_dropped(sink: str, reason: str, count: int) -> None:
@@ -285,6 +312,7 @@ def declare_daemon(daemon: str) -> None:
     _gap.labels(daemon)
     _reconciled.labels(daemon)
     _invalid.labels(daemon)
+    _output_lost.labels(daemon)
     for event in ("start", "exit", "stdout", "health", "status", "removed"):
         _received.labels(daemon, event)
     for result in ("success", "failure"):

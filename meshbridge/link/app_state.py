@@ -80,6 +80,8 @@ class AppState:
     registered_at: int | None = None
     owner: str = ""
     one_off: bool = False
+    output_position: int | None = None  # of the last output that was journaled, of the present or last process
+    output_end: int | None = None  # where the next byte stands; None: not known
 
     @classmethod
     def from_text(cls, text: str) -> Self:

@@ -9,13 +9,14 @@ later. So no event need be held back meanwhile: an app that is compared has none
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from meshbridge.events import DAEMON_PLACE, Event, EventType, gap
 from meshbridge.link.app_state import AppState, Listed
+from meshbridge.link.output import Missing, Outputs, span
 
 __all__ = ["Apps", "Found"]
 
@@ -48,6 +49,7 @@ class Apps:
         self.daemon = daemon
         self.states: dict[str, AppState] = {}
         self._holes: list[_Hole] = []
+        self.outputs = Outputs()
         self._last_words: dict[str, tuple[str, int]] = {}  # app that is gone -> its last STATUS, and the sequence
         self._compared = False  # whether the whole list was ever compared: before, an app's past is not known
         self._changed: set[str] = set()
@@ -68,6 +70,7 @@ class Apps:
         fields = orjson.loads(text)
         self._compared = bool(fields["compared"])
         self._holes = [_Hole(*hole) for hole in fields["holes"]]
+        self.outputs.load([Missing(**missing) for missing in fields["missing"]])
         self._last_words = {gone: (status, sequence) for gone, (status, sequence) in fields["last_words"].items()}
 
     # --- events --------------------------------------------------------------------------------------------------
@@ -75,16 +78,17 @@ class Apps:
     def observe(self, event: Event) -> bool:
         """Takes a live event; True where the app is to be looked at soon.
 
-        STDOUT says nothing of the state, and comes often: it touches nothing.
+        STDOUT says nothing of the state, and comes often: it touches nothing but its own position.
         """
         if event.type is EventType.STDOUT:
-            return False
+            return self._print(event)
         app = event.app
         if self._looks:
             self._touched[app] = self._marks
         if event.type is EventType.REMOVED:
             if self.states.pop(app, None) is not None:
                 self._changed.add(app)
+            self.outputs.removed(app)
             return False
         state = self.states.get(app)
         if state is None:
@@ -93,12 +97,26 @@ class Apps:
                 if event.type is EventType.STATUS:
                     self._keep_last_word(event)
                 return False
-            state = self.states[app] = AppState(app)
-            if app in self._last_words:
-                state.status, state.status_sequence = self._last_words.pop(app)
-                self._changed.add(DAEMON_PLACE)
+            state = self._make_known(app)
         self._changed.add(app)
-        return state.apply(event, orjson.loads(event.data) or {}) or state.starts is None
+        contradicts = state.apply(event, orjson.loads(event.data) or {})
+        if event.type is EventType.START:
+            self.outputs.started(state)
+        return contradicts or state.starts is None
+
+    def _print(self, event: Event) -> bool:
+        state = self.states.get(event.app)
+        if state is not None:
+            self.outputs.printed(state, *span(event))
+            self._changed.add(event.app)
+        return False
+
+    def _make_known(self, app: str) -> AppState:
+        state = self.states[app] = AppState(app)
+        if app in self._last_words:
+            state.status, state.status_sequence = self._last_words.pop(app)
+            self._changed.add(DAEMON_PLACE)
+        return state
 
     def _keep_last_word(self, event: Event) -> None:
         """The STATUS of an app that is gone: if it comes again, that stands as a wrong word about the new one."""
@@ -107,6 +125,11 @@ class Apps:
         self._last_words[event.app] = orjson.loads(event.data)["status"], event.sequence or 0
         self._changed.add(DAEMON_PLACE)
 
+    def interrupted(self) -> None:
+        """Events were not seen for a while; to be told before the next one is."""
+        for state in self.states.values():
+            self.outputs.interrupted(state)
+
     def hole(self, run: str, first: int | None, last: int | None) -> None:
         """These numbers were never received; told as a gap event once the repair is done."""
         self._holes.append(_Hole(run, first, last))
@@ -114,13 +137,21 @@ class Apps:
 
     def changes(self) -> dict[tuple[str, str], str | None]:
         """The states that changed since the last call, as the journal keeps them; None for an app that is gone."""
+        if self.outputs.changed:
+            self.outputs.changed = False
+            self._changed.add(DAEMON_PLACE)
         changed, self._changed = self._changed, set()
         return {(self.daemon, app): self._text(app) for app in changed}
 
     def _text(self, app: str) -> str | None:
         if app == DAEMON_PLACE:
             holes = [[hole.run, hole.first, hole.last] for hole in self._holes]
-            fields = {"compared": self._compared, "holes": holes, "last_words": self._last_words}
+            fields = {
+                "compared": self._compared,
+                "holes": holes,
+                "last_words": self._last_words,
+                "missing": [asdict(missing) for missing in self.outputs.pending],
+            }
             return orjson.dumps(fields).decode()
         state = self.states.get(app)
         return None if state is None else state.to_text()
@@ -185,16 +216,22 @@ class Apps:
         state = self.states.pop(app, None)
         if state is not None:
             self._changed.add(app)
+            self.outputs.removed(app)
             found.events.append(self._event(EventType.REMOVED, app, f"removed/{state.registered_at or 0}", None, now))
 
     def _compare_app(self, listed: Listed, mark: int, now: float, found: Found) -> None:
         if self._touched.get(listed.app, 0) >= mark:
             found.look_again.add(listed.app)
             return
-        state = self.states.setdefault(listed.app, AppState(listed.app))
+        state = self.states.get(listed.app) or self._make_known(listed.app)
         found.events += self._missed(state, listed, now)
         before = state.to_text()
+        anew = state.is_anew(listed) and (self._compared or state.started_at is not None)
         state.take(listed)
+        if anew:
+            self.outputs.replaced(state)
+        else:
+            self.outputs.compared(state.app)
         if state.to_text() != before:
             self._changed.add(listed.app)
 
@@ -252,3 +289,18 @@ class Apps:
             received_at=now,
             key=f"r/{app}/{key}",
         )
+
+    # --- output --------------------------------------------------------------------------------------------------
+
+    def fill(self, missing: Missing, data: bytes, now: float) -> list[Event]:
+        """The events that bring output which no event brought."""
+        state = self.states.get(missing.app)
+        events = []
+        for position, piece in self.outputs.fill(missing, data, state):
+            key = f"stdout/{missing.started_at}/{position}+{len(piece)}"
+            text = piece.decode("utf-8", "replace")
+            printed = {"finished": False, "output": text, "position": position}
+            event = self._event(EventType.STDOUT, missing.app, key, printed, now)
+            events.append(replace(event, process_uuid=missing.process_uuid))
+        self._changed.add(missing.app)
+        return events

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from meshbridge import telemetry
-from meshbridge.appmesh.exceptions import AppMeshError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
 from meshbridge.events import Event
 from meshbridge.journal import Journal
+from meshbridge.link.fetch import fetch
 from meshbridge.link.operations import PermissionMissingError
+from meshbridge.link.output import Missing
 from meshbridge.link.reconcile import Apps, Found
 from meshbridge.link.requests import DaemonRequests
 
@@ -19,6 +21,8 @@ __all__ = ["Repair"]
 _LIST_SECONDS = 60.0  # an answer for 10,000 apps is 6 MB
 _LOOK_AFTER_SECONDS = 3.0  # events that mix when an app is registered again have all come by then
 _RETRY_SECONDS = 5.0
+_BACKFILL_BYTES = 8 * 2**20  # held in memory at once
+_COLLECT_SECONDS = 0.5  # a daemon collects output for 200 ms before it sends it (PROTOCOL.md, 'STDOUT')
 _SINGLE_LOOKS = 20  # with more apps than this to look at, the whole list is cheaper
 
 
@@ -46,6 +50,7 @@ class Repair:
         self._lock = threading.Lock()  # guards all below; an event and a comparison never interleave
         self._wake = threading.Condition(self._lock)
         self._apps: Apps | None = None
+        self._compared = False  # whether the list was compared since the last connect
         self._compare_at: float | None = None  # monotonic seconds; None: not before the next connect
         self._look_at: dict[str, float] = {}  # app -> when, monotonic seconds
         self._stopping = False
@@ -71,6 +76,12 @@ class Repair:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    def connecting(self) -> None:
+        """The subscription comes next; whatever happened since the last one went to nobody."""
+        with self._lock:
+            assert self._apps is not None
+            self._apps.interrupted()
+
     def connected(self, run: str, ended_run: tuple[str, int | None] | None) -> None:
         """The subscription is there: from now on events are seen, so everything before can be compared.
 
@@ -90,6 +101,7 @@ class Repair:
         with self._lock:
             self._compare_at = None
             self._look_at.clear()
+            self._compared = False
 
     def receive(self, events: Sequence[Event], holes: Sequence[tuple[int, int]], run: str) -> None:
         """Notes what live events say, and hands them to the journal with the states that they make."""
@@ -104,7 +116,7 @@ class Repair:
                     self._look_at.setdefault(event.app, now + _LOOK_AFTER_SECONDS)
             if holes:
                 self._compare_at = now
-            if holes or self._look_at:
+            if holes or self._look_at or apps.outputs.due:
                 self._wake.notify()
             self._journal.submit(events, apps.changes())
 
@@ -118,6 +130,7 @@ class Repair:
                 if self._stopping:
                     return
                 now = time.monotonic()
+                missing = self._missing()
                 due = [app for app, at in self._look_at.items() if at <= now]
                 whole = len(due) > _SINGLE_LOOKS or (self._compare_at is not None and self._compare_at <= now)
                 if whole:
@@ -131,9 +144,17 @@ class Repair:
             else:
                 for app in due:
                     self._compare_one(app)
+            if missing:
+                self._backfill(missing)
+
+    def _missing(self) -> list[Missing]:
+        """Output to ask for; not before the list has told which processes are still those that were known."""
+        return self._apps.outputs.take_due() if self._apps is not None and self._compared else []
 
     def _seconds_to_wait(self) -> float | None:
         """Until the next thing is due; None: until something happens."""
+        if self._compared and self._apps is not None and self._apps.outputs.due:
+            return 0.0
         times = list(self._look_at.values())
         if self._compare_at is not None:
             times.append(self._compare_at)
@@ -148,6 +169,9 @@ class Repair:
             self._give_up(error)
             return
         self._take(lambda apps: apps.compare(listed, mark, time.time()))
+        with self._lock:
+            self._compared = self._compare_at is not None
+            self._wake.notify()
 
     def _compare_one(self, app: str) -> None:
         mark = self._mark()
@@ -186,3 +210,59 @@ class Repair:
         reconciled = sum(event.reconciled for event in found.events)
         if reconciled:
             telemetry.events_reconciled(self._daemon, reconciled)
+
+    # --- output --------------------------------------------------------------------------------------------------
+
+    def _backfill(self, missing: list[Missing]) -> None:
+        """Asks for bytes that no event brought, some at a time, so that memory stays bounded."""
+        while missing:
+            fetched: list[tuple[Missing, bytes | None]] = []
+            size = 0
+            try:
+                while missing and size < _BACKFILL_BYTES:
+                    data = self._fetch(missing[0])
+                    fetched.append((missing.pop(0), data))
+                    size += len(data or b"")
+                self._settle()
+            except AppMeshConnectionError:
+                with self._lock:
+                    assert self._apps is not None
+                    self._apps.outputs.ask_again([wanted for wanted, _ in fetched] + missing)
+                    self._compared = False  # not before the next comparison has had an answer
+                return
+            self._fill(fetched, size)
+
+    def _fetch(self, missing: Missing) -> bytes | None:
+        try:
+            return fetch(self._requests, missing)
+        except AppMeshConnectionError:
+            raise
+        except AppMeshError as error:
+            telemetry.reconcile_failed(self._daemon, f"output of {missing.app}: {error}")
+            return None
+
+    def _fill(self, fetched: list[tuple[Missing, bytes | None]], size: int) -> None:
+        events: list[Event] = []
+        with self._lock:
+            assert self._apps is not None
+            for wanted, data in fetched:
+                if data is None:
+                    self._apps.outputs.give_up(wanted)
+                    telemetry.output_lost(self._daemon, wanted.app, wanted.start, wanted.end)
+                else:
+                    events += self._apps.fill(wanted, data, time.time())
+            self._journal.submit(events, self._apps.changes())
+        if events:
+            telemetry.output_backfilled(self._daemon, len(events), size)
+
+    def _settle(self) -> None:
+        """Waits for what the daemon had collected and not yet sent when the file was read.
+
+        Raises:
+            AppMeshConnectionError: the event connection is down.
+
+        """
+        with self._lock:
+            if self._wake.wait_for(lambda: self._stopping, _COLLECT_SECONDS):
+                raise AppMeshConnectionError("stopping")
+        self._fence()

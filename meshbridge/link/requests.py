@@ -20,7 +20,8 @@ from meshbridge.link.operations import TokenRefusedError
 
 __all__ = ["DaemonRequests"]
 
-_NOT_FOUND = 404
+_NOT_FOUND, _NOT_KEPT = 404, 417
+_OUTPUT_BYTES = 3 * 2**20  # the most that a daemon gives at once (PROTOCOL.md, 'STDOUT')
 
 
 class DaemonRequests:
@@ -75,6 +76,23 @@ class DaemonRequests:
             raise AppMeshRequestError(f"GET {uri}: the answer is no object")
         return fields
 
+    def get_output(
+        self, app: str, position: int, *, index: int, process_uuid: str | None, timeout_seconds: float
+    ) -> bytes | None:
+        """At most 3 MiB of a process's output from ``position``, as the bytes that they are.
+
+        ``index`` 0 is the present or last process, 1 the one before; None where the daemon doesn't have it (any more).
+        """
+        query = {"stdout_position": str(position), "stdout_index": str(index), "stdout_maxsize": str(_OUTPUT_BYTES)}
+        if process_uuid and not index:
+            query["process_uuid"] = process_uuid
+        try:
+            return self._get(f"/appmesh/app/{app}/output", timeout_seconds, query=query)
+        except AppMeshRequestError as error:
+            if error.status in {_NOT_FOUND, _NOT_KEPT}:
+                return None
+            raise
+
     def close(self) -> None:
         """Ends the connection; the next request would open it again."""
         with self._lock:
@@ -82,20 +100,22 @@ class DaemonRequests:
         if exchange is not None:
             exchange.close()
 
-    def _get(self, uri: str, timeout_seconds: float, *, with_token: bool = True) -> bytes:
+    def _get(
+        self, uri: str, timeout_seconds: float, *, with_token: bool = True, query: dict[str, str] | None = None
+    ) -> bytes:
         try:
-            body = self._ask(uri, timeout_seconds, with_token=with_token)
+            body = self._ask(uri, timeout_seconds, query or {}, with_token=with_token)
         except AppMeshError as error:
             self.last_error, self.answered = error, False
             raise
         self.last_error, self.answered = None, True
         return body
 
-    def _ask(self, uri: str, timeout_seconds: float, *, with_token: bool) -> bytes:
+    def _ask(self, uri: str, timeout_seconds: float, query: dict[str, str], *, with_token: bool) -> bytes:
         deadline = time.monotonic() + timeout_seconds
         exchange, fresh = self._connected(deadline)
         try:
-            return self._ask_over(exchange, uri, deadline, with_token=with_token)
+            return self._ask_over(exchange, uri, query, deadline, with_token=with_token)
         except AppMeshTimeoutError:
             # A connection that may be half open is not worth another scrape's time.
             self._discard(exchange)
@@ -107,20 +127,27 @@ class DaemonRequests:
         # A connection that was kept may have ended unnoticed; these requests change nothing, so once more is safe.
         exchange, _ = self._connected(deadline)
         try:
-            return self._ask_over(exchange, uri, deadline, with_token=with_token)
+            return self._ask_over(exchange, uri, query, deadline, with_token=with_token)
         except AppMeshConnectionError:
             self._discard(exchange)
             raise
 
-    def _ask_over(self, exchange: Exchange, uri: str, deadline: float, *, with_token: bool) -> bytes:
+    def _ask_over(
+        self, exchange: Exchange, uri: str, query: dict[str, str], deadline: float, *, with_token: bool
+    ) -> bytes:
         if not with_token:
-            return operations.ask(exchange, "GET", uri, timeout_seconds=_left(deadline)).body
+            return operations.ask(exchange, "GET", uri, query=query, timeout_seconds=_left(deadline)).body
+
+        def ask(token: str) -> bytes:
+            seconds = _left(deadline)
+            return operations.ask(exchange, "GET", uri, token=token, query=query, timeout_seconds=seconds).body
+
         token = self._credentials.token(exchange)
         try:
-            return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_left(deadline)).body
+            return ask(token)
         except TokenRefusedError:
             token = self._credentials.token(exchange, refused=token)
-            return operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_left(deadline)).body
+            return ask(token)
 
     def _connected(self, deadline: float) -> tuple[Exchange, bool]:
         """(the connection, whether it was made just now)."""

@@ -223,6 +223,7 @@ class Link:
             token = self._credentials.token(channel, refused=token)
             run = self._name_run(channel, token)
         self._numbering, ended_run = self._begin(run)
+        self._repair.connecting()
         self._move(LinkState.SUBSCRIBING)
         operations.subscribe(channel, token, self._options.events, _REQUEST_SECONDS)
         self._connects += 1

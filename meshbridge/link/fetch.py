@@ -1,0 +1,66 @@
+"""Asks the daemon for output that is missing, of the process that it belongs to."""
+
+from meshbridge.link.app_state import Listed
+from meshbridge.link.output import Missing
+from meshbridge.link.requests import DaemonRequests
+
+__all__ = ["fetch"]
+
+_SECONDS = 30.0
+_MOST_BYTES = 64 * 2**20  # of one process; a stretch longer than this is no output that anybody reads
+_TRIES = 3  # a process that is replaced between the questions moves the index of those before it
+
+
+def fetch(requests: DaemonRequests, missing: Missing) -> bytes | None:
+    """The bytes from ``missing.start`` on, as far as they are there; None where the daemon doesn't have them.
+
+    The process is found by its uuid while it is the present or last one; else by how many were started since, which
+    holds only if none was started while it was read (PROTOCOL.md, 'STDOUT').
+
+    Raises:
+        AppMeshError: the daemon gave no answer, or none that helps.
+
+    """
+    for _ in range(_TRIES):
+        before = _listed(requests, missing.app)
+        index = None if before is None else _index(before, missing)
+        if before is None or index is None:
+            return None
+        data = _read(requests, missing, index)
+        after = _listed(requests, missing.app)
+        if after is not None and (after.started_at, after.starts) == (before.started_at, before.starts):
+            return data
+    return None
+
+
+def _listed(requests: DaemonRequests, app: str) -> Listed | None:
+    fields = requests.get_app(app, _SECONDS)
+    return None if fields is None else Listed.from_json(fields)
+
+
+def _index(listed: Listed, missing: Missing) -> int | None:
+    """Which of the daemon's files is the process's; None where it is not known to be kept."""
+    started, listed_start = missing.started_at or 0, listed.started_at or 0
+    if started and abs(started - listed_start) <= 1 and missing.starts in {None, listed.starts}:
+        return 0
+    if missing.starts is None or listed.starts <= missing.starts:
+        return None
+    return listed.starts - missing.starts
+
+
+def _read(requests: DaemonRequests, missing: Missing, index: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < _MOST_BYTES:
+        piece = requests.get_output(
+            missing.app,
+            missing.start + len(data),
+            index=index,
+            process_uuid=missing.process_uuid,
+            timeout_seconds=_SECONDS,
+        )
+        if piece is None:
+            return bytes(data) if data else None
+        data += piece
+        if not piece or (missing.end is not None and missing.start + len(data) >= missing.end):
+            break
+    return bytes(data)

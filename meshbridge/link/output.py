@@ -1,0 +1,209 @@
+"""Output that no event brought: which bytes of which process are missing, and what fills them. No clock, no I/O.
+
+Positions count bytes of the daemon's file, while the text of an event has had its invalid UTF-8 replaced (PROTOCOL.md,
+'STDOUT'): where a text holds a replacement its end is not known, and the next event's position tells it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import orjson
+
+from meshbridge.events import Event, EventType
+from meshbridge.link.app_state import AppState
+
+__all__ = ["Missing", "Outputs", "undecoded_length"]
+
+_CHUNK_BYTES = 256 * 1024  # of one backfilled event, as the daemon's own (PROTOCOL.md, 'STDOUT')
+_REPLACEMENT = "\ufffd"
+_MOST_REPLACEMENTS = 256  # in a text whose bytes are still looked for in the file
+
+
+@dataclass(slots=True, eq=False)
+class Missing:
+    """Bytes ``start`` to ``end`` of a process's output; ``end`` None: up to what is there, or to the next live event.
+
+    The process is known by when it was started, and how often before; ``process_uuid`` where START was seen.
+    ``after`` is the text that stands at ``start`` and was delivered: what is missing begins behind its bytes.
+    """
+
+    app: str
+    started_at: int | None
+    starts: int | None
+    process_uuid: str | None
+    start: int
+    end: int | None = None
+    after: str = ""
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What is missing of the output of a daemon's apps. Belongs to :class:`~meshbridge.link.reconcile.Apps`."""
+
+    due: list[Missing] = field(default_factory=list)
+    pending: list[Missing] = field(default_factory=list)  # all that is not filled yet, asked for or not
+    changed: bool = False  # whether ``pending`` did, since the owner looked
+    _open: dict[str, Missing] = field(default_factory=dict)  # app -> what is missing up to its next live event
+    _unsure: dict[str, Missing] = field(default_factory=dict)  # app -> the same, until the app was compared
+    _texts: dict[str, str] = field(default_factory=dict)  # app -> its last text, where that has an unknown end
+
+    # --- live events ---------------------------------------------------------------------------------------------
+
+    def printed(self, state: AppState, position: int, end: int | None, text: str) -> None:
+        """A live STDOUT event of the app; ``end`` None where its text holds a replacement."""
+        waiting = self._open.pop(state.app, None)
+        if waiting is not None:
+            waiting.end = max(waiting.start, position)
+            self.changed = True
+        elif state.output_end is not None and position > state.output_end:
+            self._ask_for(self._missing(state, state.output_end, position))
+        state.output_position, state.output_end = position, end
+        if end is None:
+            self._texts[state.app] = text
+        else:
+            self._texts.pop(state.app, None)
+
+    def started(self, state: AppState) -> None:
+        """A process of the app was seen to start: nothing of its output is missing yet."""
+        self._forget(state.app)
+        state.output_position, state.output_end = 0, 0
+
+    def removed(self, app: str) -> None:
+        """Output goes with its app."""
+        self._forget(app)
+
+    # --- after an interruption -----------------------------------------------------------------------------------
+
+    def interrupted(self, state: AppState) -> None:
+        """Events of the app were not seen for a while: what its process printed since is missing.
+
+        To be told before the next live event, so that this one says where it ends.
+        """
+        if not state.running or state.output_position is None or state.app in self._open:
+            return
+        if state.output_end is not None:
+            missing = self._missing(state, state.output_end)
+        else:
+            missing = self._missing(state, state.output_position, after=self._texts.get(state.app, ""))
+        self._unsure[state.app] = missing
+        self._open_ended(missing)
+
+    def compared(self, app: str) -> None:
+        """The process is still the one that was known."""
+        self._unsure.pop(app, None)
+
+    def replaced(self, state: AppState) -> None:
+        """Another process runs than the one that was known, and nobody saw it start: ``state`` is the new one's.
+
+        What is missing of the old one ends with its file; a live event since then was the new one's.
+        """
+        old = self._unsure.pop(state.app, None)
+        live = state.output_position if old is not None and self._open.pop(state.app, None) is None else None
+        if old is not None:
+            old.end = None
+        self._texts.pop(state.app, None)
+        missing = self._missing(state, 0, live)
+        if live is None:
+            state.output_position, state.output_end = 0, 0
+            self._open_ended(missing)
+        else:
+            self._ask_for(missing)
+
+    def take_due(self) -> list[Missing]:
+        """What is to be asked for now."""
+        due, self.due = self.due, []
+        return due
+
+    def _open_ended(self, missing: Missing) -> None:
+        self._open[missing.app] = missing
+        self._ask_for(missing)
+
+    def _ask_for(self, missing: Missing) -> None:
+        self.due.append(missing)
+        self.pending.append(missing)
+        self.changed = True
+
+    def load(self, pending: list[Missing]) -> None:
+        """What was missing when the bridge ended."""
+        self.due, self.pending = list(pending), list(pending)
+        self._open = {missing.app: missing for missing in pending if missing.end is None}
+
+    def ask_again(self, missing: Iterable[Missing]) -> None:
+        """The daemon could not be asked."""
+        self.due += missing
+
+    def _settle(self, missing: Missing) -> None:
+        self.pending.remove(missing)
+        self.changed = True
+
+    def _forget(self, app: str) -> None:
+        self._open.pop(app, None)
+        self._unsure.pop(app, None)
+        self._texts.pop(app, None)
+
+    @staticmethod
+    def _missing(state: AppState, start: int, end: int | None = None, after: str = "") -> Missing:
+        return Missing(state.app, state.started_at, state.starts, state.process_uuid, start, end, after)
+
+    # --- what came -----------------------------------------------------------------------------------------------
+
+    def fill(self, missing: Missing, data: bytes, state: AppState | None) -> Iterator[tuple[int, bytes]]:
+        """(position, bytes) of the events that fill it, from the file's bytes at ``missing.start``.
+
+        ``state`` is the app's, None where it is gone. What a live event has brought meanwhile is cut off.
+        """
+        still_open = self._open.get(missing.app) is missing
+        self._settle(missing)
+        start, skip = missing.start, undecoded_length(missing.after, data) if missing.after else 0
+        end = len(data) if missing.end is None else min(len(data), missing.end - start)
+        if still_open:
+            del self._open[missing.app]
+            if state is not None:
+                state.output_position = state.output_end = start + max(skip, end)
+        while skip < end:
+            cut = _boundary(data, skip, min(end, skip + _CHUNK_BYTES), end)
+            yield start + skip, data[skip:cut]
+            skip = cut
+
+    def give_up(self, missing: Missing) -> None:
+        """It can't be had: the next live event begins anew."""
+        self._settle(missing)
+        if self._open.get(missing.app) is missing:
+            del self._open[missing.app]
+
+
+def span(event: Event) -> tuple[int, int | None, str]:
+    """(position, end, text) of a live STDOUT event; end None where bytes were replaced."""
+    assert event.type is EventType.STDOUT
+    data = orjson.loads(event.data)
+    text, position = str(data["output"]), int(data["position"])
+    if text.isascii():
+        return position, position + len(text), ""
+    if _REPLACEMENT in text:
+        return position, None, text
+    return position, position + len(text.encode()), ""
+
+
+def undecoded_length(text: str, data: bytes) -> int:
+    """How many bytes at the front of ``data`` were shown as ``text``; 0 where that can't be told.
+
+    Each replacement stands for one to three bytes, so there are few lengths to try.
+    """
+    replaced = text.count(_REPLACEMENT)
+    if replaced > _MOST_REPLACEMENTS:
+        return 0
+    encoded = len(text.encode())
+    for length in range(encoded - 2 * replaced, encoded + 1):
+        if length <= len(data) and data[:length].decode("utf-8", "replace") == text:
+            return length
+    return 0
+
+
+def _boundary(data: bytes, start: int, cut: int, end: int) -> int:
+    """A place at or before ``cut`` where no character is cut in two."""
+    if cut >= end:
+        return end
+    place = cut
+    while place > start and data[place] & 0xC0 == 0x80:  # noqa: PLR2004 a continuation byte of UTF-8
+        place -= 1
+    return place if place > start else cut
