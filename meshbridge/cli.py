@@ -120,6 +120,24 @@ def emulate(
 
 
 @app.command()
+def healthcheck(
+    config: ConfigOption = None,
+    ready: Annotated[bool, typer.Option("--ready", help="Ask whether it is ready, not whether it is alive.")] = False,
+    url: Annotated[str | None, typer.Option(help="Where the exporter listens; default: as configured.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
+) -> None:
+    """Ask the bridge that runs here how it is: for a container's health check and for probes."""
+    from meshbridge.healthcheck import CannotAskError, ask, exporter_url
+
+    try:
+        fine, answer = ask(url or exporter_url(config, os.environ), ready=ready, timeout_seconds=timeout)
+    except CannotAskError as error:
+        _fail(str(error), _FAILED)
+    print(answer)
+    raise typer.Exit(0 if fine else _FAILED)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(meshbridge.__version__)
