@@ -4,12 +4,10 @@ import json
 import re
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 import yaml
@@ -18,7 +16,8 @@ from meshbridge import telemetry
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
 from meshbridge.exporter.collectors.own import registry_families
 from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
-from tests.support import Process, free_port, program, wait_for
+from tests.integration.prometheus import Prometheus, fetch, scraping
+from tests.support import program, wait_for
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -93,7 +92,7 @@ def exporter() -> Iterator[Exporter]:
             daemons=lambda: [GoldenDaemon("node-a"), GoldenDaemon("node-b"), BrokenDaemon("node-c"), OddDaemon("odd")],
             links=lambda: [LinkStatus("node-a", LinkState.UP, token_expires_at=2e9), LinkStatus("node-b")],
             sinks=lambda: [SinkStatus("log", SinkState.UP, lag_events=2, lag_seconds=0.5, dead_letters=1)],
-            journal=lambda: JournalStatus("/j", open=True, bytes=4096, events=3),
+            journal=lambda: JournalStatus("/j", open=True, bytes=4096, max_bytes=2**30, events=3),
             ready=list,
         ),
     )
@@ -102,66 +101,13 @@ def exporter() -> Iterator[Exporter]:
     made.stop()
 
 
-def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as response:
-        body: bytes = response.read()
-        return body
-
-
 def scrape(exporter: Exporter) -> bytes:
     return fetch("http://{}:{}/metrics".format(*exporter.address))
 
 
-@dataclass
-class Prometheus:
-    """One that scrapes an exporter every second."""
-
-    url: str
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        answer = json.loads(fetch(f"{self.url}/api/v1/query?query={quote(expression)}"))
-        result: list[dict[str, Any]] = answer["data"]["result"]
-        return result
-
-    def values(self, expression: str) -> set[float]:
-        return {float(found["value"][1]) for found in self.query(expression)}
-
-    def target(self) -> dict[str, Any]:
-        targets = json.loads(fetch(f"{self.url}/api/v1/targets"))["data"]["activeTargets"]
-        first: dict[str, Any] = targets[0] if targets else {}
-        return first
-
-
 @pytest.fixture(scope="module")
 def prometheus(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    tmp_path = tmp_path_factory.mktemp("prometheus")
-    config = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-        "scrape_configs": [
-            {"job_name": "meshbridge", "static_configs": [{"targets": ["{}:{}".format(*exporter.address)]}]}
-        ],
-    }
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    binary = program("prometheus")
-    assert binary is not None
-    port = free_port()
-    command = [
-        binary,
-        f"--config.file={tmp_path / 'prometheus.yml'}",
-        f"--storage.tsdb.path={tmp_path / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with Process(command, tmp_path / "prometheus.log") as process:
-        found = Prometheus(f"http://127.0.0.1:{port}")
-
-        def scraped() -> bool:
-            assert process.popen.poll() is None, process.output()
-            try:
-                return found.target().get("health") in ("up", "down")
-            except OSError:
-                return False
-
-        wait_for(scraped, "the first scrape")
+    with scraping(["{}:{}".format(*exporter.address)], tmp_path_factory.mktemp("prometheus")) as found:
         yield found
 
 

@@ -61,7 +61,7 @@ def _links(sources: Sources) -> Iterator[Family]:
     links = list(sources.links())
     yield gauge(
         "meshbridge_daemon_up",
-        "Whether the event connection to the daemon is up",
+        "Whether events come from the daemon or, where its url is https://, whether it answers",
         (({"daemon": link.daemon}, int(link.up)) for link in links),
     )
     yield gauge(
@@ -84,5 +84,10 @@ def _sinks(sources: Sources) -> Iterator[Family]:
 
 def _journal(sources: Sources) -> Iterator[Family]:
     journal = sources.journal()
-    yield gauge("meshbridge_journal_bytes", "Size of the journal", iter([({}, journal.bytes)]))
-    yield gauge("meshbridge_journal_events", "Events in the journal", iter([({}, journal.events)]))
+    for name, text, value in (
+        ("up", "Whether the journal is open and takes events", int(journal.open and journal.last_error is None)),
+        ("bytes", "Size of the journal", journal.bytes),
+        ("max_bytes", "Size at which the journal begins to drop events", journal.max_bytes or None),
+        ("events", "Events in the journal", journal.events),
+    ):
+        yield gauge(f"meshbridge_journal_{name}", text, iter([({}, value)]))

@@ -178,7 +178,7 @@ def sources(**parts: Callable[[], Any]) -> Sources:
         "daemons": list,
         "links": lambda: [LinkStatus("a", LinkState.UP, token_expires_at=99.5), LinkStatus("b")],
         "sinks": lambda: [SinkStatus("s", SinkState.UP, lag_events=3, lag_seconds=1.5, dead_letters=2)],
-        "journal": lambda: JournalStatus("/j", bytes=4096, events=7),
+        "journal": lambda: JournalStatus("/j", open=True, bytes=4096, max_bytes=2**30, events=7),
         "ready": list,
     }
     return Sources(**fine | parts)
@@ -196,11 +196,23 @@ def test_states_become_gauges() -> None:
         'meshbridge_sink_lag_events{sink="s"} 3',
         'meshbridge_sink_lag_seconds{sink="s"} 1.5',
         'meshbridge_dead_letters{sink="s"} 2',
+        "meshbridge_journal_up 1",
         "meshbridge_journal_bytes 4096",
+        "meshbridge_journal_max_bytes 1073741824",
         "meshbridge_journal_events 7",
     ):
         assert line in text.splitlines()
     assert 'meshbridge_token_expiry_timestamp_seconds{daemon="b"}' not in text
+
+
+@pytest.mark.parametrize(
+    "journal", [JournalStatus("/j"), JournalStatus("/j", open=True, last_error="no space left on device")]
+)
+def test_a_journal_that_takes_nothing_is_down_and_an_unknown_limit_is_not_told(journal: JournalStatus) -> None:
+    families, _ = own_families(sources(journal=lambda: journal), CollectorRegistry())
+    series = {family.name: family.series for family in families}
+    assert "meshbridge_journal_up 0" in written_text(families).decode().splitlines()
+    assert (series["meshbridge_journal_bytes"], series["meshbridge_journal_max_bytes"]) == (1, 0)
 
 
 @pytest.mark.parametrize("part", ["links", "sinks", "journal"])
