@@ -306,6 +306,37 @@ def delivery_observer(sink: str) -> Histogram:
     return _delivery.labels(sink)
 
 
+# --- exporter ------------------------------------------------------------------------------------------------------
+
+
+def collector_failing(daemon: str, collector: str, error: str | None) -> None:
+    """A fault began; ``collector_recovered`` ends it."""
+    log.warning("collector failing", daemon=daemon, collector=collector, error=error)
+
+
+def collector_recovered(daemon: str, collector: str) -> None:
+    log.info("collector works again", daemon=daemon, collector=collector)
+
+
+def own_metrics_incomplete() -> None:
+    log.error("own metrics incomplete: please report it", exc_info=True)  # noqa: LOG014 called while it is handled
+
+
+def exporter_bug(path: str) -> None:
+    log.error("request to the exporter failed: please report it", path=path, exc_info=True)  # noqa: LOG014 as above
+
+
+def web_config_read() -> None:
+    log.info("web config read again")
+
+
+def web_config_refused(where: str, problem: str) -> None:
+    log.error("web config not usable: the old one stays in force", where=where, error=problem)
+
+
+# --- at the start --------------------------------------------------------------------------------------------------
+
+
 def declare_daemon(daemon: str) -> None:
     """Makes the daemon's series exist at 0, so that the first increase can be seen by ``rate``."""
     _connects.labels(daemon)

@@ -126,11 +126,10 @@ class Gathering:
             with self._lock:
                 changed = outcome.success == (key in self._failing)
                 (self._failing.discard if outcome.success else self._failing.add)(key)
-            facts = {"daemon": outcome.daemon, "collector": outcome.collector}
             if changed and outcome.success:
-                telemetry.log.info("collector works again", **facts)
+                telemetry.collector_recovered(*key)
             elif changed:
-                telemetry.log.warning("collector failing", error=outcome.error, **facts)
+                telemetry.collector_failing(*key, outcome.error)
 
 
 class _Workers:

@@ -121,16 +121,14 @@ class _Server(uvicorn.Server):
         try:
             loaded = self._web_config.load()
         except WebConfigError as error:
-            telemetry.log.error(
-                "web config not usable: the old one stays in force", where=error.where, error=error.problem
-            )
+            telemetry.web_config_refused(error.where, error.problem)
             return
         self._use(*loaded)
         before = self.servers
         await self.startup()
         for server in before:
             server.close()
-        telemetry.log.info("web config read again")
+        telemetry.web_config_read()
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -46,7 +46,7 @@ class Application:
         try:
             status, answer = await self._reply(scope)
         except Exception:  # noqa: BLE001 the client gets one line, the log the rest
-            telemetry.log.exception("request to the exporter failed: please report it", path=scope["path"])
+            telemetry.exporter_bug(scope["path"])
             status, answer = _line(500, "internal error: see the log")
         headers = [*answer.headers, *self._headers, ("content-length", str(sum(map(len, answer.pieces))))]
         await send(

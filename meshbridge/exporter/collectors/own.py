@@ -28,7 +28,7 @@ def own_families(sources: Sources, registry: CollectorRegistry = telemetry.REGIS
         try:
             families += list(part())
         except Exception:  # noqa: BLE001 whatever a part raises must not cost the others' series
-            telemetry.log.exception("own metrics incomplete: please report it")
+            telemetry.own_metrics_incomplete()
             whole = False
     return families, whole
 
