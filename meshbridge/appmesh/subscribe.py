@@ -74,26 +74,26 @@ def decode_event(body: bytes | bytearray) -> AppEvent:
 
     """
     fields = orjson.loads(body)
-    try:
-        return AppEvent(
-            fields["subscription_id"],
-            fields["event_type"],
-            fields["app_name"],
-            fields["timestamp"],
-            fields["sequence"],
-            fields["data"] or {},
-        )
-    except (KeyError, TypeError):
-        if not isinstance(fields, dict):
-            raise ValueError(f"an event is a JSON object, not {type(fields).__name__}") from None  # noqa: TRY004 of the daemon's, not the caller's
-        return AppEvent(
-            str(fields.get("subscription_id") or ""),
-            str(fields.get("event_type") or ""),
-            str(fields.get("app_name") or ""),
-            fields.get("timestamp") or 0,
-            fields.get("sequence") or 0,
-            fields.get("data") or {},
-        )
+    if not isinstance(fields, dict):
+        raise ValueError(f"an event is a JSON object, not {type(fields).__name__}")  # noqa: TRY004 of the daemon's
+    get = fields.get
+    subscription, kind, app = get("subscription_id"), get("event_type"), get("app_name")
+    timestamp, sequence, data = get("timestamp"), get("sequence"), get("data")
+    if (
+        type(subscription) is type(kind) is type(app) is str
+        and type(timestamp) is type(sequence) is int
+        and type(data) is dict
+    ):
+        return AppEvent(subscription, kind, app, timestamp, sequence, data)
+    # Rare: the data of REMOVED is null, and what a broken daemon sends could be anything.
+    return AppEvent(
+        subscription if isinstance(subscription, str) else "",
+        kind if isinstance(kind, str) else "",
+        app if isinstance(app, str) else "",
+        timestamp if isinstance(timestamp, int) else 0,
+        sequence if isinstance(sequence, int) else 0,
+        data if isinstance(data, dict) else {},
+    )
 
 
 class Subscriptions:
