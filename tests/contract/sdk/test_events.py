@@ -1,6 +1,8 @@
 """Events over TCP and WSS, files over all three, and many threads on one client."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,48 @@ def test_files_that_are_refused(sdk: Sdk, client: Any, host_directory: Path) -> 
     with sdk.refused(406, "file not found"):
         client.download_file(str(host_directory / "none"), str(host_directory / "back"))
     assert not (host_directory / "back").exists()
+
+
+TRANSFER = """
+import resource, sys
+from meshbridge.appmesh import AppMeshClient, AppMeshClientTCP, AppMeshClientWSS
+transport, host, port, ca, user, password, local, remote, back = sys.argv[1:]
+address = (host, int(port))
+client = {
+    "https": lambda: AppMeshClient(f"https://{host}:{port}", ca),
+    "tcp": lambda: AppMeshClientTCP(address, ca),
+    "wss": lambda: AppMeshClientWSS(address, ca),
+}[transport]()
+client.login(user, password)
+client.upload_file(sys.executable, remote + ".small")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+client.upload_file(local, remote)
+client.download_file(remote, back)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+client.close()
+"""
+
+
+@pytest.mark.ours
+def test_a_large_file_takes_no_more_memory_than_a_small_one(
+    transport: str, daemon: Daemon, client: Any, host_directory: Path
+) -> None:
+    size = 128 * 1024 * 1024
+    local, remote, back = (host_directory / name for name in ("local", "remote", "back"))
+    with local.open("wb") as file:
+        file.truncate(size)
+    arguments = [transport, *map(str, daemon.addresses[transport]), daemon.ca_file, daemon.user, daemon.password]
+    result = subprocess.run(
+        [sys.executable, "-c", TRANSFER, *arguments, local, remote, back],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert back.stat().st_size == size
+    assert int(result.stdout) < 8 * 1024, "KiB, of a file of 128 MiB"
+    for path in (local, remote, back):
+        path.unlink()
 
 
 # --- many threads -----------------------------------------------------------------------------------------------------
