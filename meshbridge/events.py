@@ -4,7 +4,7 @@ An event keeps the daemon's own JSON as the bytes that came in. Its CloudEvents 
 the daemon's ``data``, cut out of those bytes: nothing is parsed or encoded twice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import lru_cache
@@ -31,6 +31,7 @@ __all__ = [
 DAEMON_PLACE = "@daemon"
 """Stands where an app would, for an event of the daemon as a whole; no app can be called so."""
 
+_REPLACEMENT = "\ufffd"
 _TAIL = b',"event_type":"'
 
 
@@ -69,6 +70,8 @@ class Event:
     ``sequence`` is the daemon's own number, None for an event that meshbridge made (a gap, a reconciled one);
     those carry the rest of their id in ``key``. ``timestamp`` is the daemon's, in unix seconds; ``received_at`` is
     this host's clock when the event came in. ``body`` is the daemon's JSON as it came, subscription_id and all.
+    ``span`` is where the bytes of a live STDOUT stand in the output, from and to; to None where bytes were replaced. It
+    is for the link alone, and not kept.
     """
 
     daemon: str
@@ -82,6 +85,7 @@ class Event:
     reconciled: bool = False
     received_at: float = 0.0
     key: str = ""
+    span: tuple[int, int | None] | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:
@@ -121,8 +125,10 @@ def decode_push(daemon: str, run: str, body: bytes, received_at: float, processe
     try:
         fields: dict[str, Any] = orjson.loads(body)
         event_type, app, data = _TYPES[fields["event_type"]], fields["app_name"], fields["data"]
+        span = None
         if event_type is EventType.STDOUT:
             process_uuid = processes.get(app)
+            span = _span(data["position"], data["output"])
         elif event_type is EventType.START:
             process_uuid = processes[app] = data["process_uuid"]
         elif event_type is EventType.EXIT:
@@ -140,9 +146,17 @@ def decode_push(daemon: str, run: str, body: bytes, received_at: float, processe
             process_uuid,
             reconciled=False,
             received_at=received_at,
+            span=span,
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise PushError(f"a pushed message of {len(body)} bytes is no event: {error!r}") from error
+
+
+def _span(position: int, text: str) -> tuple[int, int | None]:
+    """Positions count the file's bytes, and a replacement stands for one to three of them (PROTOCOL.md, 'STDOUT')."""
+    if text.isascii():
+        return position, position + len(text)
+    return position, None if _REPLACEMENT in text else position + len(text.encode())
 
 
 def gap(daemon: str, run: str, first: int | None, last: int | None, received_at: float, *, reconciled: int) -> Event:

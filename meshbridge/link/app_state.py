@@ -1,6 +1,6 @@
 """What is known of one app: from its events, and from the daemon's list. No clock, no I/O."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
@@ -96,7 +96,7 @@ class AppState:
 
     def to_text(self) -> str:
         """JSON, as it stands in the journal and as state topics, metrics and the admin API read it."""
-        return orjson.dumps(asdict(self)).decode()
+        return orjson.dumps(self).decode()
 
     def apply(self, event: Event, data: dict[str, Any]) -> bool:
         """What an event says of the app; True where it contradicts what was known, so that the app is to be looked at.

@@ -7,9 +7,6 @@ Positions count bytes of the daemon's file, while the text of an event has had i
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import orjson
-
-from meshbridge.events import Event, EventType
 from meshbridge.link.app_state import AppState
 
 __all__ = ["Missing", "Outputs", "undecoded_length"]
@@ -170,18 +167,6 @@ class Outputs:
         self._settle(missing)
         if self._open.get(missing.app) is missing:
             del self._open[missing.app]
-
-
-def span(event: Event) -> tuple[int, int | None, str]:
-    """(position, end, text) of a live STDOUT event; end None where bytes were replaced."""
-    assert event.type is EventType.STDOUT
-    data = orjson.loads(event.data)
-    text, position = str(data["output"]), int(data["position"])
-    if text.isascii():
-        return position, position + len(text), ""
-    if _REPLACEMENT in text:
-        return position, None, text
-    return position, position + len(text.encode()), ""
 
 
 def undecoded_length(text: str, data: bytes) -> int:

@@ -16,7 +16,7 @@ import orjson
 
 from meshbridge.events import DAEMON_PLACE, Event, EventType, gap
 from meshbridge.link.app_state import AppState, Listed
-from meshbridge.link.output import Missing, Outputs, span
+from meshbridge.link.output import Missing, Outputs
 
 __all__ = ["Apps", "Found"]
 
@@ -106,8 +106,10 @@ class Apps:
 
     def _print(self, event: Event) -> bool:
         state = self.states.get(event.app)
-        if state is not None:
-            self.outputs.printed(state, *span(event))
+        if state is not None and event.span is not None:
+            position, end = event.span
+            text = "" if end is not None else orjson.loads(event.data)["output"]
+            self.outputs.printed(state, position, end, text)
             self._changed.add(event.app)
         return False
 
