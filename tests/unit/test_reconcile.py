@@ -348,7 +348,12 @@ def test_registering_again_is_mended_by_a_look() -> None:
 def test_what_follows_a_removal_does_not_bring_the_app_back() -> None:
     apps = known([listed()])
     for number, (kind, data) in enumerate(
-        [("REMOVED", None), ("STATUS", {"status": "disabled"}), ("STDOUT", {"output": "x", "position": 0}), ("EXIT", {"exit_code": 9, "pid": 7})]
+        [
+            ("REMOVED", None),
+            ("STATUS", {"status": "disabled"}),
+            ("STDOUT", {"output": "x", "position": 0}),
+            ("EXIT", {"exit_code": 9, "pid": 7}),
+        ]
     ):
         apps.observe(decode_push("node-a", "17", push_body(number, kind, data=data), 1.0, {}))
     assert apps.states == {}
