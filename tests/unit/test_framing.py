@@ -26,7 +26,7 @@ def decode_in_pieces(stream: bytes, cuts: list[int], decoder: FrameDecoder) -> l
     return frames
 
 
-def test_header_is_magic_and_length_big_endian():
+def test_header_is_magic_and_length_big_endian() -> None:
     assert encode_header(5) == bytes.fromhex("07c707f8 00000005")
     assert encode_frame(b"hello") == bytes.fromhex("07c707f8 00000005") + b"hello"
     assert encode_frame(b"") == END_OF_FILE
@@ -34,7 +34,7 @@ def test_header_is_magic_and_length_big_endian():
 
 
 @given(bodies, st.lists(st.integers(min_value=0, max_value=10_000)))
-def test_frames_come_out_whole_and_in_order_however_the_stream_is_cut(frames: list[bytes], cuts: list[int]):
+def test_frames_come_out_whole_and_in_order_however_the_stream_is_cut(frames: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(encode_frame(body) for body in frames)
     decoder = FrameDecoder()
     assert decode_in_pieces(stream, cuts, decoder) == frames
@@ -42,7 +42,7 @@ def test_frames_come_out_whole_and_in_order_however_the_stream_is_cut(frames: li
 
 
 @given(st.binary(min_size=HEADER_BYTES, max_size=400))
-def test_garbage_is_a_framing_error_or_waits_for_more(data: bytes):
+def test_garbage_is_a_framing_error_or_waits_for_more(data: bytes) -> None:
     decoder = FrameDecoder(max_body_bytes=1000)
     decoder.feed(data)
     try:
@@ -55,7 +55,7 @@ def test_garbage_is_a_framing_error_or_waits_for_more(data: bytes):
         assert sum(len(frame) + HEADER_BYTES for frame in frames) + decoder.buffered_bytes == len(data)
 
 
-def test_frames_before_the_fault_are_given_first():
+def test_frames_before_the_fault_are_given_first() -> None:
     decoder = FrameDecoder()
     decoder.feed(encode_frame(b"good") + b"GET / HTTP/1.1\r\n")
     frames = decoder.frames()
@@ -64,7 +64,7 @@ def test_frames_before_the_fault_are_given_first():
         next(frames)
 
 
-def test_an_absurd_length_is_refused_before_the_body_is_awaited():
+def test_an_absurd_length_is_refused_before_the_body_is_awaited() -> None:
     decoder = FrameDecoder(max_body_bytes=10)
     decoder.feed(encode_header(11))
     with pytest.raises(FramingError, match="11 bytes; at most 10"):
