@@ -150,7 +150,8 @@ def _register_apps(emulator: Emulator) -> None:
 def _introduce(console: Console, service: Service, emulator: Emulator, broker: str, directory: Path) -> None:
     address = urlsplit(broker)
     host, port = service.exporter.address
-    console.print(f"""
+    console.print(
+        f"""
   App Mesh   tcp://{_LOOPBACK}:{_port(emulator)}  user {_USER}, password {_PASSWORD}, CA {emulator.ca_file}
   metrics    http://{host}:{port}/metrics
              [cyan]curl -s http://{host}:{port}/metrics | grep ^appmesh_app[/cyan]
@@ -159,7 +160,9 @@ def _introduce(console: Console, service: Service, emulator: Emulator, broker: s
   settings   {directory / "meshbridge.yaml"}
 
 What a subscriber of [cyan]meshbridge/#[/cyan] receives (Ctrl-C ends all of it):
-""")
+""",
+        soft_wrap=True,
+    )
 
 
 # --- the subscriber ------------------------------------------------------------------------------------------------
