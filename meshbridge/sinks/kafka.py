@@ -31,6 +31,7 @@ _PLACES = frozenset({"daemon", "app", "event"})
 _LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")  # in the name of a topic
 _LONGEST_TOPIC = 249
 _RECORD_BYTES = 128  # what a record batch of one has around key, value and headers, at most
+_UTF8_BYTES = 4  # of a character, at most
 _HEADER_BYTES = 10  # around the name and the value of a header
 # What guarantees rest on, and what has a key of its own here.
 _OWN = frozenset(
@@ -182,17 +183,15 @@ class KafkaSink:
         for place, envelope in enumerate(batch):
             topic = self._topic(envelope.event)
             try:
-                parts = encoded_parts(envelope.event, self._options.max_message_bytes, self._record)
+                messages = self._messages(envelope.event)
             except Refused as refused:
                 flight.refuse(place, refused)
                 return
-            for number, (part, record) in enumerate(parts, 1):
-                headers = self._headers(part)
-                value = record[self._overhead(part, headers) :]
-                taken = flight.begin(place, last=number == len(parts))
+            for number, (app, headers, value) in enumerate(messages, 1):
+                taken = flight.begin(place, last=number == len(messages))
                 while True:
                     try:
-                        producer.produce(topic, value, part.app, headers=dict(headers), on_delivery=taken)
+                        producer.produce(topic, value, app, headers=headers, on_delivery=taken)
                         break
                     except BufferError:  # its queue is full
                         if time.monotonic() >= deadline:
@@ -224,13 +223,25 @@ class KafkaSink:
             return Refused(text, reason="too_large" if error.code() == Codes.MSG_SIZE_TOO_LARGE else "invalid")
         return Retry(text, reason=error.name().strip("_").lower())
 
+    def _messages(self, event: Event) -> "list[tuple[str, dict[str, str | bytes | None], bytes]]":
+        """Key, headers and value of the event, or of its parts.
+
+        Raises:
+            Refused: it is too large, and can't be divided.
+
+        """
+        headers, value = self._headers(event), encode(event, self._options.format)
+        if _overhead(event, headers) + len(value) <= self._options.max_message_bytes:
+            return [(event.app, {**headers}, value)]
+        messages: list[tuple[str, dict[str, str | bytes | None], bytes]] = []
+        for part, record in encoded_parts(event, self._options.max_message_bytes, self._record):
+            headers = self._headers(part)
+            messages.append((event.app, {**headers}, record[_overhead(part, headers) :]))
+        return messages
+
     def _record(self, event: Event) -> bytes:
         """As many bytes as the message takes, the value at the end: the brokers' limit counts all of them."""
-        return bytes(self._overhead(event, self._headers(event))) + encode(event, self._options.format)
-
-    def _overhead(self, event: Event, headers: dict[str, str]) -> int:
-        size = sum(len(name) + len(value.encode()) + _HEADER_BYTES for name, value in headers.items())
-        return size + len(event.app.encode()) + _RECORD_BYTES
+        return bytes(_overhead(event, self._headers(event))) + encode(event, self._options.format)
 
     def _headers(self, event: Event) -> dict[str, str]:
         """CloudEvents Kafka binding: the content type, and in binary mode the attributes."""
@@ -318,6 +329,11 @@ class KafkaSink:
         named = re.search(r'configuration property:? "([\w.]+)"', str(error))
         where = named[1] if named else "the files of tls, and properties"
         return f"librdkafka does not take the settings for {self._place}: see {where}"
+
+
+def _overhead(event: Event, headers: dict[str, str]) -> int:
+    size = sum([len(name) + len(value) * _UTF8_BYTES + _HEADER_BYTES for name, value in headers.items()])
+    return size + len(event.app) * _UTF8_BYTES + _RECORD_BYTES
 
 
 class _Flight:

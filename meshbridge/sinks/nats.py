@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import ssl
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -37,7 +37,8 @@ Value = TypeVar("Value")
 
 _PLACES = frozenset({"daemon", "app", "event"})
 _WINDOW = 256  # messages under way, each of another app
-_SLACK_BYTES = 32  # line ends and blanks of the header block, at most, beside what is counted
+_LOOK_SECONDS = 0.1
+_SLACK_BYTES = 32  # of the header block, beside its lines
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')  # CloudEvents NATS binding, 3.1.3
 _TOO_LARGE = 10054  # JetStream's err_code for a message above the stream's max_msg_size
 _NO_RESPONDERS = "503"
@@ -118,6 +119,7 @@ class NatsSink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Client | None = None
         self._answers: asyncio.Queue[Msg | None] = asyncio.Queue()  # None: the connection is closed
+        self._watcher: asyncio.Task[None] | None = None
         self._inbox = ""
         self._number = 0  # of the last message, over the connection's life: a late answer is never another's
         self._place = "NATS"
@@ -140,7 +142,7 @@ class NatsSink:
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
         client = self._connected()
         limit = min(self._options.max_message_bytes or client.max_payload, client.max_payload)
-        flight = _Flight(batch, limit, self._parts)
+        flight = _Flight(batch, limit, self._messages)
         try:
             self._run(self._write(client, flight, timeout_seconds * 0.98))
         except TimeoutError:
@@ -167,7 +169,8 @@ class NatsSink:
         for task in tasks:
             task.cancel()
         with contextlib.suppress(Exception):
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks))
             loop.run_until_complete(asyncio.sleep(0))  # a closed transport tells its end in the next turn
         loop.close()
 
@@ -198,8 +201,8 @@ class NatsSink:
                 max_reconnect_attempts=1,
                 connect_timeout=max(1, int(timeout_seconds)),
                 error_cb=_ignore,
-                closed_cb=self._closed,
             )
+            self._watcher = asyncio.create_task(self._watch(client))
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._answered)
             await self._see_jetstream(client)
@@ -220,7 +223,13 @@ class NatsSink:
     async def _answered(self, message: "Msg") -> None:
         self._answers.put_nowait(message)
 
-    async def _closed(self) -> None:
+    async def _watch(self, client: "Client") -> None:
+        """Tells who waits for an answer that the connection has ended.
+
+        The library would call back, but not where the end comes while it has something to send.
+        """
+        while not client.is_closed:  # noqa: ASYNC110 there is no event of the library that comes for sure
+            await asyncio.sleep(_LOOK_SECONDS)
         self._answers.put_nowait(None)
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
@@ -295,19 +304,26 @@ class NatsSink:
             return Retry(f"no stream of {self._place} takes subject {message.subject}", reason="no_stream")
         return Retry(f"{self._place} did not store event {message.id}: {text}", reason=f"nats_{err_code or code}")
 
-    def _parts(self, event: Event, limit: int) -> "list[_Message]":
-        subject = self._subject(event)
+    def _messages(self, event: Event, limit: int) -> "list[_Message]":
+        """The message of the event, or of its parts.
 
-        def encoded(one: Event) -> bytes:
-            head = sum(len(name) + len(value) + 4 for name, value in self._headers(one).items())
-            return bytes(head) + encode(one, self._options.format)  # the server's limit counts both
+        Raises:
+            Refused: it is too large, and can't be divided.
 
+        """
+        subject, headers = self._subject(event), self._headers(event)
+        payload = encode(event, self._options.format)
+        if _head_bytes(headers) + len(payload) <= limit:
+            return [_Message(event.id, subject, headers, payload)]
         messages = []
-        for part, body in encoded_parts(event, limit - _SLACK_BYTES, encoded):
+        for part, body in encoded_parts(event, limit, self._sized):
             headers = self._headers(part)
-            payload = body[sum(len(name) + len(value) + 4 for name, value in headers.items()) :]
-            messages.append(_Message(part.id, subject, headers, payload))
+            messages.append(_Message(part.id, subject, headers, body[_head_bytes(headers) :]))
         return messages
+
+    def _sized(self, event: Event) -> bytes:
+        """As many bytes as the message takes, the payload at the end: the server's limit counts the headers too."""
+        return bytes(_head_bytes(self._headers(event))) + encode(event, self._options.format)
 
     def _headers(self, event: Event) -> dict[str, str]:
         headers = {"Nats-Msg-Id": event.id}
@@ -327,6 +343,10 @@ class NatsSink:
         return self._options.subject.format(daemon=_token(event.daemon), app=_token(event.app), event=event.type.label)
 
 
+def _head_bytes(headers: dict[str, str]) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in headers.items()]) + _SLACK_BYTES
+
+
 class _Message:
     __slots__ = ("headers", "id", "payload", "place", "subject", "whole")
 
@@ -342,7 +362,9 @@ class _Message:
 class _Flight:
     """The messages of one write, a lane for each app, and how far they have come."""
 
-    def __init__(self, batch: Sequence[Envelope], limit: int, parts: Any) -> None:
+    def __init__(
+        self, batch: Sequence[Envelope], limit: int, messages_of: "Callable[[Event, int], list[_Message]]"
+    ) -> None:
         self._done = [False] * len(batch)
         self._refused: dict[int, SinkError] = {}
         self._failed: SinkError | None = None
@@ -352,7 +374,7 @@ class _Flight:
         for place, envelope in enumerate(batch):
             event = envelope.event
             try:
-                messages: list[_Message] = parts(event, limit)
+                messages = messages_of(event, limit)
             except Refused as refused:
                 self._end = place
                 self._refused[place] = refused

@@ -2,13 +2,14 @@
 
 import contextlib
 import email.utils
+import random
 import select
 import socket
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from standardwebhooks import Webhook
 
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.webhook import WebhookOptions, WebhookSink
+from tests.contract.sinks.driver import assert_complete, deliver
+from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
 from tests.contract.sinks.http_server import Exchange, HttpServer
 from tests.support import DEADLINE_SECONDS, envelopes, free_port, make_event, wait_for
 
@@ -449,6 +452,44 @@ def test_a_connection_that_ended_while_idle_is_replaced(server: HttpServer) -> N
         server.start()
         sink.write(envelopes([make_event(2)]), SECONDS)
     assert ids(server) == ["node-a/1/1", "node-a/1/2"]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_hook_with_every_habit_loses_nothing(server: HttpServer, tmp_path: Path, batched: bool) -> None:
+    """The oracle: what was written against what arrived, ids and order."""
+    far = (BatchWebhookFarEnd if batched else WebhookFarEnd)(tmp_path)
+    chance = random.Random(20260131)
+    habits: list[Callable[[Exchange], None]] = [
+        lambda exchange: exchange.answer(429, {"Retry-After": "1"}),
+        lambda exchange: exchange.answer(503),
+        lambda exchange: exchange.answer(301, {"Location": "/elsewhere"}),
+        lambda exchange: exchange.send(b"HTTP/1.1 2"),
+        Exchange.cut,
+        Exchange.hold,
+        drip_headers,
+    ]
+
+    def answer(exchange: Exchange) -> None:
+        if chance.random() < (0.3 if batched else 0.03):
+            chance.choice(habits)(exchange)
+            exchange.cut()
+        else:
+            far.meet(exchange)  # takes it, and yet its answer may be lost
+            if chance.random() < 0.03:
+                exchange.cut()
+
+    far.server.answer = answer
+    far.start()
+    try:
+        batch = envelopes([make_event(n, app=f"app-{n % 7}") for n in range(400)])
+        sink = far.sink()
+        sink.connect(SECONDS)
+        for first in range(0, 400, 20):
+            deliver(sink, far, batch[first : first + 20], 0.4)
+        sink.close(SECONDS)
+        assert_complete(far, batch)
+    finally:
+        far.stop()
 
 
 # --- TLS, proxies --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from tests.contract.sinks.driver import CALL_SECONDS, assert_arrived, assert_com
 from tests.contract.sinks.far_end import FarEnd, Say
 from tests.contract.sinks.far_file import FileFarEnd, RotatedFileFarEnd
 from tests.contract.sinks.far_kafka import KafkaFarEnd
+from tests.contract.sinks.far_lines import LinesFarEnd
 from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
 from tests.contract.sinks.far_nats import NatsFarEnd
@@ -31,6 +32,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "loki": LokiFarEnd,
     "mqtt": MqttFarEnd,
     "nats": NatsFarEnd,
+    "the guide's": LinesFarEnd,
 }
 
 Test = TypeVar("Test", bound=Callable[..., Any])
