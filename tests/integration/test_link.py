@@ -82,18 +82,17 @@ def test_a_cut_connection_is_made_again_at_once_and_the_hole_is_told(emulator: E
         emulator.emit("web", "STDOUT", {"finished": False, "output": "1\n", "position": 0})
         wait_for(lambda: journal.status().events == 1, "the first event")
         emulator.drop_connections()
-        emulator.emit_many([("web", "HEALTH", {"health": 1, "previous_health": 0})] * 3)
+        emulator.emit_many([("web", "STATUS", {"status": "disabled", "previous_status": "enabled"})] * 3)
         wait_for(lambda: link.status().connects == 2 and link.status().up, "the second connection")
-        last = emulator.emit("web", "HEALTH", {"health": 0, "previous_health": 1})
-        wait_for(lambda: journal.status().events == 4, "the repair and the gap")
+        last = emulator.emit("web", "STDOUT", {"finished": False, "output": "2\n", "position": 2})
+        wait_for(lambda: journal.status().events == 3, "the gap")
     finally:
         assert link.stop(10)
     events = [envelope.event for envelope in journal.read(0, 10)]
-    # The daemon's list knows no app of that name, so its HEALTH is followed by a reconciled REMOVED.
-    assert [event.type for event in events] == [EventType.STDOUT, EventType.HEALTH, EventType.REMOVED, EventType.GAP]
-    missed = orjson.loads(events[3].data)
-    assert missed == {"first": last - 3, "last": last - 1, "missed": 3, "reconciled": 1}
-    assert events[3].id == f"node-a/{events[0].run}/gap/{last - 3}-{last - 1}"
+    assert [event.type for event in events] == [EventType.STDOUT, EventType.STDOUT, EventType.GAP]
+    missed = orjson.loads(events[2].data)
+    assert missed == {"first": last - 3, "last": last - 1, "missed": 3, "reconciled": 0}
+    assert events[2].id == f"node-a/{events[0].run}/gap/{last - 3}-{last - 1}"
 
 
 def test_two_links_give_an_event_the_same_id(emulator: Emulator, journal: Journal, tmp_path: Path) -> None:
