@@ -44,6 +44,7 @@ bench: $(VENV)/.dev programs
 	$(BIN)/python benchmarks/run.py
 
 faults: $(VENV)/.dev programs
+	$(BIN)/python -m tests.faults.fuzz_wire --count 1000000 --seed $${SEED:-$$(date +%s)}
 	$(BIN)/python -m pytest tests/faults --faults=long -p no:cacheprovider --timeout=3600
 
 clean:
