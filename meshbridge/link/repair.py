@@ -134,11 +134,9 @@ class Repair:
                 due = [app for app, at in self._look_at.items() if at <= now]
                 whole = len(due) > _SINGLE_LOOKS or (self._compare_at is not None and self._compare_at <= now)
                 if whole:
-                    self._look_at.clear()
                     self._compare_at = now + self._interval_seconds
-                else:
-                    for app in due:
-                        del self._look_at[app]
+                for app in due:  # those that are not due yet wait for events that are still to come
+                    del self._look_at[app]
             if whole:
                 self._compare_all()
             else:
