@@ -216,6 +216,8 @@ def cloudevent_attributes(event: Event) -> dict[str, str]:
     attributes["run"] = event.run
     if event.process_uuid:
         attributes["processuuid"] = event.process_uuid
+    if event.reconciled:
+        attributes["reconciled"] = "true"
     return attributes
 
 

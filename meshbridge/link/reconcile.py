@@ -258,7 +258,12 @@ class Apps:
         """The EXIT and START that were missed."""
         anew, runs = state.is_anew(listed), listed.pid is not None
         start = [self._start(listed, now)] if anew else []
-        end = [self._exit(state, listed, now)] if state.has_exited_anew(listed) else []
+        end = []
+        if state.has_exited_anew(listed):
+            end = [self._exit(state, listed, now)]
+        elif state.running and (anew or not runs):
+            # A process that the daemon killed itself leaves no time and no code in the list (PROTOCOL.md, 'App JSON').
+            end = [self._unknown_exit(state, now)]
         if runs:
             return end + start
         # Of a process that both began and ended unseen, the start is told first; of one whose end was seen, no more.
@@ -272,6 +277,10 @@ class Apps:
     def _exit(self, state: AppState, listed: Listed, now: float) -> Event:
         data = {"exit_code": listed.exit_code, "last_error": listed.last_error, "pid": state.pid}
         return self._event(EventType.EXIT, listed.app, f"exit/{listed.exited_at}", data, now, at=listed.exited_at)
+
+    def _unknown_exit(self, state: AppState, now: float) -> Event:
+        data = {"exit_code": None, "last_error": "", "pid": state.pid}
+        return self._event(EventType.EXIT, state.app, f"exit/{state.started_at or 0}", data, now)
 
     def _event(
         self, kind: EventType, app: str, key: str, data: dict[str, Any] | None, now: float, *, at: int | None = None

@@ -253,8 +253,6 @@ class KafkaSink:
             }
         attributes = cloudevent_attributes(event)
         headers = {"content-type": attributes.pop("datacontenttype")}
-        if event.reconciled:
-            attributes["reconciled"] = "true"
         return headers | {f"ce_{name}": value for name, value in attributes.items()}
 
     def _topic(self, event: Event) -> str:

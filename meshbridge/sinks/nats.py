@@ -335,8 +335,6 @@ class NatsSink:
             return headers
         attributes = cloudevent_attributes(event)
         headers["Content-Type"] = attributes.pop("datacontenttype")
-        if event.reconciled:
-            attributes["reconciled"] = "true"
         return headers | {f"ce-{name}": quote(value, safe=_PLAIN) for name, value in attributes.items()}
 
     def _subject(self, event: Event) -> str:

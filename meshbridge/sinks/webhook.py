@@ -291,8 +291,6 @@ class WebhookSink:
             return {"Content-Type": self._content_type}
         attributes = cloudevent_attributes(event)
         headers = {"Content-Type": attributes.pop("datacontenttype")}
-        if event.reconciled:
-            attributes["reconciled"] = "true"
         return headers | {f"ce-{name}": quote(value, safe=_PLAIN) for name, value in attributes.items()}
 
 

@@ -319,10 +319,11 @@ def test_an_end_before_the_process_that_was_seen_to_start_is_history() -> None:
     assert apps.states["web"].process_uuid == "p"
 
 
-def test_an_end_that_is_older_than_the_process_that_ran_is_not_its_end() -> None:
-    """So it is when a daemon was killed and the app was not started again: nobody knows how it ended."""
+def test_an_end_that_left_no_trace_is_told_without_code() -> None:
+    """So it is with a process that the daemon killed, or that ended with it: the time listed is an older one."""
     apps = known([listed(last_exit_time=50)])
-    assert told(apps, [listed(pid=None, last_exit_time=50)]) == []
+    end = ("node-a/r/web/exit/100", {"exit_code": None, "last_error": "", "pid": 7})
+    assert told(apps, [listed(pid=None, last_exit_time=50)]) == [end]
     assert not apps.states["web"].running
 
 
