@@ -21,6 +21,7 @@ from meshbridge.exporter import ExporterOptions
 from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
 from meshbridge.options import Options
+from meshbridge.sinks.discovery import discover
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
@@ -36,9 +37,8 @@ _NAMED = frozenset({"daemons", "sinks"})  # whose second part is a name, with "-
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-SinkSettings = Annotated[
-    FileOptions | KafkaOptions | LokiOptions | MqttOptions | NatsOptions | WebhookOptions, Field(discriminator="type")
-]
+_SINKS = discover((FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, WebhookOptions))
+SinkSettings = Annotated[typing.Union[_SINKS.models], Field(discriminator="type")]  # type: ignore[name-defined]  # noqa: UP007 made at run time, of other packages' models too
 
 
 class LogOptions(Options):
@@ -217,7 +217,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, run_secrets: Path = P
     try:
         return Settings(environ=environ, secret_directories=directories, file=file)  # type: ignore[call-arg]  # for the sources
     except ValidationError as error:
-        raise ConfigError(list(_explained(error, environ))) from error
+        raise ConfigError([*_explained(error, environ), *_SINKS.problems]) from error
 
 
 def shown(settings: Settings) -> dict[str, Any]:
