@@ -145,7 +145,8 @@ class Courier:
             self._sink.connect(_CONNECT_SECONDS)
             self._connected = True
             telemetry.sink_connected(self.name)
-            self._up()
+            if not self._batch:  # else the write that failed must go through first: the wait between tries is to grow
+                self._up()
         if not self._batch and not self._next_batch():
             self._sink.idle()
             self._journal.wait(self._cursor, _IDLE_SECONDS)

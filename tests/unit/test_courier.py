@@ -140,6 +140,24 @@ def test_a_sink_that_cannot_connect_is_tried_again(journal: Journal, sink: Scrip
     assert sink.accepted == [1, 2, 3]
 
 
+def test_the_waits_grow_while_a_sink_connects_and_then_fails(journal: Journal, sink: ScriptedSink) -> None:
+    """A connection alone is no success: what failed must go through."""
+    attempts: list[int] = []
+
+    def note_attempt() -> float:
+        attempts.append(courier._attempts)
+        return 0.0
+
+    sink.script = [NotConnected("lost")] * 4
+    append(journal, 1)
+    options = SinkOptions.model_validate({"from": "start", "retry": FAST})
+    courier = Courier("s", sink, journal, options, chance=note_attempt)
+    courier.start()
+    at_the_end(journal, 1)
+    assert courier.stop(10)
+    assert attempts == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("poison", [{1}, {6}, {10}, {2, 3}, {1, 10}])
 def test_a_refused_event_alone_becomes_a_dead_letter(
     journal: Journal, sink: ScriptedSink, build: Build, poison: set[int]
