@@ -20,8 +20,6 @@ from meshbridge.status import SinkState, SinkStatus
 
 __all__ = ["Courier"]
 
-# A stop must be through within 10 s (DESIGN.md), whatever the far end does: one write and one close fit in.
-_WRITE_SECONDS = 6.0
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
@@ -153,7 +151,7 @@ class Courier:
             return
         if self._batch:
             offered = self._batch[: self._offer]
-            self._sink.write(offered, _WRITE_SECONDS)
+            self._sink.write(offered, self._options.write_seconds)
             self._settle(len(offered))
             self._up()
 

@@ -19,3 +19,8 @@ class SinkOptions(Options):
     )
     batch: Batch = Field(default=Batch(), description="how many events go out in one write")
     retry: Retry = Field(default=Retry(), description="waits between attempts")
+
+    @property
+    def write_seconds(self) -> float:
+        """How long one write may take. A stop waits 8 s at most: what is not acknowledged then is sent again later."""
+        return 6.0

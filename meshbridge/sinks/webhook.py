@@ -152,6 +152,11 @@ class WebhookOptions(SinkOptions, HttpOptions):
         finally:
             sink.close(timeout_seconds)
 
+    @property
+    def write_seconds(self) -> float:
+        """Long enough for a hook that uses the whole of its time, with a second request behind it."""
+        return max(super().write_seconds, 2 * self.timeout)
+
     def build(self, _name: str, _state_directory: Path) -> "WebhookSink":
         return WebhookSink(self)
 
