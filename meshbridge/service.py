@@ -111,20 +111,23 @@ class Service:
         """
         notifier = Notifier(os.environ)
         watchdog = Watchdog(notifier, self._looks, self._summary)
-        stopping = threading.Event()
         received: list[str] = []
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
             received.append(signal.Signals(number).name)
-            stopping.set()
 
+        # A signal that comes just before a lock is waited for does not end that wait; a byte in a pipe does.
+        wake, waker = os.pipe()
+        os.set_blocking(waker, False)
+        fd_before = signal.set_wakeup_fd(waker)
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
             notifier.ready()
             watchdog.start()
             try:
-                stopping.wait()
+                while not received:
+                    os.read(wake, 1)
             finally:
                 notifier.stopping()
                 watchdog.stop()
@@ -133,6 +136,9 @@ class Service:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(fd_before)
+            os.close(wake)
+            os.close(waker)
 
     def _looks(self) -> Sequence[Look]:
         """Each part as it is now, for the watchdog."""

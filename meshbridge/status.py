@@ -83,4 +83,5 @@ class JournalStatus:
     events: int = 0
     first_offset: int = 0
     last_offset: int = 0
+    held_events: int = 0  # in memory, since the disk takes nothing
     last_error: str | None = None

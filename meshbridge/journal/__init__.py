@@ -3,7 +3,7 @@
 **Layout.** ``<path>/journal.db`` is an SQLite database in WAL mode; ``<path>/lock`` is locked by the one process that
 has it open. Tables: ``events`` (one row each, by ``offset``, which only grows and is never given twice), ``cursors``
 (for each sink, the offset up to which it has everything), ``runs`` (for each daemon, its present run and the last
-sequence journaled), ``dead_letters`` (events that a sink refused for good, with the whole event).
+sequence journaled), ``app_states``, ``dead_letters`` (events that a sink refused for good, with the whole event).
 
 **Who writes.** One thread, the journal's own. Links hand events over (:meth:`Journal.submit`), couriers hand cursors
 over (:meth:`Journal.commit`); each turn of the thread takes all that has come and writes it in one transaction with
@@ -19,13 +19,29 @@ database.
 **How a crash heals.** SQLite replays its WAL: a transaction is there as a whole or not at all. A cursor may then be a
 little behind what was acknowledged; those events are sent again, with the same ids.
 
-**When the disk is full**, events wait in bounded memory and the write is tried again each second; above the bound
-STDOUT is dropped first, and counted. **When the file is damaged** it is set aside under a dated name and a fresh one
-begun: the service goes on.
+**When the disk takes nothing** (it is full, say), events are numbered and delivered from memory, and the write is tried
+again each second. Memory is bounded: what every sink has had goes first, then STDOUT is no longer taken, then nothing
+is; each is counted. Only then may a sink have what is not on disk.
+
+**When the file is damaged** (found when it is opened, read or written: SQLite finds damage in its structure, a checksum
+in each row finds it in events), a fresh one is made beside it from what can still be read and from memory: cursors,
+runs, states, dead letters, and every event that some sink has not had yet. It takes the damaged one's place, which
+stays under a dated name; the last three are kept. Couriers go on at the same offsets. What is lost is counted.
 """
 
+from meshbridge.journal.clock import steady_now
+from meshbridge.journal.errors import JournalError, JournalInUseError
 from meshbridge.journal.journal import Journal
+from meshbridge.journal.letters import DeadLetter, DeadLetters
 from meshbridge.journal.options import JournalOptions, Sync
-from meshbridge.journal.store import JournalError, JournalInUseError
 
-__all__ = ["Journal", "JournalError", "JournalInUseError", "JournalOptions", "Sync"]
+__all__ = [
+    "DeadLetter",
+    "DeadLetters",
+    "Journal",
+    "JournalError",
+    "JournalInUseError",
+    "JournalOptions",
+    "Sync",
+    "steady_now",
+]

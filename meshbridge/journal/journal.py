@@ -3,37 +3,42 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, EventType
+from meshbridge.journal import damage
+from meshbridge.journal.clock import steady_now
+from meshbridge.journal.errors import JournalError, is_damage, is_full
+from meshbridge.journal.keeping import Deleted, prune
+from meshbridge.journal.letters import DeadLetters
+from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.options import JournalOptions
-from meshbridge.journal.store import JournalError, StateKey, Store, event_bytes, set_aside
+from meshbridge.journal.rows import event_bytes
+from meshbridge.journal.store import DATABASE, Group, StateKey, Store
+from meshbridge.journal.tail import Tail
 from meshbridge.status import JournalStatus
 
 __all__ = ["Journal"]
 
 _GROUP_EVENTS = 1000  # at most in one transaction (DESIGN.md, 'Guarantee')
 _RETRY_SECONDS = 1.0  # between attempts while the disk takes nothing
-# Between the socket and the disk, in bytes. Above the first bound STDOUT is dropped (a daemon still has it), above the
-# second everything: what is left is for a disk that stays full.
+# Held in memory for a disk that is slow or full, in bytes. Above the first bound STDOUT is dropped (a daemon still has
+# it), above the second everything.
 _HELD_STDOUT_BYTES = 64 * 2**20
 _HELD_BYTES = 96 * 2**20
-# The newest events stay in memory, so that a courier that keeps up never reads them back from the database.
-_TAIL_EVENTS = 8192
-_TAIL_BYTES = 16 * 2**20
 _READ_BYTES = 4 * 2**20  # of one read: a batch of large STDOUT events must not fill the memory
-_PRUNE_EVENTS = 1000  # deleted in one transaction, so that appends wait little
+_PRUNE_SHARE = 20  # one part in so many of max_bytes written: time to prune, without waiting for the timer
 _WITHOUT_SINK = "journal"  # the label where a drop is not of one sink
+_MENDING_SECONDS = 0.2  # how long a reader waits at a time while the database is being replaced
 
 NO_STATES: Mapping[StateKey, str | None] = MappingProxyType({})
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-DeadLetter = tuple[str, float, str, str, Envelope]
 
 
 class Journal:
@@ -49,25 +54,30 @@ class Journal:
         self._work = threading.Condition(self._lock)  # the journal's thread waits for it
         self._progress = threading.Condition(self._lock)  # everyone else does
         self._inbox: list[Event] = []
-        self._held_bytes = 0  # of _inbox and of the group being written
+        self._held: list[Envelope] = []  # numbered and readable, and not on disk: only while there is a fault
+        self._held_bytes = 0  # of both
         self._cursors: dict[str, int] = {}
         self._dirty_cursors: dict[str, int] = {}
         self._dirty_states: dict[StateKey, str | None] = {}
-        self._dead_letters: list[DeadLetter] = []
-        self._dead_letter_counts: dict[str, int] = {}
         self._runs: dict[str, tuple[str, int | None]] = {}
-        self._tail: list[Envelope] = []
-        self._tail_bytes = 0
+        self._tail = Tail()
         self._first = 1
         self._last = 0
         self._count = 0
         self._submitted = 0  # events ever handed over, and
         self._settled = 0  # how many of them are on disk or dropped: what append and flush wait for
         self._prune_wanted = False
+        self._written_bytes = 0  # since the last prune
         self._stopping = False
         self._fault: str | None = None
+        self._damage: sqlite3.Error | None = None  # found by someone, to be mended by the journal's thread
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
+        self.letters = DeadLetters(self._work, self._ask)
+        # The journal's thread's own.
+        self._retry_at = 0.0
+        self._pruning: Iterator[Deleted | None] | None = None
+        self._directory_lock: DirectoryLock | None = None
 
     @property
     def path(self) -> Path:
@@ -84,21 +94,23 @@ class Journal:
             JournalError: the directory can't be used, or the database is of a newer meshbridge.
 
         """
-        path = self._options.path / "journal.db"
+        path = self._options.path / DATABASE
+        self._directory_lock = DirectoryLock(self._options.path)
         try:
-            self._store = Store(self._options.path, self._options.sync)
-        except sqlite3.OperationalError as error:
+            try:
+                self._use(self._opened())
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                self._replace(error, starting=True)
+        except (sqlite3.Error, OSError) as error:
+            self._directory_lock.release()
             raise JournalError(f"journal.path: cannot open {path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            kept = set_aside(path)
-            telemetry.journal_fault("damaged", str(path), f"{error}; set aside as {kept.name}, a fresh one begun")
-            self._store = Store(self._options.path, self._options.sync)
-        self._first, self._last, self._count = self._store.extent()
-        self._cursors = self._store.cursors()
-        self._runs = self._store.runs()
-        self._dead_letter_counts = self._store.dead_letters()
+        except BaseException:
+            self._directory_lock.release()
+            raise
         telemetry.journal_opened(str(path), self._count)
-        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -109,9 +121,13 @@ class Journal:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        with self._lock:
+            store, self._store = self._store, None
+            self._progress.notify_all()
+        if store is not None:
+            store.close()
+        if self._directory_lock is not None:
+            self._directory_lock.release()
 
     # --- events in -----------------------------------------------------------------------------------------------
 
@@ -152,7 +168,8 @@ class Journal:
     def _wait_settled(self, target: int, timeout_seconds: float | None) -> bool:
         return self._progress.wait_for(
             lambda: (
-                (self._settled >= target and not self._dirty_cursors and not self._dead_letters) or self._thread is None
+                (self._settled >= target and not self._dirty_cursors and not self.letters.waiting)
+                or self._thread is None
             ),
             timeout_seconds,
         )
@@ -172,18 +189,45 @@ class Journal:
             self._progress.notify_all()
 
     def read(self, after: int, limit: int) -> list[Envelope]:
-        """At most ``limit`` events behind an offset, in order; those deleted are left out."""
+        """Some events behind an offset, at most ``limit``, in order; those deleted are left out.
+
+        Empty also while a damaged database is being replaced: ask again.
+        """
         with self._lock:
-            if after >= self._last:
-                return []
-            tail = self._tail
-            if tail and tail[0].offset <= after + 1:
-                start = after + 1 - tail[0].offset
-                return tail[start : start + limit]
-            store = self._store
-        if store is None:
+            tail, covered = self._tail.read(after, limit), self._tail.covers_after
+        if tail is not None:
+            return tail
+        unknown: list[Envelope] | None = None
+        found = self._ask(lambda store: store.read(after, limit, _READ_BYTES), unknown)
+        if found is None:
             return []
-        return store.read(after, limit, _READ_BYTES)
+        if not found:  # all of them deleted, up to where the tail begins
+            with self._lock:
+                return self._tail.read(max(after, covered), limit) or []
+        return found
+
+    def _ask(self, question: Callable[[Store], Value], otherwise: Value) -> Value:
+        """Asks the database; damage that shows is handed to the journal's thread to mend."""
+        with self._lock:
+            store = self._store
+            if store is None or self._damage is not None:
+                if not self._stopping and self._thread is not None:
+                    self._progress.wait(_MENDING_SECONDS)
+                return otherwise
+        try:
+            return question(store)
+        except sqlite3.Error as error:
+            with self._lock:
+                if store is self._store and is_damage(error):
+                    self._damage = error
+                    self._work.notify()
+            return otherwise
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(offset of the first event kept, offset of the last ever given)."""
+        with self._lock:
+            return self._first, self._last
 
     # --- cursors -------------------------------------------------------------------------------------------------
 
@@ -215,17 +259,14 @@ class Journal:
             events = self._last - max(offset, self._first - 1)
             if events <= 0 or self._store is None:
                 return 0, 0.0
-            tail, store = self._tail, self._store
-            if tail and tail[0].offset <= offset + 1:
-                received_at: float | None = tail[offset + 1 - tail[0].offset].event.received_at
-            else:
-                received_at = None
-        if received_at is None:
-            received_at = store.received_at(offset)
-        return events, max(0.0, time.time() - received_at) if received_at else 0.0
+            covered = offset >= self._tail.covers_after
+            first = self._tail.first_behind(offset) if covered else None
+        received_at = first.event.received_at if first else None
+        if not covered:
+            received_at = self._ask(lambda store: store.received_at(offset), None)
+        return events, 0.0 if received_at is None else max(0.0, time.time() - received_at)
 
-    # --- daemons and their apps, dead letters
-    # ---------------------------------------------------------------------------
+    # --- daemons and their apps ----------------------------------------------------------------------------------
 
     def last_sequence(self, daemon: str) -> tuple[str, int | None] | None:
         """The run of a daemon that was journaled last and its last sequence; None for a daemon never seen."""
@@ -234,28 +275,28 @@ class Journal:
 
     def app_states(self, daemon: str) -> dict[str, str]:
         """The states of a daemon's apps, by name, as they were given to :meth:`submit` last."""
+        nothing: dict[str, str] = {}
         with self._lock:
-            states = {} if self._store is None else self._store.app_states(daemon)
-            for (of, app), state in self._dirty_states.items():
-                if of != daemon:
-                    continue
-                if state is None:
-                    states.pop(app, None)
-                else:
-                    states[app] = state
-            return states
+            not_written = {app: state for (of, app), state in self._dirty_states.items() if of == daemon}
+        states = self._ask(lambda store: store.app_states(daemon), nothing) | not_written
+        return {app: state for app, state in states.items() if state is not None}
+
+    def app_state(self, daemon: str, app: str) -> str | None:
+        """The state of one app; None where it has none."""
+        with self._lock:
+            if (daemon, app) in self._dirty_states:
+                return self._dirty_states[daemon, app]
+        return self._ask(lambda store: store.app_state(daemon, app), None)
+
+    # --- dead letters --------------------------------------------------------------------------------------------
 
     def add_dead_letter(self, sink: str, envelope: Envelope, reason: str, error: str) -> None:
         """Keeps an event that ``sink`` refused, with why."""
-        with self._lock:
-            self._dead_letters.append((sink, time.time(), reason, error, envelope))
-            self._dead_letter_counts[sink] = self._dead_letter_counts.get(sink, 0) + 1
-            self._work.notify()
+        self.letters.add((sink, steady_now(), reason, error, envelope))
 
     def dead_letters(self, sink: str) -> int:
         """How many events ``sink`` has refused."""
-        with self._lock:
-            return self._dead_letter_counts.get(sink, 0)
+        return self.letters.count(sink)
 
     # --- keeping -------------------------------------------------------------------------------------------------
 
@@ -265,155 +306,256 @@ class Journal:
             self._prune_wanted = True
             self._work.notify()
 
+    def report_damage(self, error: sqlite3.Error) -> None:
+        """Has the database replaced: someone has found it damaged."""
+        with self._lock:
+            self._damage = self._damage or error
+            self._work.notify()
+
     def status(self) -> JournalStatus:
         with self._lock:
             store, fault = self._store, self._fault
             first, last, count = self._first, self._last, self._count
+            held = len(self._held) if fault is not None else 0
         return JournalStatus(
             path=str(self._options.path),
             open=store is not None,
-            bytes=store.size_bytes() if store is not None else 0,
+            bytes=self._ask(Store.size_bytes, 0) if store is not None else 0,
             max_bytes=self._options.max_bytes,
             events=count,
             first_offset=first,
             last_offset=last,
+            held_events=held,
             last_error=fault,
         )
 
-    # --- the journal's thread ------------------------------------------------------------------------------------
+    # --- the journal's thread: its turns -------------------------------------------------------------------------
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
-            with self._lock:
-                self._work.wait_for(self._has_work)
-                if self._prune_wanted and not self._inbox:
-                    self._prune_wanted = False
-                    prune = True
-                elif self._stopping and not self._inbox and not self._has_loose_ends():
+            try:
+                if not self._turn():
                     return
-                else:
-                    prune = False
-                events = self._inbox[:_GROUP_EVENTS]
-                cursors, letters = dict(self._dirty_cursors), list(self._dead_letters)
-                # A state belongs to the last of the events that were handed over with it, never before it.
-                states = dict(self._dirty_states) if len(events) == len(self._inbox) else {}
-            if prune:
-                self._delete_old()
-                continue
-            if not self._write_group(events, cursors, states, letters) and self._stopping:
-                return  # the disk takes nothing and nobody waits for it any more; the log has said so
+            except Exception as bug:  # noqa: BLE001 the end of this thread would be the end of the service
+                telemetry.log.exception("journal raised an unexpected error: please report it")
+                self._take_fault(sqlite3.OperationalError(f"unexpected {bug!r}"))
+                if self._stopping:
+                    return
 
-    def _has_work(self) -> bool:
-        return bool(self._inbox or self._has_loose_ends() or self._prune_wanted or self._stopping)
-
-    def _has_loose_ends(self) -> bool:
-        return bool(self._dirty_cursors or self._dirty_states or self._dead_letters)
-
-    def _write_group(
-        self,
-        events: list[Event],
-        cursors: dict[str, int],
-        states: dict[StateKey, str | None],
-        letters: list[DeadLetter],
-    ) -> bool:
-        assert self._store is not None
-        rows = [Envelope(offset, event) for offset, event in enumerate(events, self._last + 1)]
-        runs = {
-            event.daemon: (event.run, event.sequence)
-            for event in events
-            if event.sequence is not None and not event.reconciled
-        }
-        try:
-            self._store.append(rows, cursors, runs, states, letters)
-        except sqlite3.Error as error:
-            self._wait_for_disk(error)
-            return False
+    def _turn(self) -> bool:
+        """One thing at a time: mend, write a group, prune a little. False at the end."""
         with self._lock:
-            if self._fault is not None:
-                telemetry.journal_recovered(str(self._store.path), len(self._inbox))
-                self._fault = None
-            del self._inbox[: len(events)]
-            del self._dead_letters[: len(letters)]
-            _forget_written(self._dirty_cursors, cursors)
-            _forget_written(self._dirty_states, states)
-            size = sum(event_bytes(event) for event in events)
-            self._held_bytes -= size
-            self._settled += len(events)
-            self._count += len(events)
-            self._last += len(events)
-            self._runs.update(runs)
-            self._extend_tail(rows, size)
-            self._progress.notify_all()
+            seconds = None if self._fault is None else max(0.0, self._retry_at - time.monotonic())
+            self._work.wait_for(self._has_work, seconds)
+            damage_found, faulty = self._damage, self._fault is not None
+            if faulty:
+                self._hold_inbox()
+            if self._stopping and not self._has_loose_ends():
+                return False
+            due = not faulty or self._stopping or time.monotonic() >= self._retry_at
+        if not due:
+            return True
+        try:
+            self._mend(damage_found)
+            if self._has_loose_ends():
+                self._write_group()
+            else:
+                self._prune_a_little()
+        except (sqlite3.Error, OSError) as error:
+            self._take_fault(error)
+            return not self._stopping  # the disk takes nothing and nobody waits for it any more; the log has said so
         return True
 
-    def _extend_tail(self, rows: list[Envelope], size: int) -> None:
-        self._tail = self._tail + rows  # a new list: readers may hold slices, never the list itself
-        self._tail_bytes += size
-        if len(self._tail) > _TAIL_EVENTS or self._tail_bytes > _TAIL_BYTES:
-            keep, kept_bytes = len(self._tail), 0
-            while keep and len(self._tail) - keep < _TAIL_EVENTS // 2 and kept_bytes < _TAIL_BYTES // 2:
-                keep -= 1
-                kept_bytes += event_bytes(self._tail[keep].event)
-            self._tail, self._tail_bytes = self._tail[keep:], kept_bytes
+    def _has_work(self) -> bool:
+        if self._fault is not None:
+            return bool(self._inbox or self._stopping)
+        return bool(
+            self._has_loose_ends() or self._prune_wanted or self._pruning or self._stopping or self._damage is not None
+        )
 
-    def _wait_for_disk(self, error: sqlite3.Error) -> None:
-        assert self._store is not None
+    def _has_loose_ends(self) -> bool:
+        return bool(self._inbox or self._held or self._dirty_cursors or self._dirty_states or self.letters.has_work)
+
+    def _write_group(self) -> None:
+        store = self._store
+        assert store is not None
         with self._lock:
-            if self._fault is None:
-                reason = "full" if "full" in str(error) else "write"
-                telemetry.journal_fault(reason, str(self._store.path), f"{error}; events wait in memory")
-            self._fault = str(error)
-            self._work.wait_for(lambda: self._stopping, _RETRY_SECONDS)
-
-    def _delete_old(self) -> None:
-        assert self._store is not None
+            held = bool(self._held)
+            if held:
+                rows = self._held[:_GROUP_EVENTS]
+                whole = len(rows) == len(self._held) and not self._inbox
+            else:
+                events = self._inbox[:_GROUP_EVENTS]
+                rows = [Envelope(offset, event) for offset, event in enumerate(events, self._last + 1)]
+                whole = len(events) == len(self._inbox)
+            cursors, letters, changes = dict(self._dirty_cursors), *self.letters.take()
+            # A state belongs to the last of the events that were handed over with it, never before it.
+            states = dict(self._dirty_states) if whole else {}
         try:
-            self._store.remember_last_offset(self._last)
-            deleted = self._delete("age", "received_at < ?", (time.time() - self._options.max_age,))
+            store.append(Group(rows, cursors, _runs_of(rows), states, letters, changes))
+        except BaseException:
             with self._lock:
-                everywhere = min(self._cursors.values(), default=self._last)
-            for reason, where, parameters in (
-                ("delivered", "offset <= ?", (everywhere,)),
-                ("size", "type = ?", (int(EventType.STDOUT),)),
-                ("size", "1", ()),
-            ):
-                while self._store.size_bytes() > self._options.max_bytes:
-                    count = self._delete_some(reason, where, parameters)
-                    if not count:
-                        break
-                    deleted += count
-                    self._store.reclaim()
-            if deleted:
-                self._store.reclaim()
-        except sqlite3.Error as error:
-            telemetry.journal_fault("prune", str(self._store.path), str(error))
-
-    def _delete(self, reason: str, where: str, parameters: tuple[object, ...]) -> int:
-        total = 0
-        while count := self._delete_some(reason, where, parameters):
-            total += count
-        return total
-
-    def _delete_some(self, reason: str, where: str, parameters: tuple[object, ...]) -> int:
-        assert self._store is not None
-        rows = self._store.delete(where, parameters, _PRUNE_EVENTS)
-        if not rows:
-            return 0
-        first = self._store.first_offset()
+                self.letters.put_back(letters, changes)
+            raise
         with self._lock:
-            self._count -= len(rows)
+            size = sum(event_bytes(row.event) for row in rows)
+            if held:
+                del self._held[: len(rows)]
+            else:
+                del self._inbox[: len(rows)]
+                self._publish(rows, size)
+            _forget_written(self._dirty_cursors, cursors)
+            _forget_written(self._dirty_states, states)
+            self._held_bytes -= size
+            self._settled += len(rows)
+            self._written_bytes += size
+            if self._written_bytes > self._options.max_bytes // _PRUNE_SHARE:
+                self._prune_wanted = True
+            if self._fault is not None and not self._held:
+                telemetry.journal_recovered(str(store.path), len(self._inbox))
+                self._fault = None
+            self.letters.written()
+            self._progress.notify_all()
+        if changes:
+            self.letters.announce(changes, store.dead_letters())
+
+    def _publish(self, rows: list[Envelope], size: int) -> None:
+        """Makes numbered events readable."""
+        if not rows:
+            return
+        self._last = rows[-1].offset
+        self._count += len(rows)
+        self._runs.update(_runs_of(rows))
+        self._tail.extend(rows, size, self._held[0].offset - 1 if self._held else self._last)
+
+    # --- the journal's thread: a disk that takes nothing ---------------------------------------------------------
+
+    def _take_fault(self, error: sqlite3.Error | OSError) -> None:
+        """The write failed: from here on events are delivered from memory, and the write is tried again."""
+        self._pruning = None
+        path = str(self._options.path / DATABASE)
+        with self._lock:
+            if isinstance(error, sqlite3.Error) and is_damage(error) and self._store is not None:
+                self._damage = error
+                self._retry_at = 0.0
+                return
+            if self._fault is None:
+                full = isinstance(error, sqlite3.Error) and is_full(error)
+                telemetry.journal_fault("full" if full else "write", path, f"{error}; events are held in memory")
+            self._fault = str(error)
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._hold_inbox()
+
+    def _hold_inbox(self) -> None:
+        """Numbers what has come in, and lets it be read from memory. What every sink has had then needs no disk."""
+        rows = [Envelope(offset, event) for offset, event in enumerate(self._inbox, self._last + 1)]
+        self._inbox.clear()
+        self._held += rows
+        self._publish(rows, sum(event_bytes(row.event) for row in rows))
+        if self._held_bytes > _HELD_STDOUT_BYTES:
+            everywhere = min(self._cursors.values(), default=0)
+            kept = [row for row in self._held if row.offset > everywhere]
+            if len(kept) < len(self._held):
+                self._settled += len(self._held) - len(kept)
+                self._count -= len(self._held) - len(kept)
+                self._held = kept
+                self._held_bytes = sum(event_bytes(row.event) for row in kept)
+                self._tail.delete(0, everywhere, kinds=None)
+        self._progress.notify_all()
+
+    # --- the journal's thread: a damaged database ----------------------------------------------------------------
+
+    def _opened(self) -> Store:
+        return Store(self._options.path, self._options.sync)
+
+    def _use(self, store: Store) -> None:
+        """Takes what the database says, unless this process knows better."""
+        try:
+            first, last, count = store.extent()
+            cursors, runs, letters = store.cursors(), store.runs(), store.dead_letters()
+        except BaseException:
+            store.close()
+            raise
+        with self._lock:
+            fresh = not self._last
+            self._first, self._count = first, count + len(self._held)
+            self._last = max(last, self._last)
+            if fresh:
+                self._cursors, self._runs = cursors, runs
+                self._tail = Tail(last)
+            self.letters.use(letters)
+            self._store = store
+            self._damage = None
+            self._progress.notify_all()
+
+    def _mend(self, found: sqlite3.Error | None) -> None:
+        """Replaces a damaged database; opens one that could not be opened before."""
+        if found is not None:
+            self._replace(found, starting=False)
+        elif self._store is None:
+            self._use(self._opened())
+
+    def _replace(self, error: sqlite3.Error, *, starting: bool) -> None:
+        path = self._options.path / DATABASE
+        self._pruning = None
+        with self._lock:
+            store, self._store = self._store, None
+            cursors = None if starting else dict(self._cursors)
+            last = self._held[0].offset - 1 if self._held else self._last  # what is held is written later
+            tail = self._tail.between(0, last)
+        if store is not None:
+            store.close()
+        if store is not None or starting:
+            telemetry.journal_fault("damaged", str(path), str(error))
+        done = damage.replace(self._options.path, self._options.sync, cursors=cursors, tail=tail, last=last)
+        self._use(self._opened())
+        telemetry.journal_replaced(str(path), done.kept_as, done.salvaged, done.lost)
+
+    # --- the journal's thread: retention -------------------------------------------------------------------------
+
+    def _prune_a_little(self) -> None:
+        store = self._store
+        assert store is not None
+        if self._pruning is None:
+            with self._lock:
+                if not self._prune_wanted:
+                    return
+                self._prune_wanted = False
+                self._written_bytes = 0
+            self._pruning = prune(store, self._options, self._present_cursors, self._last)
+        try:
+            step = next(self._pruning)
+        except StopIteration:
+            self._pruning = None
+            counts = store.dead_letters()
+            with self._lock:
+                self.letters.use(counts)
+            return
+        if step is not None:
+            self._forget(store.first_offset(), step)
+
+    def _present_cursors(self) -> Mapping[str, int]:
+        with self._lock:
+            return dict(self._cursors)
+
+    def _forget(self, first: int | None, step: Deleted) -> None:
+        deletion, count, last, missed = step
+        with self._lock:
+            self._count -= count
             self._first = self._last + 1 if first is None else first
-            missed = {name: sum(offset > at for offset, _ in rows) for name, at in self._cursors.items()}
-            gone = {offset for offset, _ in rows}
-            if self._tail and self._tail[0].offset <= rows[-1][0]:
-                # The tail is contiguous: it begins behind the last deleted event that it held.
-                last_gone = max(gone)
-                self._tail = [envelope for envelope in self._tail if envelope.offset > last_gone]
-                self._tail_bytes = sum(event_bytes(envelope.event) for envelope in self._tail)
-        for name, count in missed.items():
-            if count:
-                telemetry.events_dropped(name, reason, count)
-        return len(rows)
+            self._tail.delete(0, last, kinds=frozenset({deletion.kind}) if deletion.kind else None)
+        for name, events in missed.items():
+            if events:
+                telemetry.events_dropped(name, deletion.reason, events)
+
+
+def _runs_of(rows: Sequence[Envelope]) -> dict[str, tuple[str, int | None]]:
+    """The last live event of each daemon."""
+    return {
+        row.event.daemon: (row.event.run, row.event.sequence)
+        for row in rows
+        if row.event.sequence is not None and not row.event.reconciled
+    }
 
 
 def _forget_written(dirty: dict[Key, Value], written: Mapping[Key, Value]) -> None:

@@ -1,22 +1,28 @@
 """The journal against a list and integers (a Hypothesis state machine), and what it does when things go wrong."""
 
+import contextlib
 import dataclasses
+import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from meshbridge.events import Event
 from meshbridge.journal import Journal, JournalError, JournalInUseError, JournalOptions
 from meshbridge.journal import journal as journal_module
-from meshbridge.journal.store import Store
+from meshbridge.journal import tail as tail_module
+from meshbridge.journal.errors import DamageError
+from meshbridge.journal.store import DATABASE, Group, Store
 from tests.support import make_event, wait_for
+
+APPEND = Store.append
 
 
 def opened(directory: Path, **options: object) -> Journal:
@@ -41,40 +47,52 @@ def read_all(journal: Journal, after: int = 0, limit: int = 7) -> list[tuple[int
 
 
 class JournalModel(RuleBasedStateMachine):
-    """Appends, reads, commits and reopens must agree with a list of events and a dictionary of cursors."""
+    """What the journal gives must agree with a list of events and a dictionary of cursors, whatever befalls the disk.
+
+    ``floor`` is the offset up to which a damaged database may have taken events with it: what every sink has had.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._directory = tempfile.TemporaryDirectory(prefix="journal-model-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="journal-model-")
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(tail_module, "_TAIL_EVENTS", 8)  # so that reads come from memory and from the database
+        self._patch.setattr(journal_module, "_RETRY_SECONDS", 0.001)
         self.events: list[Event] = []
         self.cursors: dict[str, int] = {}
         self.sequence = 0
-        self._tail = journal_module._TAIL_EVENTS
-        journal_module._TAIL_EVENTS = 8  # so that reads come from the tail and from the database
+        self.floor = 0
+        self.lives = 0
+        self.disk_is_full = False
+        self.journal = opened(self.directory)
 
-    @initialize()
-    def open(self) -> None:
-        self.journal = opened(Path(self._directory.name))
+    @property
+    def directory(self) -> Path:
+        return Path(self._temporary.name) / str(self.lives)
 
     def _events(self, count: int) -> list[Event]:
         self.sequence += count
         return [make_event(self.sequence - count + 1 + number) for number in range(count)]
 
+    @precondition(lambda self: not self.disk_is_full)
     @rule(count=st.integers(min_value=1, max_value=20))
     def append(self, count: int) -> None:
         self.events += (new := self._events(count))
         assert self.journal.append(new) == len(self.events)
 
     @rule(counts=st.lists(st.integers(min_value=1, max_value=5), max_size=4))
-    def submit_and_flush(self, counts: list[int]) -> None:
+    def submit(self, counts: list[int]) -> None:
         for count in counts:
             self.events += (new := self._events(count))
             self.journal.submit(new)
-        assert self.journal.flush(10)
+        if self.disk_is_full:
+            wait_for(lambda: self.journal.extent[1] == len(self.events), "the events in memory")
+        else:
+            assert self.journal.flush(10)
 
     @rule(name=st.sampled_from("ab"), from_start=st.booleans())
     def ask_for_a_cursor(self, name: str, from_start: bool) -> None:
-        expected = self.cursors.setdefault(name, 0 if from_start else len(self.events))
+        expected = self.cursors.setdefault(name, self.floor if from_start else len(self.events))
         assert self.journal.cursor(name, from_start=from_start) == expected
 
     @precondition(lambda self: self.cursors and self.events)
@@ -84,23 +102,65 @@ class JournalModel(RuleBasedStateMachine):
         self.cursors[name] = data.draw(st.integers(min_value=self.cursors[name], max_value=len(self.events)))
         self.journal.commit(name, self.cursors[name])
 
-    @rule(after=st.integers(min_value=0, max_value=60), limit=st.integers(min_value=1, max_value=30))
-    def read(self, after: int, limit: int) -> None:
+    @rule(behind_the_floor=st.integers(min_value=0, max_value=60), limit=st.integers(min_value=1, max_value=30))
+    def read(self, behind_the_floor: int, limit: int) -> None:
+        after = self.floor + behind_the_floor
         envelopes = self.journal.read(after, limit)
-        assert [envelope.event for envelope in envelopes] == self.events[after : after + limit]
+        wanted = self.events[after : after + limit]
+        assert [envelope.event for envelope in envelopes] == wanted[: len(envelopes)]
+        assert bool(envelopes) == bool(wanted)
         assert [envelope.offset for envelope in envelopes] == list(range(after + 1, after + 1 + len(envelopes)))
 
+    @precondition(lambda self: not self.disk_is_full)
     @rule()
     def reopen(self) -> None:
         self.journal.close()
-        self.journal = opened(Path(self._directory.name))
+        self.journal = opened(self.directory)
+
+    @precondition(lambda self: not self.disk_is_full)
+    @rule()
+    def crash(self) -> None:
+        """What the disk has at this moment is what the next start finds: every event, and no cursor ahead."""
+        before = self.directory
+        self.lives += 1
+        shutil.copytree(before, self.directory)
+        self.journal.close()
+        self.journal = opened(self.directory)
+        for name, offset in self.cursors.items():
+            assert self.journal.cursor(name, from_start=True) <= offset
+            self.journal.commit(name, offset)
+
+    @precondition(lambda self: not self.disk_is_full)
+    @rule()
+    def fill_the_disk(self) -> None:
+        def fail(_store: Store, _group: Group) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        assert self.journal.flush(10)
+        self._patch.setattr(Store, "append", fail)
+        self.disk_is_full = True
+
+    @precondition(lambda self: self.disk_is_full)
+    @rule()
+    def make_room(self) -> None:
+        self._patch.setattr(Store, "append", APPEND)
+        self.disk_is_full = False
+        assert self.journal.flush(10)
+
+    @precondition(lambda self: not self.disk_is_full)
+    @rule()
+    def damage_shows(self) -> None:
+        """A fresh database takes over, with every event that some sink has not had yet."""
+        before = self.journal._store
+        self.journal.report_damage(DamageError("made up"))
+        wait_for(lambda: self.journal._store not in {None, before}, "a fresh database")
+        self.floor = max(self.floor, min(self.cursors.values(), default=len(self.events)))
 
     @invariant()
     def counts_and_lag_agree(self) -> None:
-        if not hasattr(self, "journal"):
-            return
         status = self.journal.status()
-        assert (status.events, status.last_offset, status.open) == (len(self.events), len(self.events), True)
+        assert (status.last_offset, status.open) == (len(self.events), True)
+        assert status.events == len(self.events) - self.floor
         for name, offset in self.cursors.items():
             assert self.journal.cursor(name) == offset
             assert self.journal.lag(name)[0] == len(self.events) - offset
@@ -108,13 +168,12 @@ class JournalModel(RuleBasedStateMachine):
         assert last == (("1", self.sequence) if self.events else None)
 
     def teardown(self) -> None:
-        journal_module._TAIL_EVENTS = self._tail
-        if hasattr(self, "journal"):
-            self.journal.close()
-        self._directory.cleanup()
+        self._patch.undo()
+        self.journal.close()
+        self._temporary.cleanup()
 
 
-JournalModel.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+JournalModel.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 test_the_journal_agrees_with_its_model = JournalModel.TestCase
 
 
@@ -160,22 +219,189 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         opened(tmp_path / "file")
 
 
-@pytest.mark.parametrize("damage", ["garbage", "foreign", "flipped header"])
-def test_a_damaged_journal_is_set_aside_and_a_fresh_one_begun(tmp_path: Path, damage: str) -> None:
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+def flip_bits(file: Path, share: float) -> None:
+    """Inverts 200 bytes at a place of the file."""
+    content = bytearray(file.read_bytes())
+    start = int(len(content) * share)
+    for place in range(start, min(start + 200, len(content))):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+
+
+def foreign_database(file: Path) -> None:
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE shopping (item TEXT)")
+        database.commit()
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "garbage": lambda file: file.write_bytes(b"\x00\xff" * 5000),
+    "another file": lambda file: file.write_text("this is a shopping list\n" * 500),
+    "another database": foreign_database,
+    "flipped header": lambda file: flip_bits(file, 0),
+    "empty": lambda file: file.write_bytes(b""),
+}
+HURT: dict[str, Callable[[Path], object]] = {
+    "cut to half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "cut by a byte": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    **{f"flipped at {share}": lambda file, share=share: flip_bits(file, share) for share in (0.2, 0.5, 0.8, 0.98)},  # type: ignore[misc]
+}
+
+
+def set_aside(directory: Path) -> list[Path]:
+    return [file for file in directory.glob(f"{DATABASE}.damaged-*") if not file.name.endswith(("-wal", "-shm"))]
+
+
+@pytest.mark.parametrize("damage", UNREADABLE)
+def test_a_file_that_is_no_journal_is_set_aside_and_a_fresh_one_begun(tmp_path: Path, damage: str) -> None:
     first = opened(tmp_path)
     first.append([make_event(1)])
     first.close()
-    file = tmp_path / "journal.db"
-    if damage == "garbage":
-        file.write_bytes(b"\x00\xff" * 5000)
-    elif damage == "foreign":
-        file.write_text("this is a shopping list\n" * 500)
-    else:
-        file.write_bytes(b"X" + file.read_bytes()[1:])
+    UNREADABLE[damage](tmp_path / DATABASE)
     again = opened(tmp_path)
     assert again.append([make_event(1)]) == 1
+    assert [event.sequence for _, event in read_all(again)] == [1]
     again.close()
-    assert len(list(tmp_path.glob("journal.db.damaged-*"))) == 1
+    assert len(set_aside(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("damage", HURT)
+def test_what_can_be_read_of_a_damaged_journal_goes_on(tmp_path: Path, damage: str) -> None:
+    """Whenever the damage shows, at the start or while reading: no wrong event, nothing twice, and service goes on."""
+    events = [make_event(number, data={"output": f"{number}" * 50, "position": number}) for number in range(1, 3001)]
+    first = opened(tmp_path)
+    first.cursor("sink", from_start=True)
+    first.append(events)
+    first.commit("sink", 100)
+    first.close()
+    HURT[damage](tmp_path / DATABASE)
+    journal = opened(tmp_path)
+    try:
+        seen: list[Event] = []
+        after = journal.cursor("sink", from_start=True)
+        first_new = journal.append([make_event(5000)])
+        while after < first_new:
+            envelopes = wait_for(lambda after=after: journal.read(after, 100), "events")  # type: ignore[misc]
+            seen += [envelope.event for envelope in envelopes]
+            after = envelopes[-1].offset
+        assert seen.pop() == read_all(journal, first_new - 1)[0][1]
+        saved = {event.sequence for event in seen}
+        assert seen == [event for event in events if event.sequence in saved]
+        assert len(seen) > 1000
+        assert journal.append([make_event(5001)]) == first_new + 1
+    finally:
+        journal.close()
+
+
+def test_damage_that_shows_while_in_use_loses_nothing_that_memory_has(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.cursor("sink", from_start=True)
+    journal.submit([make_event(number) for number in range(1, 101)], {("node-a", "web"): "state"})
+    journal.add_dead_letter("sink", journal.read(0, 1)[0] if journal.flush(10) else None, "refused", "no")  # type: ignore[arg-type]
+    journal.commit("sink", 40)
+    assert journal.flush(10)
+    assert journal._store is not None
+    journal._store.checkpoint()
+    (tmp_path / DATABASE).write_bytes(b"\xff" * 50_000)
+    for number in range(101, 131):
+        journal.append([make_event(number)])
+    journal.prune()  # looks at much of the file
+    wait_for(lambda: set_aside(tmp_path), "the damaged one")
+    assert journal.append([make_event(131)]) == 131
+    assert [event.sequence for _, event in read_all(journal, 40)] == list(range(41, 132))
+    journal.close()
+    again = opened(tmp_path)
+    assert again.cursor("sink") == 40
+    assert [event.sequence for _, event in read_all(again, 40)] == list(range(41, 132))
+    again.close()
+
+
+def test_a_changed_event_is_never_delivered(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.cursor("sink", from_start=True)
+    first.append([make_event(number) for number in range(1, 21)])
+    first.close()
+    content = (tmp_path / DATABASE).read_bytes()
+    (tmp_path / DATABASE).write_bytes(content.replace(b'"line 7\\n"', b'"line 8\\n"'))
+    journal = opened(tmp_path)
+    assert journal.read(0, 100) == []
+    wait_for(lambda: set_aside(tmp_path), "the damaged one")
+    found = wait_for(lambda: journal.read(0, 100), "what is left")
+    assert [envelope.event.sequence for envelope in found] == [*range(1, 7), *range(8, 21)]
+    journal.close()
+
+
+def test_a_journal_without_its_wal_goes_on_from_what_the_file_has(tmp_path: Path) -> None:
+    running = opened(tmp_path / "running")
+    running.append([make_event(1)])
+    assert running._store is not None
+    running._store.checkpoint()
+    running.append([make_event(2)])
+    (tmp_path / "after").mkdir()
+    shutil.copy(tmp_path / "running" / DATABASE, tmp_path / "after" / DATABASE)
+    running.close()
+    journal = opened(tmp_path / "after")
+    assert journal.last_sequence("node-a") == ("1", 1)
+    assert [event.sequence for _, event in read_all(journal)] == [1]
+    journal.close()
+
+
+def test_a_file_deleted_while_in_use_is_noticed(tmp_path: Path, journal: Journal) -> None:
+    journal.cursor("sink", from_start=True)
+    journal.append([make_event(number) for number in range(1, 11)])
+    (tmp_path / DATABASE).unlink()
+    journal.prune()
+    wait_for((tmp_path / DATABASE).exists, "a fresh one")
+    assert journal.append([make_event(11)]) == 11
+    with contextlib.closing(sqlite3.connect(f"file:{tmp_path}/{DATABASE}?mode=ro", uri=True)) as other:
+        assert other.execute("SELECT count(*) FROM events").fetchone() == (11,)
+
+
+def test_only_the_last_three_damaged_ones_are_kept(tmp_path: Path) -> None:
+    for _ in range(6):
+        opened(tmp_path).close()
+        (tmp_path / DATABASE).write_text("no journal")
+    opened(tmp_path).close()
+    assert len(set_aside(tmp_path)) == 3
+
+
+def test_a_journal_of_the_first_version_is_upgraded_in_place(tmp_path: Path) -> None:
+    event = make_event(7)
+    columns = (
+        "offset INTEGER {}, received_at REAL NOT NULL, type INTEGER NOT NULL, daemon TEXT NOT NULL, run TEXT NOT NULL,"
+        "sequence INTEGER, app TEXT NOT NULL, timestamp REAL NOT NULL, process_uuid TEXT, key TEXT,"
+        "reconciled INTEGER NOT NULL, body BLOB NOT NULL"
+    )
+    row = (3, event.received_at, 3, "node-a", "1", 7, "web", event.timestamp, None, None, 0, event.body)
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as old:
+        old.executescript(
+            f"CREATE TABLE events ({columns.format('PRIMARY KEY')});"
+            "CREATE TABLE cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;"
+            "CREATE TABLE runs (daemon TEXT PRIMARY KEY, run TEXT NOT NULL, sequence INTEGER) WITHOUT ROWID;"
+            "CREATE TABLE dead_letters (id INTEGER PRIMARY KEY, sink TEXT NOT NULL, refused_at REAL NOT NULL,"
+            f"reason TEXT NOT NULL, error TEXT NOT NULL, {columns.format('')});"
+            "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
+            "INSERT INTO counters VALUES ('events', 1), ('last_offset', 3);"
+            "INSERT INTO cursors VALUES ('sink', 2); INSERT INTO runs VALUES ('node-a', '1', 7);"
+            "PRAGMA user_version = 1;"
+        )
+        old.execute(f"INSERT INTO events VALUES ({','.join('?' * 12)})", row)
+        old.execute(f"INSERT INTO dead_letters VALUES ({','.join('?' * 17)})", (1, "sink", 5.0, "refused", "no", *row))
+        old.commit()
+    journal = opened(tmp_path)
+    assert read_all(journal) == [(3, event)]
+    assert (journal.cursor("sink"), journal.dead_letters("sink")) == (2, 1)
+    assert [letter.envelope.event for letter in journal.letters.find("sink")] == [event]
+    assert journal.append([make_event(8)]) == 4
+    journal.close()
+    assert not set_aside(tmp_path)
+    again = opened(tmp_path)
+    assert [offset for offset, _ in read_all(again)] == [3, 4]
+    again.close()
 
 
 def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
@@ -187,30 +413,52 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.damaged-*"))
 
 
-def test_what_cannot_be_written_waits_and_is_written_later(
-    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    append, full = Store.append, [True]
+# --- a full disk -----------------------------------------------------------------------------------------------------
 
-    def append_if_there_is_room(self: Store, *arguments: object) -> None:
-        if full[0]:
-            raise sqlite3.OperationalError("database or disk is full")
-        append(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "append", append_if_there_is_room)
+def test_a_full_disk_is_ridden_out_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Really full: the database may have no page more."""
     monkeypatch.setattr(journal_module, "_RETRY_SECONDS", 0.01)
-    journal.submit([make_event(number) for number in range(1, 6)])
-    wait_for(lambda: journal.status().last_error, "the fault")
-    assert journal.read(0, 10) == []
+    journal = opened(tmp_path)
+    journal.cursor("sink", from_start=True)
+    journal.append([make_event(1)])
+    assert journal._store is not None
+    journal._store._writer.execute("PRAGMA max_page_count = 1")  # no more than it has
+    number = 1
+    while journal.status().last_error is None:
+        number += 1
+        journal.submit([make_event(number)])
+        journal.flush(0.05)
+    wait_for(lambda: journal.extent[1] == number, "the events in memory")
+    assert [event.sequence for _, event in read_all(journal)] == list(range(1, number + 1))
+    journal.commit("sink", number - 1)
     assert not journal.flush(0.05)
-    full[0] = False
+    assert journal.status().held_events > 0
+    journal._store._writer.execute("PRAGMA max_page_count = 1000000")
     assert journal.flush(10)
-    assert [event.sequence for _, event in read_all(journal)] == [1, 2, 3, 4, 5]
     assert journal.status().last_error is None
+    assert journal.status().held_events == 0
+    journal.close()
+    again = opened(tmp_path)
+    assert [event.sequence for _, event in read_all(again)] == list(range(1, number + 1))
+    assert again.cursor("sink") == number - 1
+    again.close()
+
+
+def test_memory_forgets_first_what_every_sink_has_had(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
+    monkeypatch.setattr(journal_module, "_HELD_STDOUT_BYTES", 10_000)
+    journal.cursor("sink", from_start=True)
+    for number in range(1, 81):
+        journal.submit([make_event(number)])
+        wait_for(lambda number=number: journal.extent[1] == number, "the event in memory")  # type: ignore[misc]
+        journal.commit("sink", number)
+    assert journal._held_bytes < 11_000
 
 
 def test_held_events_are_bounded_and_stdout_is_dropped_first(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
+    journal.cursor("sink", from_start=True)
     monkeypatch.setattr(journal_module, "_HELD_STDOUT_BYTES", 2000)
     monkeypatch.setattr(journal_module, "_HELD_BYTES", 4000)
     for number in range(1, 100):
@@ -277,3 +525,52 @@ def test_a_million_events_are_not_counted_one_by_one(journal: Journal) -> None:
     assert journal._store is not None
     plan = journal._store._reader.execute("EXPLAIN QUERY PLAN SELECT (SELECT min(offset) FROM events)").fetchall()
     assert any("SEARCH events" in str(row) for row in plan)
+
+
+def test_a_clock_that_steps_forward_makes_nothing_old(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.append([make_event(1)])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 50 * 365 * 86400)
+    journal.prune()
+    assert journal.append([make_event(2)]) == 2
+    wait_for(lambda: not journal._prune_wanted and journal._pruning is None, "pruning")
+    assert journal.status().events == 2
+
+
+# --- dead letters --------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_listed_marked_and_dropped(tmp_path: Path, journal: Journal) -> None:
+    journal.append([make_event(number) for number in range(1, 6)])
+    for envelope in journal.read(0, 5):
+        journal.add_dead_letter("a" if envelope.offset % 2 else "b", envelope, "refused", f"no {envelope.offset}")
+    assert journal.flush(10)
+    letters = journal.letters
+    assert [(letter.sink, letter.error, letter.envelope.offset) for letter in letters.find()] == [
+        ("a", "no 1", 1), ("b", "no 2", 2), ("a", "no 3", 3), ("b", "no 4", 4), ("a", "no 5", 5),
+    ]  # fmt: skip
+    page = letters.find("a", limit=2)
+    assert [letter.envelope.offset for letter in letters.find("a", after=page[-1].id)] == [5]
+    assert letters.retry("b", []) == 2
+    assert [letter.retry for letter in letters.find("b")] == [True, True]
+    assert letters.drop(None, [page[0].id]) == 1
+    assert (letters.count("a"), letters.count("b")) == (2, 2)
+    assert letters.drop("a", []) == 2
+    journal.close()
+    again = opened(tmp_path)
+    assert (again.dead_letters("a"), again.dead_letters("b")) == (0, 2)
+    assert [letter.envelope.event.sequence for letter in again.letters.find("b", retry_only=True)] == [2, 4]
+    again.close()
+
+
+def test_dead_letters_grow_old_and_never_push_events_out(tmp_path: Path) -> None:
+    journal = opened(tmp_path, max_bytes=2**20, max_age=3600)
+    journal.append([make_event(1, data={"finished": False, "output": "x" * 20_000, "position": 0})])
+    (envelope,) = journal.read(0, 1)
+    for _ in range(40):
+        journal.add_dead_letter("sink", envelope, "refused", "no")
+    assert journal.flush(10)
+    journal.prune()
+    wait_for(lambda: journal.dead_letters("sink") < 14, "pruning")
+    assert journal.status().events == 1
+    journal.close()
