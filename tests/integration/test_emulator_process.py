@@ -117,7 +117,7 @@ def test_nothing_is_left_of_the_apps_however_the_emulator_ends(tmp_path: Path, n
 
 
 def test_stop_leaves_no_process_no_zombie_and_no_directory() -> None:
-    before = children()
+    before, threads = children(), set(threading.enumerate())
     emulator = Emulator()
     emulator.start()
     directory = emulator.ca_file.parents[1]
@@ -129,7 +129,7 @@ def test_stop_leaves_no_process_no_zombie_and_no_directory() -> None:
     assert not family_of(directory)
     assert not directory.exists()
     assert not children() - before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("emulator")]
+    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("emulator")]
     emulator.stop()  # once more does nothing
 
 
