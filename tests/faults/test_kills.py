@@ -1,0 +1,51 @@
+"""``kill -9`` under load, again and again: nothing that was journaled is lost, order is kept, ids are the same.
+
+``make faults`` does it 200 times, ``make test`` a few; the seed is printed, and taken from SEED.
+"""
+
+import os
+import random
+import signal
+
+import pytest
+
+from meshbridge.emulator import Emulator
+from tests.e2e.conftest import Bridge
+from tests.e2e.test_main_job import APPS, first_of_each, ids, journaled, sequences_by_app
+from tests.support import Mosquitto, Subscriber, wait_for
+
+pytestmark = pytest.mark.needs("mosquitto")
+
+_BATCH = 500  # of a sink: what is under way when the bridge is killed, and is sent again
+_ROUNDS = {"short": 5, "long": 200}
+
+
+def test_nothing_journaled_is_lost_by_kills_under_load(
+    bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto, request: pytest.FixtureRequest
+) -> None:
+    rounds = _ROUNDS[request.config.getoption("--faults")]
+    seed = int(os.environ.get("SEED") or random.randrange(2**32))
+    print(f"seed {seed}, {rounds} kills")  # noqa: T201 pytest shows it where the test fails
+    chance = random.Random(seed)
+    with Subscriber(mosquitto.port, "meshbridge/#") as subscriber:
+        for _ in range(rounds):
+            bridge.start()
+            bridge.wait_up()
+            before = len(subscriber.messages)
+            emulator.emit_many(
+                (APPS[number % len(APPS)], "STDOUT", {"finished": False, "output": f"{number}\n", "position": number})
+                for number in range(chance.randrange(500, 3000))
+            )
+            wanted = before + chance.randrange(1, 400)
+            wait_for(lambda wanted=wanted: len(subscriber.messages) >= wanted, "some delivery")  # type: ignore[misc]
+            bridge.process.end(signal.SIGKILL)
+            bridge.process.log.unlink()
+        kept = journaled(bridge.directory / "journal")
+        bridge.start()
+        bridge.wait_up()
+        wait_for(lambda: set(kept) <= set(ids(subscriber.events())), "everything journaled")
+        assert bridge.process.end() == 0
+    received = ids(subscriber.events())
+    assert len(received) - len(set(received)) <= rounds * _BATCH
+    for app, sequences in sequences_by_app(first_of_each(subscriber.events())).items():
+        assert sequences == sorted(sequences), app
