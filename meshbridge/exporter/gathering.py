@@ -100,23 +100,28 @@ class Gathering:
             if run is not None:
                 return run.result if run.deadline.remaining_seconds else None
             run = self._runs[key] = _Run(deadline, Future())
-        self._workers.submit(lambda: self._run(task, run))
+        try:
+            self._workers.submit(lambda: self._run(task, run))
+        except (
+            RuntimeError
+        ) as error:  # the system gives no more threads; without an end it would count as hung for ever
+            self._end(run, Outcome(*key, success=False, duration_seconds=0.0, error=str(error)))
         return run.result
 
     def _run(self, task: Task, run: _Run) -> None:
+        key = (task.daemon, task.collector)
         started = time.monotonic()
         try:
             collector = task.make()
             families = list(collector.collect(run.deadline))
-            outcome = Outcome(
-                task.daemon, task.collector, True, time.monotonic() - started, families, collector.dropped
-            )
+            outcome = Outcome(*key, True, time.monotonic() - started, families, collector.dropped)
         except Exception as error:  # noqa: BLE001 whatever a collector raises costs its own series only
-            duration = time.monotonic() - started
-            text = f"{type(error).__name__}: {error}"
-            outcome = Outcome(task.daemon, task.collector, False, duration, error=text)
+            outcome = Outcome(*key, False, time.monotonic() - started, error=f"{type(error).__name__}: {error}")
+        self._end(run, outcome)
+
+    def _end(self, run: _Run, outcome: Outcome) -> None:
         with self._lock:
-            del self._runs[task.daemon, task.collector]
+            del self._runs[outcome.daemon, outcome.collector]
         run.result.set_result(outcome)
 
     def _report(self, outcomes: Iterable[Outcome]) -> None:

@@ -155,6 +155,13 @@ def test_close_ends_every_wait(gathering: Gathering, release: threading.Event) -
     assert not gathering.gather([task(begin, "other")], Deadline.after(30))[0].success
 
 
+def test_a_system_without_threads_to_spare_costs_one_scrape_and_not_the_next(gathering: Gathering) -> None:
+    with patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+        (outcome,) = gathering.gather([task(list)], Deadline.after(10))
+    assert (outcome.success, outcome.error) == (False, "can't start new thread")
+    assert gathering.gather([task(list)], Deadline.after(10))[0].success
+
+
 def test_no_tasks_no_waiting(gathering: Gathering) -> None:
     assert gathering.gather([], Deadline.after(30)) == []
 
