@@ -1,4 +1,3 @@
-# ruff: noqa: INP001  no package, but a script and what it reads
 """The two dashboards: what they show, as values. ``generate.py`` writes them as Grafana wants them.
 
 Every query asks for series as the bridge serves them and for no recorded rule, so a dashboard works where nothing but

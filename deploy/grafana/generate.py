@@ -1,4 +1,3 @@
-# ruff: noqa: INP001  no package, but a script and what it reads
 """``python -m deploy.grafana.generate`` writes the dashboards as JSON for Grafana 10 or newer, beside this file."""
 
 import json
