@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := meshbridge tests benchmarks
+SOURCES := meshbridge tests benchmarks deploy docs
 
 .PHONY: all demo test lint format bench faults clean programs
 
