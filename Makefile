@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := meshbridge tests benchmarks deploy docs
 
-.PHONY: all demo test lint format bench faults clean programs
+.PHONY: all demo test lint format bench faults lock clean programs
 
 all: lint test
 
@@ -46,6 +46,15 @@ bench: $(VENV)/.dev programs
 faults: $(VENV)/.dev programs
 	$(BIN)/python -m tests.faults.fuzz_wire --count 1000000 --seed $${SEED:-$$(date +%s)}
 	$(BIN)/python -m pytest tests/faults --faults=long -p no:cacheprovider --timeout=3600
+
+# The image's dependencies, pinned with hashes; to be run again when pyproject.toml changes.
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+
+lock: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
+	$(LOCK) --extra kafka --extra nats -o requirements.lock pyproject.toml
+	$(LOCK) -o requirements-build.lock requirements-build.in
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

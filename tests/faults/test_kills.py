@@ -7,6 +7,7 @@ import os
 import random
 import signal
 
+import orjson
 import pytest
 
 from meshbridge.emulator import Emulator
@@ -43,7 +44,17 @@ def test_nothing_journaled_is_lost_by_kills_under_load(
         kept = journaled(bridge.directory / "journal")
         bridge.start()
         bridge.wait_up()
-        wait_for(lambda: set(kept) <= set(ids(subscriber.events())), "everything journaled")
+        # Each kill left more behind than it let through, so at the end most of it is still to be delivered.
+        missing, seen = set(kept), 0
+
+        def all_there() -> bool:
+            nonlocal seen
+            new = subscriber.messages[seen:]
+            seen += len(new)
+            missing.difference_update(orjson.loads(message.payload)["id"] for message in new)
+            return not missing
+
+        wait_for(all_there, "everything journaled", 30 + rounds * 3)
         assert bridge.process.end() == 0
     received = ids(subscriber.events())
     assert len(received) - len(set(received)) <= rounds * _BATCH

@@ -1,7 +1,4 @@
-"""The Dockerfile, the locks and the bill of materials, as far as they can be looked at without building the image.
-
-``heavy_deploy_image.py`` beside this builds it and runs what is in it.
-"""
+"""The Dockerfile, the locks and the bill of materials, as far as they can be looked at without building the image."""
 
 import importlib.util
 import json
