@@ -98,20 +98,22 @@ def test_a_broker_that_restarts_loses_nothing(cluster: KafkaCluster) -> None:
         online = True
         for number, batch in enumerate(batches):
             rest = list(batch)
+            patience = 0.5  # of the first try, which meets the broker away; a producer's first write takes as long
             if number in {1, 3}:
                 cluster.down()
                 threading.Timer(0.7, cluster.up).start()
 
             def attempt(rest: list[Envelope] = rest) -> bool:
-                nonlocal failures, online
+                nonlocal failures, online, patience
                 try:
                     if not online:
-                        sink.connect(1.0)
+                        sink.connect(SECONDS)
                         online = True
-                    sink.write(rest, 0.5)
+                    sink.write(rest, patience)
                     rest.clear()
                 except SinkError as error:
                     failures += 1
+                    patience = SECONDS
                     del rest[: error.acknowledged]
                     online = online and not isinstance(error, NotConnected)
                 return not rest
