@@ -200,6 +200,8 @@ class _Subscriber:
             topic, payload = self._messages.get(timeout=0.2)
         except queue.Empty:
             return
+        if topic.endswith(("/state", "/availability")):
+            return  # retained beside the events; what they say shows in these
         try:
             event = json.loads(payload)
             console.print(_line(topic, event), no_wrap=True, overflow="ellipsis")

@@ -11,16 +11,19 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from meshbridge import telemetry
 from meshbridge.config import Settings
-from meshbridge.delivery import Courier
+from meshbridge.delivery import Courier, StateFeed
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.link import Link
 from meshbridge.notify import Notifier
+from meshbridge.sinks.base import Sink
+from meshbridge.sinks.states import StateTeller
 from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
 
 __all__ = ["Service"]
@@ -65,7 +68,7 @@ class Service:
         self.journal.open()
         try:
             self.couriers = [
-                Courier(name, options.build(name, self._state_directory), self.journal, options)
+                Courier(name, self._sink(name, options), self.journal, options)
                 for name, options in self._settings.sinks.items()
             ]
             self.exporter.start()
@@ -84,6 +87,12 @@ class Service:
         telemetry.service_started(
             daemons=len(self.links), sinks=len(self.couriers), exporter=f"{host}:{port}", journal=str(self.journal.path)
         )
+
+    def _sink(self, name: str, options: Any) -> Sink:
+        sink: Sink = options.build(name, self._state_directory)
+        if isinstance(sink, StateTeller):
+            sink.tell_states(StateFeed(self.journal, lambda: [link.status() for link in self.links]))
+        return sink
 
     def stop(self) -> None:
         """Stops every part, within ten seconds whatever the far ends do."""

@@ -279,6 +279,10 @@ def sink_recovered(sink: str, waiting_events: int) -> None:
     log.info("sink recovered", sink=sink, waiting_events=waiting_events)
 
 
+def mqtt_state_refused(broker: str, topic: str, reason: str) -> None:
+    log.warning("broker does not take a state topic", broker=broker, topic=topic, reason=reason)
+
+
 def sink_gone(sink: str, error: str) -> None:
     log.error("sink turned off: the far end wants no more", sink=sink, error=error)
 

@@ -1,5 +1,6 @@
 """Delivery: one courier for each sink, which reads the journal and moves the sink's cursor."""
 
 from meshbridge.delivery.courier import Courier
+from meshbridge.delivery.states import StateFeed
 
-__all__ = ["Courier"]
+__all__ = ["Courier", "StateFeed"]

@@ -71,6 +71,7 @@ class Journal:
         self._stopping = False
         self._fault: str | None = None
         self._damage: sqlite3.Error | None = None  # found by someone, to be mended by the journal's thread
+        self.state_listeners: list[Callable[[Mapping[StateKey, str | None]], None]] = []  # told what submit is given
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
         self.letters = DeadLetters(self._work, self._ask)
@@ -140,6 +141,9 @@ class Journal:
         dropped = 0
         with self._lock:
             self._dirty_states.update(states)
+            if states:
+                for listener in self.state_listeners:
+                    listener(states)
             for event in events:
                 self._submitted += 1
                 bound = _HELD_STDOUT_BYTES if event.type is EventType.STDOUT else _HELD_BYTES

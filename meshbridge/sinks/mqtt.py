@@ -1,13 +1,12 @@
-"""Publishes events to an MQTT broker (MQTT 5 and 3.1.1).
+"""Publishes events to an MQTT broker (MQTT 5 and 3.1.1), and beside them, retained, the present state of every app.
 
-paho-mqtt connects, authenticates and keeps the connection alive; its network loop is driven here, by the thread that
-sends. Publishing itself goes past it (:mod:`meshbridge.sinks.mqtt_publishing`): the packets of a whole window leave in
-one send, and of what comes in only packets that are no acknowledgements are handed to paho.
+Events go out in windows, many packets in one send (:mod:`meshbridge.sinks.mqtt_publishing`), over a connection that is
+driven here, by the thread that sends (:mod:`meshbridge.sinks.mqtt_connection`). What is retained is worked out by
+:mod:`meshbridge.sinks.mqtt_states`; it takes the room that events leave, is sent and not waited for in ``write``, and
+its acknowledgements count for nobody's cursor.
 """
 
 import contextlib
-import select
-import ssl
 import time
 import uuid
 from collections.abc import Sequence
@@ -15,81 +14,70 @@ from functools import lru_cache
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
-from meshbridge.options import Duration, Format, SecretFiles, Tls
+from meshbridge.options import Duration, Format, Size
 from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.mqtt_connection import BrokerOptions, Connection, Will
+from meshbridge.sinks.mqtt_homeassistant import STATUS_TOPIC
 from meshbridge.sinks.mqtt_publishing import (
     FAILURE,
     PUBREC,
-    Acknowledgements,
     Flight,
     packed_properties,
     publish,
     pubrel,
+    topic_level,
 )
-from meshbridge.sinks.mqtt_tap import Tap
+from meshbridge.sinks.mqtt_retained import KnownTopics
+from meshbridge.sinks.mqtt_states import OFFLINE, StateMessages, Topics
 from meshbridge.sinks.options import SinkOptions
+from meshbridge.sinks.splitting import encoded_parts
+from meshbridge.sinks.states import AppStates
 
 __all__ = ["MqttOptions", "MqttSink"]
 
-_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _PLACES = frozenset({"daemon", "app", "event"})
 _WINDOW = 256  # messages in flight, unless the broker wants fewer; more gains nothing on a local broker
 # At QoS 2 a 3.1.1 broker can't say how many it takes, and mosquitto's default cuts off whoever sends more than this.
 _QOS_2_WINDOW = 20
-_MAX_POLL_SECONDS = 0.5
 _FIRST_PACKET_ID, _LAST_PACKET_ID = 1000, 65535  # those below are paho's, for what it sends itself
 # MQTT 5, 3.4.2.1: what a broker may say to a PUBLISH. These will not change by themselves:
 _NEVER = frozenset({0x90, 0x95, 0x99})  # topic name invalid, packet too large, payload format invalid
 _MAX_TOPIC_BYTES = 65_535  # 1.5.4
 _MAX_PACKET_BYTES = 268_435_455  # 2.1.4
+_HEAD_BYTES = 16  # at most, of a PUBLISH: type, lengths, packet id (3.3.1)
+_PART_BYTES = 16  # more than the number of a part adds to an event's id
+_STATES_SHARE = 4  # retained messages have this part of the window at most, so that events always move
+_STATES_EVERY_SECONDS = 0.25  # while events flow: of an app that prints in each batch, the state is not asked each time
+_STATES_CONNECT_SECONDS = 2.0  # for the states of all apps; what is left goes out beside the events
+_STATES_IDLE_SECONDS = 0.05
 
 
-class MqttOptions(SinkOptions, SecretFiles):
+class MqttOptions(SinkOptions, BrokerOptions):
     """An MQTT broker."""
 
     type: Literal["mqtt"]
-    url: str = Field(description="mqtt://, mqtts://, ws:// or wss:// host[:port][/path]")
-    protocol: Literal["5", "3.1.1"] = Field(default="5", description="MQTT version")
-    username: str | None = None
-    password: SecretStr | None = None
-    password_file: Path | None = None
-    tls: Tls = Field(default=Tls(), description="for mqtts:// and wss://")
-    keepalive: Duration = Field(default=60.0, ge=5, le=65535)
-    client_id: str | None = Field(default=None, description="default: meshbridge-<random, kept beside the journal>")
     topic: str = Field(default="meshbridge/{daemon}/{app}/{event}", description="topic of an event")
     qos: Literal[0, 1, 2] = 1
-
-    @field_validator("protocol", mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) else value
+    state_topics: bool = Field(
+        default=True, description="retained messages with the state of every app, and who is there"
+    )
+    home_assistant: bool = Field(default=False, description="every app a device of Home Assistant; needs state_topics")
+    max_payload_bytes: Size = Field(default=256 * 1024, ge=1024, description="larger STDOUT is divided")
+    message_expiry: Duration | None = Field(
+        default=None, ge=1, le=0xFFFFFFFF, description="protocol 5: brokers drop an event nobody took for so long"
+    )
 
     @field_validator("qos", mode="before")
     @classmethod
     def _qos_text(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-    @field_validator("url")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(
-                f"not the address of a broker: {value!r} (use mqtt://host:1883, mqtts://, ws:// or wss://)"
-            )
-        if parts.username or parts.password:
-            raise ValueError("name and password stand in username and password, not in the url")
-        _ = parts.port  # raises ValueError itself
-        return value
 
     @field_validator("topic")
     @classmethod
@@ -102,9 +90,13 @@ class MqttOptions(SinkOptions, SecretFiles):
         return value
 
     @model_validator(mode="after")
-    def _has_properties(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.format is Format.BINARY and self.protocol != "5":
             raise ValueError("format binary needs the user properties of protocol 5")
+        if self.message_expiry is not None and self.protocol != "5":
+            raise ValueError("message_expiry needs protocol 5")
+        if self.home_assistant and not self.state_topics:
+            raise ValueError("home_assistant needs state_topics")
         return self
 
     def probe(self, timeout_seconds: float) -> None:
@@ -121,7 +113,8 @@ class MqttOptions(SinkOptions, SecretFiles):
             sink.close(timeout_seconds)
 
     def build(self, name: str, state_directory: Path) -> "MqttSink":
-        return MqttSink(self, self.client_id or _kept_client_id(state_directory / f"mqtt-client-id-{name}"))
+        client_id = self.client_id or _kept_client_id(state_directory / f"mqtt-client-id-{name}")
+        return MqttSink(self, client_id, state_directory / f"mqtt-topics-{name}")
 
 
 def _kept_client_id(path: Path) -> str:
@@ -136,172 +129,166 @@ def _kept_client_id(path: Path) -> str:
 
 
 class MqttSink:
-    """See the module's text. One connection; a fresh session each time, since the journal remembers, not the broker."""
+    """See the module's text."""
 
-    def __init__(self, options: MqttOptions, client_id: str) -> None:
+    def __init__(self, options: MqttOptions, client_id: str, known_topics: Path | None = None) -> None:
         self._options = options
         self._client_id = client_id
-        self._url = urlsplit(options.url)
+        self._known_topics = known_topics
         self._v5 = options.protocol == "5"
-        self._client: paho.Client | None = None
-        self._poller = select.poll()
+        self._connection = Connection(options, client_id)
         self._window = _WINDOW
-        self._max_packet_bytes: int | None = None
-        self._connack: ReasonCode | None = None
-        self._lost: str | None = None  # why the connection ended, once it has
-        self._tap: Tap | None = None
-        self._incoming = Acknowledgements()
-        self._acks: list[tuple[int, int, int]] = []  # (packet type, packet id, reason code), in the order they came
+        self._largest_packet = _MAX_PACKET_BYTES
         self._packet_id = _FIRST_PACKET_ID
         self._topic = lru_cache(maxsize=8192)(self._make_topic)
+        self._expiry = None if options.message_expiry is None else int(options.message_expiry)
+        self._states: StateMessages | None = None
+        self._state_properties = packed_properties("application/json", {}) if self._v5 else b""
+        self._states_due_at = 0.0  # monotonic seconds; while events flow
 
-    @property
-    def _place(self) -> str:
-        port = self._url.port or _DEFAULT_PORTS[self._url.scheme]
-        return f"{self._url.hostname}:{port}"
+    def tell_states(self, states: AppStates) -> None:
+        """See :class:`meshbridge.sinks.states.StateTeller`."""
+        options, known = self._options, KnownTopics(self._known_topics)
+        if not options.state_topics and not known:
+            return
+        topics = Topics.beside(options.topic, self._client_id)
+        self._states = StateMessages(
+            states if options.state_topics else None, topics, known, with_home_assistant=options.home_assistant
+        )
+        if options.state_topics:
+            self._connection.will = Will(topics.bridge, OFFLINE)
+        if options.home_assistant:
+            self._connection.subscription = STATUS_TOPIC
+            self._connection.on_message = self._states.hear
 
     # --- the contract --------------------------------------------------------------------------------------------
 
     def connect(self, timeout_seconds: float) -> None:
-        self.close(0)
         deadline = time.monotonic() + timeout_seconds
-        client = self._new_client()
-        client.connect_timeout = timeout_seconds
-        host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
-        try:
-            client.connect(host, port, keepalive=int(self._options.keepalive))
-            self._client = client
-            self._tap = Tap(client)
-            while self._connack is None:
-                if time.monotonic() >= deadline:
-                    raise NotConnected(f"broker {self._place} accepts but does not answer", reason="timeout")
-                self._pump(deadline)
-                if self._connack is None:  # a broker that refuses says so, and then goes
-                    self._raise_if_lost(0)
-        except (OSError, ValueError, paho.WebsocketConnectionError) as error:
-            self.close(0)
-            raise NotConnected(self._explain(error), reason="unreachable") from error
-        except SinkError:
-            self.close(0)
-            raise
-        self._raise_if_refused(self._connack)
+        self._connection.open(timeout_seconds)
+        window = _QOS_2_WINDOW if self._options.qos == 2 else _WINDOW  # noqa: PLR2004 QoS 2
+        self._window = min(window, self._connection.receive_maximum or window)
+        self._largest_packet = min(self._connection.max_packet_bytes or _MAX_PACKET_BYTES, _MAX_PACKET_BYTES)
+        if self._states is not None:
+            self._states.begin()
+            self._publish_states(min(deadline, time.monotonic() + _STATES_CONNECT_SECONDS))
 
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
-        self._connected()
+        self._connection.check()
         deadline = time.monotonic() + timeout_seconds
         flight = Flight(len(batch))
-        while flight.acknowledged < flight.end:
-            packets = self._next_packets(batch, flight)
-            if packets:
-                self._send(b"".join(packets), deadline, flight.acknowledged)
-            if self._options.qos == 0:
-                flight.handed_over()
-            elif flight.packets:
-                self._wait(deadline, flight)
-        if flight.end < len(batch):
-            self._drain(deadline, flight)
-            raise flight.refused or self._refusal(batch[flight.end].event, flight)
+        try:
+            while flight.acknowledged < flight.end:
+                packets = self._next_packets(batch, flight)
+                if packets:
+                    self._connection.send(b"".join(packets), deadline)
+                if self._options.qos == 0:
+                    flight.handed_over()
+                elif flight.packets or not packets:
+                    self._wait(deadline, flight)
+            if flight.end < len(batch):
+                self._drain(deadline, flight)
+                raise flight.refused or self._refusal(batch[flight.end].event, flight)
+            if self._states is not None and time.monotonic() >= self._states_due_at:
+                self._publish_states(0.0)
+        except NotConnected as lost:
+            lost.acknowledged = flight.acknowledged
+            raise
 
     def idle(self) -> None:
-        self._connected()
-        self._pump(time.monotonic())
-        self._connected()
+        self._connection.check()
+        self._connection.pump(time.monotonic())
+        if self._states is not None:
+            self._publish_states(time.monotonic() + _STATES_IDLE_SECONDS)
+        self._connection.check()
 
     def close(self, timeout_seconds: float) -> None:
-        client, self._client = self._client, None
-        self._connack = self._lost = self._tap = None
-        self._incoming = Acknowledgements()
-        if client is None:
-            return
-        client.on_disconnect = None
-        sock = client.socket()
-        with contextlib.suppress(Exception):
-            if timeout_seconds:
-                client.disconnect()  # sends at once
-        if sock is not None:  # paho closes its socket only when it is told that it was lost
-            with contextlib.suppress(OSError):
-                sock.close()
+        last_words = b""
+        if self._states is not None:
+            self._states.retained.end()
+            if self._connection.will is not None:  # which a good-bye takes back
+                last_words = self._retained(self._connection.will.topic, self._connection.will.payload)
+        self._connection.close(timeout_seconds, last_words)
 
-    # --- publishing ----------------------------------------------------------------------------------------------
+    # --- events --------------------------------------------------------------------------------------------------
 
     def _next_packets(self, batch: Sequence[Envelope], flight: Flight) -> list[bytes]:
         """As many PUBLISH packets as the window has room for."""
         packets: list[bytes] = []
+        room = self._window
+        if self._states is not None and self._options.qos:
+            room -= self._states.retained.in_flight
         try:
-            while flight.sent < flight.end and len(flight.packets) < self._window:
-                packets.append(self._packet(batch[flight.sent].event))
-                flight.begin(self._packet_id)
+            while flight.sent < flight.end and len(flight.packets) < room:
+                if flight.parts:
+                    packets.append(self._packet(*flight.parts.popleft()))
+                    flight.begin_part(self._packet_id)
+                    continue
+                event = batch[flight.sent].event
+                payload = encode(event, self._options.format)
+                packet = self._packet(event, payload)
+                if len(payload) <= self._options.max_payload_bytes and len(packet) <= self._largest_packet:
+                    packets.append(packet)
+                    flight.begin(self._packet_id)
+                else:
+                    flight.divide(self._parts(event))
         except Refused as refused:
             flight.refuse(refused)  # told once those before it are safe
         return packets
 
-    def _packet(self, event: Event) -> bytes:
-        """One event as a PUBLISH, under the next packet id.
+    def _packet(self, event: Event, payload: bytes) -> bytes:
+        """An event or a part of one as a PUBLISH, under the next packet id.
 
         Raises:
-            Refused: no broker, or not this one, would take it.
+            Refused: no broker would take it.
 
         """
         topic = self._topic(event.daemon, event.app, event.type.label)
-        payload = encode(event, self._options.format)
         properties = self._properties(event) if self._v5 else b""
         if len(topic) > _MAX_TOPIC_BYTES:
             raise Refused(f"topic of {len(topic)} bytes; MQTT has {_MAX_TOPIC_BYTES}", reason="invalid")
         self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
-        packet = publish(topic, payload, self._options.qos, self._packet_id, properties)
-        limit = min(self._max_packet_bytes or _MAX_PACKET_BYTES, _MAX_PACKET_BYTES)
-        if len(packet) > limit:
-            raise Refused(f"message of {len(packet)} bytes: broker {self._place} takes {limit}", reason="too_large")
-        return packet
+        return publish(topic, payload, self._options.qos, self._packet_id, properties)
+
+    def _parts(self, event: Event) -> list[tuple[Event, bytes]]:
+        """The parts of an event that is too large for this broker or these settings, each with its payload.
+
+        Raises:
+            Refused: it can't be divided.
+
+        """
+        beside = _HEAD_BYTES + len(self._topic(event.daemon, event.app, event.type.label))
+        if self._v5:
+            beside += len(self._properties(event)) + _PART_BYTES
+        limit = min(self._options.max_payload_bytes, self._largest_packet - beside)
+        return encoded_parts(event, limit, lambda part: encode(part, self._options.format))
 
     def _properties(self, event: Event) -> bytes:
         match self._options.format:
             case Format.BINARY:
                 attributes = cloudevent_attributes(event)
-                return packed_properties(attributes.pop("datacontenttype"), attributes)
+                if event.reconciled:
+                    attributes["reconciled"] = "true"
+                return packed_properties(attributes.pop("datacontenttype"), attributes, self._expiry)
             case Format.CLOUDEVENTS:
-                return packed_properties("application/cloudevents+json", {"id": event.id})
+                return packed_properties("application/cloudevents+json", {"id": event.id}, self._expiry)
             case Format.RAW:
-                return packed_properties("application/json", {"id": event.id})
+                return packed_properties("application/json", {"id": event.id}, self._expiry)
 
     def _make_topic(self, daemon: str, app: str, event: str) -> bytes:
-        return self._options.topic.format(daemon=_level(daemon), app=_level(app), event=event).encode()
+        return self._options.topic.format(daemon=topic_level(daemon), app=topic_level(app), event=event).encode()
 
     def _refusal(self, event: Event, flight: Flight) -> SinkError:
         reason = flight.reasons[flight.end]
         assert reason is not None
-        name = str(ReasonCode(PacketTypes.PUBACK, identifier=reason))
+        name = _reason_name(reason)
         topic = self._topic(event.daemon, event.app, event.type.label).decode()
-        message = f"broker {self._place} refused event {event.id}: {name} (topic {topic})"
+        message = f"broker {self._connection.place} refused event {event.id}: {name} (topic {topic})"
         if reason in _NEVER:
             return Refused(message, acknowledged=flight.acknowledged)
         return Retry(message, acknowledged=flight.acknowledged, reason=name.lower().replace(" ", "_"))
 
-    # --- the network ---------------------------------------------------------------------------------------------
-
-    def _send(self, data: bytes, deadline: float, acknowledged: int) -> None:
-        """Hands ``data`` to the socket; acknowledgements that come meanwhile are kept.
-
-        Raises:
-            NotConnected: the connection is lost, or the broker takes nothing in time.
-
-        """
-        with memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                self._raise_if_lost(acknowledged)
-                tap = self._tap
-                assert tap is not None
-                try:
-                    sent += tap.send(view[sent:])
-                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    if time.monotonic() >= deadline:
-                        raise NotConnected(
-                            f"broker {self._place} takes nothing", acknowledged=acknowledged, reason="timeout"
-                        ) from None
-                    self._pump(deadline, to_write=True)
-                except OSError as error:
-                    self._lost = f"connection to broker {self._place} lost: {error.strerror or error}"
+    # --- acknowledgements ----------------------------------------------------------------------------------------
 
     def _wait(self, deadline: float, flight: Flight) -> None:
         """Waits for an acknowledgement, and settles all that have come.
@@ -310,24 +297,26 @@ class MqttSink:
             NotConnected: the connection is lost, or the broker acknowledges nothing in time.
 
         """
-        while not self._acks:
-            self._raise_if_lost(flight.acknowledged)
+        connection = self._connection
+        while not connection.acks:
+            connection.check()
             if time.monotonic() >= deadline:
                 raise NotConnected(
-                    f"broker {self._place} acknowledges nothing: {len(flight.packets)} messages wait",
-                    acknowledged=flight.acknowledged,
+                    f"broker {connection.place} acknowledges nothing: {len(flight.packets)} messages wait",
                     reason="timeout",
                 )
-            self._pump(deadline)
-        acks, self._acks = self._acks, []
+            connection.pump(deadline)
+        acks, connection.acks = connection.acks, []
         releases = []
         for kind, packet_id, reason in acks:
             if kind == PUBREC and reason < FAILURE:
                 releases.append(pubrel(packet_id))
-            else:
+            elif packet_id in flight.packets:
                 flight.settle(packet_id, reason)
+            else:
+                self._settle_state(packet_id, reason)
         if releases:
-            self._send(b"".join(releases), deadline, flight.acknowledged)
+            connection.send(b"".join(releases), deadline)
 
     def _drain(self, deadline: float, flight: Flight) -> None:
         """Waits for what is in flight behind a refused message, so that no late answer is taken for another's."""
@@ -335,127 +324,50 @@ class MqttSink:
             while flight.packets:
                 self._wait(deadline, flight)
 
-    def _pump(self, deadline: float, *, to_write: bool = False) -> None:
-        """Waits for the socket until ``deadline``, half a second at most; takes what has come, and lets paho work."""
-        client, tap = self._client, self._tap
-        assert client is not None
-        assert tap is not None
-        if client.socket() is None:
-            self._lost = self._lost or f"connection to broker {self._place} lost"
+    # --- states --------------------------------------------------------------------------------------------------
+
+    def _publish_states(self, until: float) -> None:
+        """Sends what has changed, as far as there is room; waits for acknowledgements, and so for room, until then.
+
+        Raises:
+            NotConnected: the connection is lost.
+
+        """
+        assert self._states is not None
+        self._states.gather()
+        retained, connection = self._states.retained, self._connection
+        room = max(1, self._window // _STATES_SHARE)
+        while True:
+            acks, connection.acks = connection.acks, []
+            for _, packet_id, reason in acks:
+                self._settle_state(packet_id, reason)
+            packets = []
+            for topic, payload in retained.take(room - retained.in_flight):
+                packet = self._retained(topic, payload)
+                if len(packet) > self._largest_packet:
+                    telemetry.mqtt_state_refused(connection.place, topic, f"larger than {self._largest_packet} bytes")
+                    continue
+                retained.sent(self._packet_id, topic)
+                packets.append(packet)
+            if packets:
+                connection.offer(b"".join(packets))
+            if not retained.busy or time.monotonic() >= until:
+                break
+            connection.pump(until)
+            connection.check()
+        self._states_due_at = time.monotonic() + _STATES_EVERY_SECONDS
+
+    def _retained(self, topic: str, payload: bytes) -> bytes:
+        self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
+        return publish(topic.encode(), payload, 1, self._packet_id, self._state_properties, retain=True)
+
+    def _settle_state(self, packet_id: int, reason: int) -> None:
+        if self._states is None:
             return
-        if not tap.has_buffered():
-            seconds = min(_MAX_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
-            writing = to_write or client.want_write()
-            self._poller.register(tap, select.POLLIN | (select.POLLOUT if writing else 0))
-            try:
-                self._poller.poll(int(seconds * 1000) + (1 if seconds else 0))
-            finally:
-                self._poller.unregister(tap)
-        self._read(client, tap)
-        if client.want_write():
-            client.loop_write()
-        client.loop_misc()
-
-    def _read(self, client: paho.Client, tap: Tap) -> None:
-        try:
-            data = tap.read()
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
-        except OSError as error:
-            self._lost = f"connection to broker {self._place} lost: {error.strerror or error}"
-            return
-        if not data:
-            self._lost = self._lost or f"broker {self._place} closed the connection"
-            return
-        acks, others = self._incoming.take(data)
-        self._acks += acks
-        if others:
-            tap.give(others)
-            while tap.holds_packets() and client.socket() is not None:
-                client.loop_read()
-
-    def _raise_if_lost(self, acknowledged: int) -> None:
-        if self._lost is not None:
-            raise NotConnected(self._lost, acknowledged=acknowledged, reason="connection_lost")
-
-    def _raise_if_refused(self, connack: ReasonCode) -> None:
-        if connack.is_failure:
-            self.close(0)
-            raise NotConnected(
-                f"broker {self._place} refused the connection: {connack} (user {self._options.username!r})",
-                reason="refused_connection",
-            )
-
-    def _connected(self) -> None:
-        if self._client is None:
-            raise NotConnected(f"not connected to broker {self._place}")
-        self._raise_if_lost(0)
-
-    # --- paho ----------------------------------------------------------------------------------------------------
-
-    def _new_client(self) -> paho.Client:
-        options = self._options
-        websockets = self._url.scheme in {"ws", "wss"}
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
-            transport="websockets" if websockets else "tcp",
-            reconnect_on_failure=False,
-            clean_session=None if self._v5 else True,
-        )
-        if websockets:
-            client.ws_set_options(path=self._url.path or "/mqtt")
-        if self._url.scheme in {"mqtts", "wss"}:
-            try:
-                context = options.tls.context()
-                context.sslsocket_class = _ClosingSocket
-                client.tls_set_context(context)
-            except OSError as error:
-                raise NotConnected(
-                    f"cannot load the TLS files of broker {self._place}: {error}", reason="tls"
-                ) from error
-        if options.username is not None:
-            try:
-                client.username_pw_set(options.username, options.secret("password"))
-            except OSError as error:
-                raise NotConnected(f"cannot read password_file: {error}", reason="secret") from error
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        return client
-
-    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
-        self._connack = reason
-        receive_maximum = getattr(properties, "ReceiveMaximum", None)
-        window = _QOS_2_WINDOW if self._options.qos == 2 else _WINDOW  # noqa: PLR2004 QoS 2
-        self._window = min(window, receive_maximum or window)
-        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
-
-    def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-        self._lost = f"connection to broker {self._place} lost: {reason}"
-
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"certificate of broker {self._place} not trusted: {error.verify_message}; set tls.ca_file to the PEM "
-                "file of its authority"
-            )
-        if isinstance(error, TimeoutError):
-            return f"no connection to broker {self._place} in time"
-        return f"cannot connect to broker {self._place}: {getattr(error, 'strerror', None) or error}"
+        topic = self._states.retained.settle(packet_id)
+        if topic is not None and reason >= FAILURE:
+            telemetry.mqtt_state_refused(self._connection.place, topic, _reason_name(reason))
 
 
-class _ClosingSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails, where paho would leave it open."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
-
-
-def _level(name: str) -> str:
-    """A name as one level of a topic: separators, wildcards and control characters become ``_``."""
-    return "".join("_" if char in "/+#" or ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 else char for char in name)  # noqa: PLR2004
+def _reason_name(reason: int) -> str:
+    return str(ReasonCode(PacketTypes.PUBACK, identifier=reason))

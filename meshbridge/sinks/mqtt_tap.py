@@ -16,6 +16,7 @@ class Tap:
     def __init__(self, client: paho.Client) -> None:
         self._socket: Any = client.socket()
         self._for_paho = bytearray()
+        self.amid_packet = False  # a packet of this sink's has gone out in part: paho must wait
         client._sock = self  # type: ignore[assignment]  # noqa: SLF001 paho has no public place for it
 
     # What this sink calls.
@@ -23,6 +24,10 @@ class Tap:
     def read(self) -> bytes:
         data: bytes = self._socket.recv(_READ_BYTES)
         return data
+
+    def write(self, data: bytes | memoryview) -> int:
+        sent: int = self._socket.send(data)
+        return sent
 
     def has_buffered(self) -> bool:
         """Whether TLS has decrypted bytes that ``poll`` does not see."""
@@ -44,8 +49,9 @@ class Tap:
         return data
 
     def send(self, data: bytes | memoryview) -> int:
-        sent: int = self._socket.send(data)
-        return sent
+        if self.amid_packet:
+            raise BlockingIOError
+        return self.write(data)
 
     def fileno(self) -> int:
         number: int = self._socket.fileno()

@@ -152,8 +152,8 @@ def test_a_message_larger_than_the_broker_takes_is_refused_alone(tmp_path: Path)
     with Mosquitto(tmp_path / "small", "max_packet_size 4000\n") as broker, Subscriber(broker.port) as subscriber:
         sink = sink_for(broker.url)
         sink.connect(5)
-        big = make_event(3, data={"finished": False, "output": "x" * 5000, "position": 0})
-        with pytest.raises(Refused, match=r"broker 127.0.0.1:.* takes 4000") as caught:
+        big = make_event(3, "EXIT", data={"exit_code": 1, "last_error": "x" * 5000})
+        with pytest.raises(Refused, match=r"cannot be divided, and the limit is 3\d\d\d") as caught:
             sink.write(envelopes([make_event(1), make_event(2), big, make_event(4)]), 5)
         assert caught.value.acknowledged == 2
         sink.write(envelopes([make_event(4)]), 5)
@@ -179,7 +179,7 @@ def test_a_topic_that_may_not_be_written_is_tried_again_and_the_broker_names_why
 def test_keep_alive_is_served_while_idle(mosquitto: Mosquitto) -> None:
     sink = sink_for(mosquitto.url, keepalive=5)
     sink.connect(5)
-    client = sink._client
+    client = sink._connection.client
     assert client is not None
     client._last_msg_out -= 10  # as if nothing had been sent for long
     sink.idle()

@@ -1,0 +1,92 @@
+"""Discovery of apps by Home Assistant, which makes a device of each: https://www.home-assistant.io/integrations/mqtt/
+
+One message announces a device with all its entities (device discovery, since Home Assistant 2024.11); an empty one
+removes it. The entities read the app's state topic.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from meshbridge import __version__
+
+__all__ = ["BIRTH", "STATUS_TOPIC", "announcement", "topic"]
+
+_PREFIX = "homeassistant"  # Home Assistant's defaults
+STATUS_TOPIC = f"{_PREFIX}/status"
+BIRTH = b"online"
+
+
+def topic(daemon: str, app: str) -> str:
+    """Where the device of an app is announced."""
+    return f"{_PREFIX}/device/{_object_id(daemon, app)}/config"
+
+
+def _object_id(daemon: str, app: str) -> str:
+    """A name of letters, digits, ``_`` and ``-`` (all that Home Assistant takes), another one for every app."""
+    plain = re.sub(r"[^a-zA-Z0-9-]", "_", app)
+    if plain != app:
+        plain += "_" + hashlib.sha256(app.encode()).hexdigest()[:8]
+    return f"meshbridge_{daemon}_{plain}"
+
+
+def announcement(daemon: str, app: str, state_topic: str, availability: Sequence[str]) -> bytes:
+    """The device of an app: there while every topic of ``availability`` says so."""
+    identifier = _object_id(daemon, app)
+    return orjson.dumps(
+        {
+            "device": {
+                "identifiers": [identifier],
+                "name": f"{app} on {daemon}",
+                "manufacturer": "App Mesh",
+                "model": "application",
+            },
+            "origin": {"name": "meshbridge", "sw_version": __version__},
+            "availability": [{"topic": one} for one in availability],
+            "availability_mode": "all",
+            "state_topic": state_topic,
+            "qos": 1,
+            "components": {key: one | {"unique_id": f"{identifier}_{key}"} for key, one in _COMPONENTS.items()},
+        }
+    )
+
+
+# A template that gives None makes the value unknown.
+_COMPONENTS: dict[str, dict[str, Any]] = {
+    "state": {
+        "platform": "sensor",
+        "name": "State",
+        "device_class": "enum",
+        "options": ["running", "stopped", "disabled"],
+        "value_template": "{{ value_json.state }}",
+    },
+    "health": {
+        "platform": "binary_sensor",
+        "name": "Health",
+        "device_class": "problem",
+        "value_template": "{{ None if value_json.health is none else 'OFF' if value_json.health == 0 else 'ON' }}",
+    },
+    "last_exit": {
+        "platform": "sensor",
+        "name": "Last exit",
+        "device_class": "timestamp",
+        "value_template": "{{ None if value_json.exited_at is none else"
+        " (value_json.exited_at | as_datetime).isoformat() }}",
+    },
+    "exit_code": {
+        "platform": "sensor",
+        "name": "Last exit code",
+        "entity_category": "diagnostic",
+        "value_template": "{{ value_json.exit_code }}",
+    },
+    "starts": {
+        "platform": "sensor",
+        "name": "Starts",
+        "entity_category": "diagnostic",
+        "state_class": "total_increasing",
+        "value_template": "{{ value_json.starts }}",
+    },
+}
