@@ -164,13 +164,17 @@ class Mosquitto:
 
 
 class Subscriber:
-    """Receives everything under a topic filter, and comes back by itself when the broker was away."""
+    """Receives everything under a topic filter, and comes back by itself when the broker was away.
 
-    def __init__(self, port: int, topic: str = "#", *, client_id: str = "oracle") -> None:
+    What a bridge keeps retained beside its events is left out, unless ``retained`` asks for it.
+    """
+
+    def __init__(self, port: int, topic: str = "#", *, client_id: str = "oracle", retained: bool = False) -> None:
         self.messages: list[paho.MQTTMessage] = []
         self._arrived: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._port = port
         self._topic = topic
+        self._retained = retained
         self._subscribed = threading.Event()
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5
@@ -182,7 +186,8 @@ class Subscriber:
         self._client.on_message = self._take
 
     def _take(self, _client: Any, _userdata: Any, message: paho.MQTTMessage) -> None:
-        self.messages.append(message)
+        if self._retained or not message.topic.endswith(("/state", "/availability")):
+            self.messages.append(message)
 
     def wait_subscribed(self) -> None:
         assert self._subscribed.wait(DEADLINE_SECONDS), "no subscription"
