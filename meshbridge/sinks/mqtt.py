@@ -364,7 +364,7 @@ class MqttSink:
     def _settle_state(self, packet_id: int, reason: int) -> None:
         if self._states is None:
             return
-        topic = self._states.retained.settle(packet_id)
+        topic = self._states.retained.settle(packet_id, taken=reason < FAILURE)
         if topic is not None and reason >= FAILURE:
             telemetry.mqtt_state_refused(self._connection.place, topic, _reason_name(reason))
 

@@ -112,10 +112,13 @@ class Retained:
     def sent(self, packet_id: int, topic: str) -> None:
         self._in_flight[packet_id] = topic
 
-    def settle(self, packet_id: int) -> str | None:
+    def settle(self, packet_id: int, *, taken: bool) -> str | None:
         """The broker has answered; gives the topic."""
         topic = self._in_flight.pop(packet_id, None)
-        if topic is not None and topic not in self._wanted and topic not in self._due:
+        if topic is None or not taken or topic in self._wanted:
+            return topic
+        # Answers come in order, so this one was for the empty message unless that is still under way.
+        if topic not in self._due and topic not in self._in_flight.values():
             self._known.remove(topic)
         return topic
 

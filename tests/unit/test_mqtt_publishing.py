@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 from amqtt.adapters import BufferReader
@@ -12,7 +13,16 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from meshbridge.sinks.base import Refused
-from meshbridge.sinks.mqtt_publishing import Acknowledgements, Flight, packed_properties, publish, pubrel, varint
+from meshbridge.sinks.mqtt_publishing import (
+    FAILURE,
+    Acknowledgements,
+    Flight,
+    packed_properties,
+    publish,
+    pubrel,
+    varint,
+)
+from tests.support import make_event
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=40)
 
@@ -32,13 +42,23 @@ def test_another_implementation_reads_what_we_publish(topic: str, payload: bytes
         assert read.packet_id == packet_id
 
 
-@given(texts, st.dictionaries(texts, texts, max_size=4))
-def test_properties_are_encoded_as_pahos_own(content_type: str, user: dict[str, str]) -> None:
+@given(texts, st.dictionaries(texts, texts, max_size=4), st.none() | st.integers(1, 2**32 - 1))
+def test_properties_are_encoded_as_pahos_own(content_type: str, user: dict[str, str], expiry: int | None) -> None:
     expected = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     expected.ContentType = content_type
+    if expiry is not None:
+        expected.MessageExpiryInterval = expiry
     if user:
         expected.UserProperty = list(user.items())
-    assert packed_properties(content_type, user) == expected.pack()  # type: ignore[no-untyped-call]
+    ours, theirs = packed_properties(content_type, user, expiry), expected.pack()  # type: ignore[no-untyped-call]
+    # paho has an order of its own.
+    assert sorted(_properties(ours)) == sorted(_properties(theirs))
+
+
+def _properties(packed: bytes) -> list[tuple[int, Any]]:
+    read = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    read.unpack(packed)  # type: ignore[no-untyped-call]
+    return [(number, str(value)) for number, value in enumerate(sorted(vars(read).items(), key=str))]
 
 
 @pytest.mark.parametrize(
@@ -110,3 +130,39 @@ def test_nothing_behind_a_refused_one_counts() -> None:
     earlier.settle(11, 0)
     assert (earlier.acknowledged, earlier.end, earlier.refused) == (1, 1, refused)
     assert refused.acknowledged == 1
+
+
+@given(st.data())
+def test_an_event_is_acknowledged_with_its_last_part_and_only_behind_acknowledged_ones(data: st.DataObject) -> None:
+    """However many parts each event has, whatever the window, and in whichever order answers come."""
+    parts = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=8))  # of each event; 1: undivided
+    window = data.draw(st.integers(1, 6))
+    flight = Flight(len(parts))
+    part = (make_event(1), b"")
+    packet_ids = itertools.count(1000)
+    place_of: dict[int, int] = {}
+    answers: dict[int, list[int]] = {place: [] for place in range(len(parts))}
+    while flight.acknowledged < flight.end:
+        while flight.sent < flight.end and len(flight.packets) < window:
+            if flight.parts:
+                flight.parts.popleft()
+                packet_id, place = next(packet_ids), flight.sent
+                flight.begin_part(packet_id)
+            elif parts[flight.sent] > 1:
+                flight.divide([part] * parts[flight.sent])
+                continue
+            else:
+                packet_id, place = next(packet_ids), flight.sent
+                flight.begin(packet_id)
+            place_of[packet_id] = place
+        answered = data.draw(st.sampled_from(sorted(flight.packets)))
+        reason = data.draw(st.sampled_from([0, 0, 0, 0, 0, 0x10, 0x97]))
+        flight.settle(answered, reason)
+        answers[place_of[answered]].append(reason)
+        whole = [len(answers[n]) == parts[n] and max(answers[n]) < FAILURE for n in range(len(parts))]
+        refused = [n for n in range(len(parts)) if answers[n] and max(answers[n]) >= FAILURE]
+        front = next((n for n, one in enumerate(whole) if not one), len(parts))
+        end = min(refused, default=len(parts))
+        assert (flight.acknowledged, flight.end) == (min(front, end), end)
+        if end < len(parts):
+            assert flight.reasons[end] == 0x97
