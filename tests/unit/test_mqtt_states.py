@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,10 @@ from meshbridge.sinks.mqtt_homeassistant import announcement
 from meshbridge.sinks.mqtt_homeassistant import topic as discovery_topic
 from meshbridge.sinks.mqtt_retained import KnownTopics, Retained
 from meshbridge.sinks.mqtt_states import StateMessages, Topics, state_of
+from tests.unit.state_table import States
 
 TOPICS = Topics("meshbridge", "bridge-1")
 LISTED = AppState("web", status="enabled", health=0, running=True, pid=7, starts=2, started_at=5, registered_at=4)
-
-
-class States:
-    """An app-state table in memory."""
-
-    def __init__(self) -> None:
-        self.table: dict[tuple[str, str], str] = {}
-        self.up: dict[str, bool | None] = {"node-a": True}
-        self._changes: dict[tuple[str, str], str | None] = {}
-
-    def put(self, app: str, state: AppState | None) -> None:
-        place = ("node-a", app)
-        if state is None:
-            self.table.pop(place, None)
-            self._changes[place] = None
-        else:
-            self.table[place] = self._changes[place] = state.to_text()
-
-    def everything(self) -> Mapping[tuple[str, str], str]:
-        self._changes = {}
-        return dict(self.table)
-
-    def changes(self) -> Mapping[tuple[str, str], str | None]:
-        taken, self._changes = self._changes, {}
-        return taken
-
-    def daemons(self) -> Mapping[str, bool | None]:
-        return dict(self.up)
 
 
 class Broker:
