@@ -116,6 +116,9 @@ class Connection:
         host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
         try:
             client.connect(host, port, keepalive=int(self._options.keepalive))
+            if client.socket() is None:  # gone already, as when a client certificate is wanted
+                self._lost = self._lost or f"broker {self.place} closed the connection"
+                self._raise_if_lost()
             self._client = client
             self._tap = Tap(client)
             while self._connack is None:

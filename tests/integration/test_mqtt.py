@@ -1,18 +1,15 @@
 """The MQTT sink against a real mosquitto."""
 
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 
-from meshbridge.options import Format, Tls
-from meshbridge.sinks.base import NotConnected, Refused, Retry
+from meshbridge.options import Format
+from meshbridge.sinks.base import NotConnected, Retry
 from meshbridge.sinks.mqtt import MqttOptions, MqttSink
-from tests.support import Mosquitto, Subscriber, envelopes, free_port, make_event, program, wait_for
+from tests.support import Mosquitto, Subscriber, envelopes, free_port, make_event, wait_for
 
 pytestmark = pytest.mark.needs("mosquitto")
 
@@ -49,56 +46,6 @@ def test_binary_mode_carries_the_attributes_beside_the_data(mosquitto: Mosquitto
     assert properties["ContentType"] == "application/json"
     assert ("type", "io.appmesh.app.exit") in properties["UserProperty"]
     assert ("id", "node-a/1/7") in properties["UserProperty"]
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def secured(tmp_path: Path, authority: trustme.CA) -> Iterator[tuple[Mosquitto, dict[str, str]]]:
-    """A broker with TLS, websockets and a password; gives it with the URLs of its doors."""
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    passwords = tmp_path / "passwords"
-    tool = program("mosquitto_passwd")
-    assert tool is not None
-    subprocess.run([tool, "-b", "-c", str(passwords), "bridge", "hunter2"], check=True, capture_output=True)
-    passwords.chmod(0o644)
-    tmp_path.chmod(0o755)
-    tls, wss = free_port(), free_port()
-    files = f"certfile {tmp_path}/server.pem\nkeyfile {tmp_path}/server.pem\n"
-    extra = (
-        f"allow_anonymous false\npassword_file {passwords}\nuser root\n"
-        f"listener {tls} 127.0.0.1\n{files}listener {wss} 127.0.0.1\nprotocol websockets\n{files}"
-    )
-    with Mosquitto(tmp_path / "secured", extra) as broker:
-        yield broker, {"mqtts": f"mqtts://127.0.0.1:{tls}", "wss": f"wss://localhost:{wss}/mqtt", "mqtt": broker.url}
-
-
-@pytest.mark.parametrize("door", ["mqtt", "mqtts", "wss"])
-def test_tls_websockets_and_a_password(secured: tuple[Mosquitto, dict[str, str]], tmp_path: Path, door: str) -> None:
-    _, urls = secured
-    tls = Tls(ca_file=tmp_path / "ca.pem")
-    login = {"username": "bridge", "password": "hunter2"}
-    sink = sink_for(urls[door], tls=tls, **login)
-    sink.connect(5)
-    sink.write(envelopes([make_event(number) for number in range(1, 2001)]), 20)
-    sink.idle()
-    sink.close(2)
-    wrong = sink_for(urls[door], tls=tls, username="bridge", password="wrong")
-    with pytest.raises(NotConnected, match=r"refused the connection: Not authorized \(user 'bridge'\)") as caught:
-        wrong.connect(5)
-    assert "wrong" not in str(caught.value).replace("bridge", "")
-
-
-@pytest.mark.parametrize("door", ["mqtts", "wss"])
-def test_a_certificate_that_is_not_trusted_is_explained(secured: tuple[Mosquitto, dict[str, str]], door: str) -> None:
-    _, urls = secured
-    with pytest.raises(NotConnected, match=r"certificate of broker .* not trusted: .*set tls\.ca_file"):
-        sink_for(urls[door], username="bridge", password="hunter2").connect(5)
 
 
 def test_a_broker_that_is_not_there_is_named() -> None:
@@ -146,19 +93,6 @@ def test_a_broker_that_stands_still_ends_the_write_in_time_with_what_is_acknowle
     finally:
         mosquitto.send(signal.SIGCONT)
     sink.close(2)
-
-
-def test_a_message_larger_than_the_broker_takes_is_refused_alone(tmp_path: Path) -> None:
-    with Mosquitto(tmp_path / "small", "max_packet_size 4000\n") as broker, Subscriber(broker.port) as subscriber:
-        sink = sink_for(broker.url)
-        sink.connect(5)
-        big = make_event(3, "EXIT", data={"exit_code": 1, "last_error": "x" * 5000})
-        with pytest.raises(Refused, match=r"cannot be divided, and the limit is 3\d\d\d") as caught:
-            sink.write(envelopes([make_event(1), make_event(2), big, make_event(4)]), 5)
-        assert caught.value.acknowledged == 2
-        sink.write(envelopes([make_event(4)]), 5)
-        wait_for(lambda: len(subscriber.messages) == 3, "the others")
-        sink.close(2)
 
 
 def test_a_topic_that_may_not_be_written_is_tried_again_and_the_broker_names_why(tmp_path: Path) -> None:
