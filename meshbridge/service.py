@@ -17,19 +17,21 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from meshbridge import telemetry
 from meshbridge.config import Settings
-from meshbridge.delivery import Courier, StateFeed
+from meshbridge.delivery import AppFigures, Courier, StateFeed
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.link import Link
 from meshbridge.notify import Notifier
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.states import StateTeller
+from meshbridge.status import LinkStatus
 from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
 
 __all__ = ["Service"]
 
 _STOP_SECONDS = 9.5  # of the 10 that an operator is promised
 _PRUNE_SECONDS = 30
+_FIGURES_SECONDS = 60
 
 
 class Service:
@@ -45,13 +47,14 @@ class Service:
             settings.exporter,
             Sources(
                 daemons=lambda: [link.requests for link in self.links],
-                links=lambda: [link.status() for link in self.links],
+                links=self._link_statuses,
                 sinks=lambda: [courier.status() for courier in self.couriers],
                 journal=self.journal.status,
                 ready=self._not_ready,
             ),
         )
         self._state_directory = state_directory
+        self._figures = AppFigures(lambda: [link.requests for link in self.links])
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, daemon=True
         )
@@ -81,6 +84,7 @@ class Service:
         for link in self.links:
             link.start()
         self._scheduler.add_job(self.journal.prune, "interval", seconds=_PRUNE_SECONDS)
+        self._scheduler.add_job(self._figures.measure, "interval", seconds=_FIGURES_SECONDS)
         self._scheduler.start()
         self._started = True
         host, port = self.exporter.address
@@ -88,10 +92,13 @@ class Service:
             daemons=len(self.links), sinks=len(self.couriers), exporter=f"{host}:{port}", journal=str(self.journal.path)
         )
 
+    def _link_statuses(self) -> list[LinkStatus]:
+        return [link.status() for link in self.links]
+
     def _sink(self, name: str, options: Any) -> Sink:
         sink: Sink = options.build(name, self._state_directory)
         if isinstance(sink, StateTeller):
-            sink.tell_states(StateFeed(self.journal, lambda: [link.status() for link in self.links]))
+            sink.tell_states(StateFeed(self.journal, self._link_statuses, self._figures))
         return sink
 
     def stop(self) -> None:

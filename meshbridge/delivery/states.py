@@ -1,13 +1,60 @@
 """The states of apps, out of the journal, for a sink that tells them."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
+from meshbridge.appmesh.exceptions import AppMeshError
 from meshbridge.events import DAEMON_PLACE
 from meshbridge.journal import Journal
+from meshbridge.sinks.states import Figures
 from meshbridge.status import LinkState, LinkStatus
 
-__all__ = ["StateFeed"]
+__all__ = ["AppFigures", "StateFeed"]
+
+_LIST_SECONDS = 10.0
+
+
+class AppSource(Protocol):
+    """A daemon that can be asked for its apps."""
+
+    @property
+    def name(self) -> str: ...
+
+    def list_apps(self, timeout_seconds: float) -> list[Any]: ...
+
+
+class AppFigures:
+    """What apps use, for all sinks that ask for it. ``measure`` is housekeeping's, on a thread of its own."""
+
+    def __init__(self, sources: Callable[[], Iterable[AppSource]]) -> None:
+        self._sources = sources
+        self._wanted = False
+        self._latest: Mapping[tuple[str, str], Figures] = {}
+
+    def latest(self) -> Mapping[tuple[str, str], Figures]:
+        self._wanted = True
+        return self._latest
+
+    def measure(self) -> None:
+        """Asks every daemon, if anybody has asked for figures. One that gives no answer has none."""
+        if not self._wanted:
+            return
+        found: dict[tuple[str, str], Figures] = {}
+        for source in self._sources():
+            with contextlib.suppress(AppMeshError, ValueError):
+                for app in source.list_apps(_LIST_SECONDS):
+                    if isinstance(app, dict) and isinstance(app.get("name"), str):
+                        found[source.name, app["name"]] = _figures(app)
+        self._latest = found
+
+
+def _figures(app: Mapping[str, Any]) -> Figures:
+    """Of an element of the daemon's list, where an app without a process has neither key (PROTOCOL.md, 'App JSON')."""
+    at_rest = None if app.get("pid") else 0
+    memory, cpu = app.get("memory", at_rest), app.get("cpu", at_rest)
+    return Figures(memory if isinstance(memory, int) else None, float(cpu) if isinstance(cpu, int | float) else None)
 
 
 class StateFeed:
@@ -16,8 +63,9 @@ class StateFeed:
     Threads: the journal is told of changes by the links' threads; everything else is the courier's.
     """
 
-    def __init__(self, journal: Journal, links: Callable[[], Iterable[LinkStatus]]) -> None:
+    def __init__(self, journal: Journal, links: Callable[[], Iterable[LinkStatus]], figures: AppFigures) -> None:
         self._journal = journal
+        self.figures = figures.latest
         self._links = links
         self._lock = threading.Lock()  # guards _changes
         self._changes: dict[tuple[str, str], str | None] = {}

@@ -1,7 +1,7 @@
 """Discovery of apps by Home Assistant, which makes a device of each: https://www.home-assistant.io/integrations/mqtt/
 
 One message announces a device with all its entities (device discovery, since Home Assistant 2024.11); an empty one
-removes it. The entities read the app's state topic.
+removes it. The entities read the app's state topic; memory and CPU read the figures beside it, which come by a clock.
 """
 
 import hashlib
@@ -33,9 +33,10 @@ def _object_id(daemon: str, app: str) -> str:
     return f"meshbridge_{daemon}_{plain}"
 
 
-def announcement(daemon: str, app: str, state_topic: str, availability: Sequence[str]) -> bytes:
+def announcement(daemon: str, app: str, state_topic: str, figures_topic: str, availability: Sequence[str]) -> bytes:
     """The device of an app: there while every topic of ``availability`` says so."""
     identifier = _object_id(daemon, app)
+    components = _COMPONENTS | {key: one | {"state_topic": figures_topic} for key, one in _FIGURES.items()}
     return orjson.dumps(
         {
             "device": {
@@ -49,7 +50,7 @@ def announcement(daemon: str, app: str, state_topic: str, availability: Sequence
             "availability_mode": "all",
             "state_topic": state_topic,
             "qos": 1,
-            "components": {key: one | {"unique_id": f"{identifier}_{key}"} for key, one in _COMPONENTS.items()},
+            "components": {key: one | {"unique_id": f"{identifier}_{key}"} for key, one in components.items()},
         }
     )
 
@@ -88,5 +89,22 @@ _COMPONENTS: dict[str, dict[str, Any]] = {
         "entity_category": "diagnostic",
         "state_class": "total_increasing",
         "value_template": "{{ value_json.starts }}",
+    },
+}
+_FIGURES: dict[str, dict[str, Any]] = {
+    "memory": {
+        "platform": "sensor",
+        "name": "Memory",
+        "device_class": "data_size",
+        "unit_of_measurement": "B",
+        "state_class": "measurement",
+        "value_template": "{{ value_json.memory_bytes }}",
+    },
+    "cpu": {
+        "platform": "sensor",
+        "name": "CPU",
+        "unit_of_measurement": "%",
+        "state_class": "measurement",
+        "value_template": "{{ value_json.cpu_percent }}",
     },
 }

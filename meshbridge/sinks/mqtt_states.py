@@ -14,11 +14,12 @@ import orjson
 from meshbridge.sinks import mqtt_homeassistant as home_assistant
 from meshbridge.sinks.mqtt_publishing import topic_level
 from meshbridge.sinks.mqtt_retained import KnownTopics, Retained
-from meshbridge.sinks.states import AppStates
+from meshbridge.sinks.states import AppStates, Figures
 
 __all__ = ["OFFLINE", "ONLINE", "StateMessages", "Topics", "state_of"]
 
 ONLINE, OFFLINE = b"online", b"offline"
+_UNKNOWN = Figures(None, None)
 _FIELDS = (
     "status",
     "health",
@@ -59,6 +60,9 @@ class Topics:
     def state(self, daemon: str, app: str) -> str:
         return f"{self.prefix}/{topic_level(daemon)}/{topic_level(app)}/state"
 
+    def figures(self, daemon: str, app: str) -> str:
+        return f"{self.prefix}/{topic_level(daemon)}/{topic_level(app)}/figures"
+
 
 def state_of(daemon: str, app: str, text: str) -> dict[str, Any] | None:
     """What a state topic says, of a state as the journal keeps it; None where that is not to be read."""
@@ -88,11 +92,14 @@ class StateMessages:
         self._with_home_assistant = with_home_assistant
         self._daemons: Mapping[str, bool | None] = {}
         self._announcements: set[str] = set()  # the topics of Home Assistant's devices
+        self._figures: Mapping[tuple[str, str], Figures] = {}
         self.retained = Retained(known)
 
     def begin(self) -> None:
         """A new connection: everything is to be told."""
         self._announcements.clear()
+        if self._states is not None and self._with_home_assistant:
+            self._figures = self._states.figures()
         wanted: dict[str, bytes] = {}
         left_alone: list[str] = []
         if self._states is not None:
@@ -109,22 +116,34 @@ class StateMessages:
 
     def gather(self) -> None:
         """Takes in what has changed."""
-        if self._states is None:
+        states = self._states
+        if states is None:
             return
-        for (daemon, app), text in self._states.changes().items():
-            messages = {} if text is None else self._messages(daemon, app, text)
-            for topic in self._topics.state(daemon, app), home_assistant.topic(daemon, app):
-                if topic in messages:
-                    self.retained.put(topic, messages[topic])
-                else:
-                    self.retained.drop(topic)
-                    self._announcements.discard(topic)
-        daemons = self._states.daemons()
+        for (daemon, app), text in states.changes().items():
+            self._gather_app(daemon, app, {} if text is None else self._messages(daemon, app, text))
+        if self._with_home_assistant and (figures := states.figures()) is not self._figures:
+            self._figures = figures
+            for daemon, app in figures:
+                if home_assistant.topic(daemon, app) in self._announcements:
+                    self.retained.put(*self._figures_message(daemon, app))
+        daemons = states.daemons()
         if daemons != self._daemons:
+            self._daemons = daemons
             for daemon, up in daemons.items():
                 if up is not None:
                     self.retained.put(self._topics.daemon(daemon), ONLINE if up else OFFLINE)
-            self._daemons = daemons
+
+    def _gather_app(self, daemon: str, app: str, messages: Mapping[str, bytes]) -> None:
+        for topic in (
+            self._topics.state(daemon, app),
+            self._topics.figures(daemon, app),
+            home_assistant.topic(daemon, app),
+        ):
+            if topic in messages:
+                self.retained.put(topic, messages[topic])
+            else:
+                self.retained.drop(topic)
+                self._announcements.discard(topic)
 
     def hear(self, topic: str, payload: bytes) -> None:
         """A message of Home Assistant's: when it has come (back), every device is announced again."""
@@ -141,6 +160,12 @@ class StateMessages:
         if self._with_home_assistant and state["starts"] is not None and not state["one_off"]:
             topic = home_assistant.topic(daemon, app)
             availability = (self._topics.bridge, self._topics.daemon(daemon))
-            messages[topic] = home_assistant.announcement(daemon, app, state_topic, availability)
+            figures_topic, figures = self._figures_message(daemon, app)
+            messages[topic] = home_assistant.announcement(daemon, app, state_topic, figures_topic, availability)
+            messages[figures_topic] = figures
             self._announcements.add(topic)
         return messages
+
+    def _figures_message(self, daemon: str, app: str) -> tuple[str, bytes]:
+        figures = self._figures.get((daemon, app), _UNKNOWN)
+        return self._topics.figures(daemon, app), orjson.dumps(figures._asdict())

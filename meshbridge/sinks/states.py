@@ -1,9 +1,16 @@
 """What a sink may tell beside events: the present state of every app, and which daemons are there."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["AppStates", "StateTeller"]
+__all__ = ["AppStates", "Figures", "StateTeller"]
+
+
+class Figures(NamedTuple):
+    """What an app's process tree uses; None where the daemon doesn't say."""
+
+    memory_bytes: int | None
+    cpu_percent: float | None  # of one core
 
 
 class AppStates(Protocol):
@@ -20,6 +27,9 @@ class AppStates(Protocol):
 
         Costs nothing where nothing has changed.
         """
+
+    def figures(self) -> Mapping[tuple[str, str], "Figures"]:
+        """What apps use, measured about once a minute as long as this is asked; another object after each time."""
 
     def daemons(self) -> Mapping[str, bool | None]:
         """Whether each daemon is seen; None where that is not known, as in the first moments after a start."""

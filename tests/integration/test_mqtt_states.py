@@ -124,7 +124,8 @@ def test_an_app_that_went_while_no_bridge_ran_is_cleared(mosquitto: Mosquitto, t
     states.put("web", None)
     sink = teller(mosquitto, states, tmp_path / "topics", home_assistant=True)
     sink.connect(5)
-    assert {*retained(mosquitto)} == {BRIDGE, DAEMON, "meshbridge/node-a/db/state", discovery_topic("node-a", "db")}
+    db = {"meshbridge/node-a/db/state", "meshbridge/node-a/db/figures", discovery_topic("node-a", "db")}
+    assert {*retained(mosquitto)} == {BRIDGE, DAEMON} | db
     sink.close(2)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from meshbridge.link.app_state import AppState
+from meshbridge.sinks.states import Figures
 
 
 class States:
@@ -11,6 +12,7 @@ class States:
     def __init__(self) -> None:
         self.table: dict[tuple[str, str], str] = {}
         self.up: dict[str, bool | None] = {"node-a": True}
+        self.measured: dict[tuple[str, str], Figures] = {}
         self._changes: dict[tuple[str, str], str | None] = {}
 
     def put(self, app: str, state: AppState | None) -> None:
@@ -28,6 +30,9 @@ class States:
     def changes(self) -> Mapping[tuple[str, str], str | None]:
         taken, self._changes = self._changes, {}
         return taken
+
+    def figures(self) -> Mapping[tuple[str, str], Figures]:
+        return self.measured
 
     def daemons(self) -> Mapping[str, bool | None]:
         return dict(self.up)

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from meshbridge.appmesh.exceptions import AppMeshConnectionError
+from meshbridge.delivery import AppFigures
 from meshbridge.link.app_state import AppState
 from meshbridge.sinks.mqtt import MqttOptions
 from meshbridge.sinks.mqtt_homeassistant import announcement
 from meshbridge.sinks.mqtt_homeassistant import topic as discovery_topic
 from meshbridge.sinks.mqtt_retained import KnownTopics, Retained
 from meshbridge.sinks.mqtt_states import StateMessages, Topics, state_of
+from meshbridge.sinks.states import Figures
 from tests.unit.state_table import States
 
 TOPICS = Topics("meshbridge", "bridge-1")
@@ -163,7 +166,8 @@ def test_after_any_restarts_what_is_wanted_stands_retained_and_nothing_else(  # 
     messages.begin()  # as after a lost connection: what was sent and not acknowledged is sent again
     broker.take(messages.retained)
     present = {app for _, app in states.table}
-    wanted = {TOPICS.state("node-a", app) for app in present} | {discovery_topic("node-a", app) for app in present}
+    of_app = TOPICS.state, TOPICS.figures, discovery_topic
+    wanted = {topic("node-a", app) for topic in of_app for app in present}
     assert {*broker.retained} == wanted | {TOPICS.bridge, TOPICS.daemon("node-a")}
     for app in present:
         said = orjson.loads(broker.retained[TOPICS.state("node-a", app)])
@@ -244,7 +248,7 @@ def check_discovery(topic: str, payload: bytes) -> dict[str, Any]:
 
 
 def check_component(component: dict[str, Any]) -> None:
-    common = {"platform", "unique_id", "name", "value_template", "device_class", "entity_category"}
+    common = {"platform", "unique_id", "state_topic", "name", "value_template", "device_class", "entity_category"}
     own = {
         "sensor": {"state_class", "unit_of_measurement", "options", "suggested_display_precision"},
         "binary_sensor": {"payload_on", "payload_off"},
@@ -260,16 +264,19 @@ def check_component(component: dict[str, Any]) -> None:
     if device_class in {"enum", "timestamp"}:
         assert not {"state_class", "unit_of_measurement"} & {*component}
     assert ("options" in component) == (device_class == "enum")
+    assert device_class != "data_size" or component["unit_of_measurement"] in {"bit", "B", "kB", "MB", "KiB", "MiB"}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_an_app_of_any_name_is_announced_by_the_rules(app: str) -> None:
-    topic, state_topic = discovery_topic("node-a", app), TOPICS.state("node-a", app)
-    fields = check_discovery(topic, announcement("node-a", app, state_topic, [TOPICS.bridge, TOPICS.daemon("node-a")]))
+    state_topic, figures_topic = TOPICS.state("node-a", app), TOPICS.figures("node-a", app)
+    payload = announcement("node-a", app, state_topic, figures_topic, [TOPICS.bridge, TOPICS.daemon("node-a")])
+    fields = check_discovery(discovery_topic("node-a", app), payload)
     assert fields["state_topic"] == state_topic
     assert fields["availability_mode"] == "all"
     assert [one["topic"] for one in fields["availability"]] == [TOPICS.bridge, TOPICS.daemon("node-a")]
-    assert {"state", "health", "last_exit"} <= {*fields["components"]}
+    assert {"state", "health", "memory", "cpu", "last_exit"} <= {*fields["components"]}
+    assert fields["components"]["memory"]["state_topic"] == figures_topic
 
 
 def test_apps_with_like_names_are_devices_of_their_own() -> None:
@@ -290,6 +297,49 @@ def test_a_one_off_run_and_an_app_not_listed_yet_are_no_devices() -> None:
     messages.gather()
     broker.take(messages.retained)
     assert discovery_topic("node-a", "new") in broker.retained
+
+
+def test_figures_are_told_of_devices_when_they_were_measured() -> None:
+    states, broker = States(), Broker()
+    states.put("web", LISTED)
+    messages = StateMessages(states, TOPICS, KnownTopics(), with_home_assistant=True)
+    messages.begin()
+    broker.take(messages.retained)
+    topic = TOPICS.figures("node-a", "web")
+    assert orjson.loads(broker.retained[topic]) == {"memory_bytes": None, "cpu_percent": None}
+    states.measured = {("node-a", "web"): Figures(4096, 1.5), ("node-a", "unknown"): Figures(1, 1)}
+    messages.gather()
+    broker.take(messages.retained)
+    assert orjson.loads(broker.retained[topic]) == {"memory_bytes": 4096, "cpu_percent": 1.5}
+    assert TOPICS.figures("node-a", "unknown") not in broker.retained
+
+
+def test_figures_are_measured_only_where_somebody_asks() -> None:
+    class Daemon:
+        name = "node-a"
+        asked = 0
+
+        def list_apps(self, _timeout_seconds: float) -> list[dict[str, Any]]:
+            self.asked += 1
+            return [{"name": "web", "pid": 7, "memory": 4096, "cpu": 1}, {"name": "idle"}, {"name": "old", "pid": 8}]
+
+    class Down(Daemon):
+        name = "node-b"
+
+        def list_apps(self, _timeout_seconds: float) -> list[dict[str, Any]]:
+            raise AppMeshConnectionError("down")
+
+    daemon = Daemon()
+    figures = AppFigures(lambda: [Down(), daemon])
+    figures.measure()
+    assert daemon.asked == 0
+    assert figures.latest() == {}
+    figures.measure()
+    assert figures.latest() == {
+        ("node-a", "web"): Figures(4096, 1.0),
+        ("node-a", "idle"): Figures(0, 0.0),
+        ("node-a", "old"): Figures(None, None),
+    }
 
 
 def test_devices_are_announced_again_when_home_assistant_has_come() -> None:
