@@ -2,9 +2,11 @@
 
 import itertools
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import orjson
 import pytest
 from hypothesis import given
@@ -277,6 +279,38 @@ def test_an_app_of_any_name_is_announced_by_the_rules(app: str) -> None:
     assert [one["topic"] for one in fields["availability"]] == [TOPICS.bridge, TOPICS.daemon("node-a")]
     assert {"state", "health", "memory", "cpu", "last_exit"} <= {*fields["components"]}
     assert fields["components"]["memory"]["state_topic"] == figures_topic
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (
+            AppState("web", health=0, running=True, starts=2, exited_at=1795515820, exit_code=3),
+            {
+                "state": "running",
+                "health": "OFF",
+                "last_exit": "2026-11-24T10:23:40+00:00",
+                "exit_code": "3",
+                "starts": "2",
+                "memory": "4096",
+                "cpu": "1.5",
+            },
+        ),
+        (
+            AppState("web", health=1, status="disabled"),
+            {"state": "disabled", "health": "ON", "last_exit": "None", "exit_code": "None", "starts": "None"},
+        ),
+        (AppState("web"), {"state": "stopped", "health": "None"}),
+    ],
+)
+def test_the_templates_give_what_home_assistant_shows(state: AppState, shown: dict[str, str]) -> None:
+    """``None`` makes a value unknown; ``as_datetime`` is Home Assistant's own filter."""
+    environment = jinja2.Environment(autoescape=True)
+    environment.filters["as_datetime"] = lambda seconds: datetime.fromtimestamp(seconds, UTC)
+    said = (state_of("node-a", "web", state.to_text()) or {}) | Figures(4096, 1.5)._asdict()
+    components = orjson.loads(announcement("node-a", "web", "s", "f", ["a"]))["components"]
+    for key, value in shown.items():
+        assert environment.from_string(components[key]["value_template"]).render(value_json=said) == value, key
 
 
 def test_apps_with_like_names_are_devices_of_their_own() -> None:
