@@ -71,7 +71,7 @@ class Event:
     those carry the rest of their id in ``key``. ``timestamp`` is the daemon's, in unix seconds; ``received_at`` is
     this host's clock when the event came in. ``body`` is the daemon's JSON as it came, subscription_id and all.
     ``span`` is where the bytes of a live STDOUT stand in the output, from and to; to None where bytes were replaced. It
-    is for the link alone, and not kept.
+    is for the link alone, and not kept. ``replayed``: of a pass over kept events; the sink may have had it before.
     """
 
     daemon: str
@@ -86,6 +86,7 @@ class Event:
     received_at: float = 0.0
     key: str = ""
     span: tuple[int, int | None] | None = field(default=None, compare=False)
+    replayed: bool = False
 
     @property
     def id(self) -> str:
@@ -218,6 +219,8 @@ def cloudevent_attributes(event: Event) -> dict[str, str]:
         attributes["processuuid"] = event.process_uuid
     if event.reconciled:
         attributes["reconciled"] = "true"
+    if event.replayed:
+        attributes["replayed"] = "true"
     return attributes
 
 
@@ -241,6 +244,8 @@ def cloudevent(event: Event) -> bytes:
         parts += (b',"processuuid":', orjson.dumps(event.process_uuid))
     if event.reconciled:
         parts.append(b',"reconciled":true')
+    if event.replayed:
+        parts.append(b',"replayed":true')
     parts += (b',"data":', event.data, b"}")
     return b"".join(parts)
 

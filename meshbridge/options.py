@@ -18,13 +18,16 @@ __all__ = [
     "Duration",
     "Format",
     "Options",
+    "Reshape",
     "Retry",
     "Secret",
     "SecretFiles",
+    "Selection",
     "Size",
     "TextList",
     "Tls",
     "When",
+    "matches",
     "parse_duration",
     "parse_size",
 ]
@@ -217,7 +220,15 @@ def split_list(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-TextList = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+def _texts(value: Any) -> Any:
+    """As :func:`split_list`; numbers, which YAML makes of what looks like one, are texts again."""
+    value = [value] if isinstance(value, int) and not isinstance(value, bool) else split_list(value)
+    if not isinstance(value, list | tuple):
+        return value
+    return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+
+
+TextList = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 """Several strings; in the environment also separated by commas."""
 
 
@@ -242,16 +253,70 @@ class When(Options):
     events: EventNames = Field(default=(), description="event names, in either case; empty: all")
     apps: TextList = Field(default=(), description="shell patterns of app names; empty: all")
     not_apps: TextList = Field(default=(), description="shell patterns of app names to leave out")
+    owners: TextList = Field(default=(), description="shell patterns of the users who own the app; empty: all")
+    exit_codes: TextList = Field(
+        default=(),
+        description="of EXIT events, only these codes: 0, 1-255, !0; empty: all",
+    )
+    labels: dict[str, str] = Field(
+        default={}, description="labels of the daemon, each with a shell pattern that its value must match"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         _known_event_names(self.events)
+        for text in self.exit_codes:
+            if not _EXIT_CODES.fullmatch(text):
+                raise ValueError(f"not an exit code: {text!r} (use 0, 1-255 or !0)")
         return self
 
     def wants(self, event: str, app: str) -> bool:
-        """Whether an event with this lower-case name, of this app, is wanted."""
+        """Whether an event with this lower-case name, of this app, is wanted, as far as names tell."""
+        return self.refusal(event, app) is None
+
+    def refusal(self, event: str, app: str) -> str | None:
+        """Which rule leaves such an event out; None where none does."""
         if self.events and event not in self.events:
-            return False
-        if self.apps and not any(fnmatchcase(app, pattern) for pattern in self.apps):
-            return False
-        return not any(fnmatchcase(app, pattern) for pattern in self.not_apps)
+            return f"when.events: {event} is not in it"
+        if self.apps and not matches(app, self.apps):
+            return f"when.apps: no pattern matches {app}"
+        if matches(app, self.not_apps):
+            return f"when.not_apps: a pattern matches {app}"
+        return None
+
+    def wants_exit(self, code: int) -> bool:
+        """Whether an EXIT with this code is wanted."""
+        return not self.exit_codes or any(_covers(text, code) for text in self.exit_codes)
+
+
+def matches(text: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the shell patterns fits."""
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+_EXIT_CODES = re.compile(r"(!?)(-?\d+)(?:-(\d+))?")
+
+
+def _covers(text: str, code: int) -> bool:
+    match = _EXIT_CODES.fullmatch(text)
+    assert match is not None
+    low = int(match[2])
+    return (low <= code <= int(match[3] or low)) != bool(match[1])
+
+
+class Reshape(Options):
+    """How the ``data`` of an event is changed on its way to a sink."""
+
+    drop: TextList = Field(default=(), description="fields to leave out; a.b is b inside a")
+    add: dict[str, Any] = Field(default={}, description="fields to set, with their values")
+
+
+class Selection(Options):
+    """What of all events a sink gets, and in what shape."""
+
+    when: When = Field(default=When(), description="which events this sink gets")
+    reshape: Reshape | None = Field(default=None, description="fields of an event's data to drop or to add")
+    sample: float = Field(default=1.0, ge=0, le=1, description="share of STDOUT events that this sink gets")
+    rate_limit: float | None = Field(
+        default=None, gt=0, description="STDOUT events a second of each app; what is above is left out; null: all"
+    )

@@ -10,9 +10,11 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
+import orjson
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from meshbridge import telemetry
@@ -22,7 +24,9 @@ from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.link import Link
 from meshbridge.notify import Notifier
+from meshbridge.routing import Route
 from meshbridge.sinks.base import Sink
+from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.states import StateTeller
 from meshbridge.status import LinkStatus
 from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
@@ -71,7 +75,13 @@ class Service:
         self.journal.open()
         try:
             self.couriers = [
-                Courier(name, self._sink(name, options), self.journal, options)
+                Courier(
+                    name,
+                    self._sink(name, options),
+                    self.journal,
+                    options,
+                    new_route=partial(self._route, options),
+                )
                 for name, options in self._settings.sinks.items()
             ]
             self.exporter.start()
@@ -100,6 +110,14 @@ class Service:
         if isinstance(sink, StateTeller):
             sink.tell_states(StateFeed(self.journal, self._link_statuses, self._figures))
         return sink
+
+    def _route(self, options: SinkOptions) -> Route:
+        labels = {name: daemon.labels for name, daemon in self._settings.daemons.items()}
+        return Route(options, owner=self._owner, labels=labels)
+
+    def _owner(self, daemon: str, app: str) -> str | None:
+        state = self.journal.app_state(daemon, app)
+        return None if state is None else orjson.loads(state).get("owner")
 
     def stop(self) -> None:
         """Stops every part, within ten seconds whatever the far ends do."""

@@ -6,7 +6,16 @@ Times are unix seconds of the wall clock; None where there is nothing to say.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["JournalStatus", "LinkState", "LinkStatus", "SinkState", "SinkStatus"]
+__all__ = [
+    "BreakerState",
+    "JournalStatus",
+    "LinkState",
+    "LinkStatus",
+    "PassState",
+    "ReplayStatus",
+    "SinkState",
+    "SinkStatus",
+]
 
 
 class LinkState(StrEnum):
@@ -27,7 +36,25 @@ class SinkState(StrEnum):
     CONNECTING = "connecting"
     UP = "up"
     WAITING = "waiting"  # between attempts
+    PAUSED = "paused"  # by an operator
     GONE = "gone"  # the far end wants no more
+
+
+class BreakerState(StrEnum):
+    """Whether a sink's far end is trusted to answer."""
+
+    CLOSED = "closed"
+    OPEN = "open"  # it has failed again and again: nothing is offered until the wait is over
+    HALF_OPEN = "half-open"  # one trial is under way
+
+
+class PassState(StrEnum):
+    """Where a replay stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +92,25 @@ class SinkStatus:
     dead_letters: int = 0
     last_error: str | None = None
     last_error_at: float | None = None
+    breaker: BreakerState = BreakerState.CLOSED
 
     @property
     def up(self) -> bool:
         """Whether the far end took what was last offered."""
         return self.state is SinkState.UP
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStatus:
+    """One replay: a pass over kept events beside a sink's cursor."""
+
+    id: str
+    sink: str
+    state: PassState = PassState.WAITING
+    total: int = 0  # offsets to go over
+    looked_at: int = 0  # of them
+    sent: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

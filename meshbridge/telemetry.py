@@ -76,6 +76,8 @@ _reload_success = Gauge(
     registry=REGISTRY,
 )  # fmt: skip
 
+_TOLD_LETTERS = 5  # dead letters in a row that the log has each of
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("meshbridge")
 
 
@@ -283,6 +285,30 @@ def mqtt_state_refused(broker: str, topic: str, reason: str) -> None:
     log.warning("broker does not take a state topic", broker=broker, topic=topic, reason=reason)
 
 
+def sink_paused(sink: str) -> None:
+    log.info("sink paused", sink=sink)
+
+
+def sink_resumed(sink: str) -> None:
+    log.info("sink resumed", sink=sink)
+
+
+def breaker_opened(sink: str, failures: int, error: str) -> None:
+    log.error("sink given a rest: one trial after each wait from here on", sink=sink, failures=failures, error=error)
+
+
+def breaker_closed(sink: str) -> None:
+    log.info("sink trusted again", sink=sink)
+
+
+def replay_started(sink: str, replay: str, events: int) -> None:
+    log.info("replay started", sink=sink, replay=replay, events_at_most=events)
+
+
+def replay_ended(sink: str, replay: str, how: str, sent: int, refused: int) -> None:
+    log.info("replay ended", sink=sink, replay=replay, how=how, sent=sent, refused=refused)
+
+
 def sink_gone(sink: str, error: str) -> None:
     log.error("sink turned off: the far end wants no more", sink=sink, error=error)
 
@@ -292,9 +318,17 @@ def sink_bug(sink: str) -> None:
     log.error("sink raised an unexpected error: please report it", sink=sink, exc_info=True)  # noqa: LOG014 called while it is handled
 
 
-def dead_letter(sink: str, event_id: str, error: str) -> None:
+def dead_letter(sink: str, event_id: str, error: str, number: int) -> None:
+    """``number``: in a row. A far end that refuses everything must not fill the log as well."""
     _dropped.labels(sink, "dead_letter").inc()
-    log.error("event refused by the sink: kept as a dead letter", sink=sink, event_id=event_id, error=error)
+    if number <= _TOLD_LETTERS or number % 1000 == 0:
+        log.error(
+            "event refused by the sink: kept as a dead letter",
+            sink=sink,
+            event_id=event_id,
+            error=error,
+            **({"in_a_row": number} if number > 1 else {}),
+        )
 
 
 def events_delivered(sink: str, count: int) -> None:

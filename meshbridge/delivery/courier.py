@@ -1,8 +1,8 @@
 """Drives one sink: reads the journal from the sink's cursor, offers batches, and acts on how each write ends.
 
 The contract, with the table of endings, is in :mod:`meshbridge.sinks.base`. A sink's cursor moves only over events
-that are acknowledged, left out by ``when``, or kept as dead letters; so whatever happens, the next offer begins with
-the first event that is none of these.
+that are acknowledged, left out by a rule, or kept as dead letters; so whatever happens, the next offer begins with
+the first event that is none of these. Replays and dead letters to be offered again take turns with what is new.
 """
 
 import random
@@ -11,33 +11,40 @@ import time
 from collections.abc import Callable
 
 from meshbridge import telemetry
-from meshbridge.events import Envelope
-from meshbridge.journal import Journal
+from meshbridge.delivery.breaker import Breaker
+from meshbridge.delivery.work import LettersWork, LiveWork, ReplayWork, Work
+from meshbridge.journal import Journal, steady_now
+from meshbridge.options import When
 from meshbridge.routing import Route
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
-from meshbridge.status import SinkState, SinkStatus
+from meshbridge.status import BreakerState, ReplayStatus, SinkState, SinkStatus
 
 __all__ = ["Courier"]
 
+# A stop must be through within 10 s (DESIGN.md), whatever the far end does: one write and one close fit in.
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
+_REMEMBERED_REPLAYS = 20  # that have ended, to be asked about
 
+_STOPPED, _CONNECTING, _UP, _WAITING, _PAUSED, _GONE = (
+    SinkState.STOPPED, SinkState.CONNECTING, SinkState.UP, SinkState.WAITING, SinkState.PAUSED, SinkState.GONE,
+)  # fmt: skip
 _MOVES: dict[SinkState, frozenset[SinkState]] = {
-    SinkState.STOPPED: frozenset({SinkState.CONNECTING}),
-    SinkState.CONNECTING: frozenset({SinkState.UP, SinkState.WAITING, SinkState.GONE, SinkState.STOPPED}),
-    SinkState.UP: frozenset({SinkState.WAITING, SinkState.GONE, SinkState.STOPPED}),
-    SinkState.WAITING: frozenset({SinkState.WAITING, SinkState.CONNECTING, SinkState.UP, SinkState.STOPPED}),
-    SinkState.GONE: frozenset({SinkState.STOPPED}),
+    _STOPPED: frozenset({_CONNECTING}),
+    _CONNECTING: frozenset({_CONNECTING, _UP, _WAITING, _PAUSED, _GONE, _STOPPED}),
+    _UP: frozenset({_UP, _WAITING, _PAUSED, _GONE, _STOPPED}),
+    _WAITING: frozenset({_WAITING, _CONNECTING, _UP, _PAUSED, _GONE, _STOPPED}),
+    _PAUSED: frozenset({_CONNECTING, _UP, _STOPPED}),
+    _GONE: frozenset({_CONNECTING, _STOPPED}),
 }
 
 
 class Courier:
     """See the module's text.
 
-    Threads: one, ``courier-<name>``, makes every call to the sink. ``start``, ``stop`` and ``status`` may be called
-    by any other.
+    Threads: one, ``courier-<name>``, makes every call to the sink. All methods are for other threads.
     """
 
     def __init__(
@@ -47,42 +54,55 @@ class Courier:
         journal: Journal,
         options: SinkOptions,
         *,
+        new_route: Callable[[], Route] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
         self._sink = sink
         self._journal = journal
         self._options = options
-        self._route = Route(options.when)
+        self._new_route = new_route or (lambda: Route(options))  # each pass has its own: they remember
         self._chance = chance
         self._delivery_seconds = telemetry.delivery_observer(name)
         self._stop = threading.Event()
+        self._nudge = threading.Event()  # whoever waits between attempts, paused or gone is to look again
+        self._paused = False
+        self._revived = False  # by an operator, after the far end wanted no more
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # guards _replays
+        self._replays: list[ReplayWork] = []
+        self._replay_count = 0
         # Written by the courier's thread alone, read by any.
         self._state = SinkState.STOPPED
+        self._breaker = Breaker()
         self._delivered = 0
         self._failed = 0
         self._last_error: str | None = None
         self._last_error_at: float | None = None
         # The courier's thread's own.
-        self._cursor = 0
-        self._batch: list[Envelope] = []  # offered and not yet all acknowledged
-        self._batch_end = 0  # where the cursor goes once it is
-        self._offer = 0  # how many of it go into one write: fewer once something was refused
+        self._live: LiveWork
+        self._letters = LettersWork(name, journal, options.batch.max_events)
+        self._work: Work | None = None  # whose batch is under way
+        self._beside_next = False  # the next turn is a replay's or a dead letter's
         self._connected = False
-        self._attempts = 0  # failed ones in a row
+        self._letters_in_a_row = 0
+
+    # --- any thread ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begins to deliver from the sink's cursor."""
         telemetry.declare_sink(self.name)
-        self._cursor = self._journal.cursor(self.name, from_start=self._options.start == "start")
+        cursor = self._journal.cursor(self.name, from_start=self._options.start == "start")
+        self._live = LiveWork(
+            self.name, self._journal, self._new_route(), self._options.batch, cursor=cursor, hurry=self._stop.is_set
+        )
         self._thread = threading.Thread(target=self._run, name=f"courier-{self.name}", daemon=True)
         self._thread.start()
 
     def request_stop(self) -> None:
         """Asks the courier to end after the write at hand; :meth:`stop` waits for it."""
         self._stop.set()
-        self._journal.wake()
+        self._look_again()
 
     def stop(self, timeout_seconds: float) -> bool:
         """Ends after the write at hand; False when that takes longer than ``timeout_seconds``."""
@@ -91,6 +111,59 @@ class Courier:
             return True
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
+
+    def pause(self) -> None:
+        """Offers nothing more after the write at hand, until :meth:`resume` or the next start."""
+        self._paused = True
+        self._look_again()
+
+    def resume(self) -> None:
+        """Ends a pause, or a wait between attempts; or takes up a sink again whose far end wanted no more."""
+        self._paused = False
+        self._revived = True
+        self._look_again()
+
+    def replay(
+        self, *, since: float | None = None, until: float | None = None, when: When | None = None
+    ) -> ReplayStatus:
+        """Begins a pass over kept events beside the cursor; ``since`` and ``until`` are unix seconds."""
+        with self._lock:
+            self._replay_count += 1
+            work = ReplayWork(
+                f"{self.name}-{self._replay_count}",
+                self.name,
+                self._journal,
+                self._new_route(),
+                when=when or When(),
+                since=since,
+                until=until,
+                max_events=self._options.batch.max_events,
+            )
+            ended = [one for one in self._replays if one.ended]
+            for one in ended[:-_REMEMBERED_REPLAYS]:
+                self._replays.remove(one)
+            self._replays.append(work)
+        self._look_again()
+        return work.status()
+
+    def replays(self) -> list[ReplayStatus]:
+        """Those under way, and the last that have ended."""
+        with self._lock:
+            return [work.status() for work in self._replays]
+
+    def cancel_replay(self, replay: str) -> bool:
+        """Ends a replay after the batch at hand; False where there is none under way of that id."""
+        with self._lock:
+            found = [work for work in self._replays if work.id == replay and not work.ended]
+        for work in found:
+            work.cancel()
+        self._look_again()
+        return bool(found)
+
+    def retry_letters(self) -> None:
+        """Dead letters of this sink have been marked to be offered again."""
+        self._letters.look_again()
+        self._look_again()
 
     def status(self) -> SinkStatus:
         lag_events, lag_seconds = self._journal.lag(self.name)
@@ -104,22 +177,24 @@ class Courier:
             dead_letters=self._journal.dead_letters(self.name),
             last_error=self._last_error,
             last_error_at=self._last_error_at,
+            breaker=self._breaker.state,
         )
+
+    def _look_again(self) -> None:
+        self._nudge.set()
+        self._journal.wake()
 
     # --- the courier's thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._move(SinkState.CONNECTING)
+        self._move(_CONNECTING)
         try:
             while not self._stop.is_set():
                 try:
                     self._turn()
                 except Gone as gone:
                     self._settle(gone.acknowledged)
-                    self._note(gone)
-                    telemetry.sink_gone(self.name, str(gone))
-                    self._move(SinkState.GONE)
-                    self._stop.wait()
+                    self._end(gone)
                 except Refused as refused:
                     self._settle(refused.acknowledged)
                     self._note(refused)
@@ -135,112 +210,159 @@ class Courier:
                     self._fail(SinkError(f"unexpected {bug!r}", reason="bug"))
         finally:
             self._close()
-            self._move(SinkState.STOPPED)
+            self._move(_STOPPED)
 
     def _turn(self) -> None:
-        """Connects, or offers a batch, or idles."""
+        """Rests while paused; connects, offers a batch, or idles."""
+        if self._paused:
+            self._rest()
+            return
         if not self._connected:
+            self._move(_CONNECTING)
             self._sink.connect(_CONNECT_SECONDS)
             self._connected = True
             telemetry.sink_connected(self.name)
-            if not self._batch:  # else the write that failed must go through first: the wait between tries is to grow
+            if self._work is None:  # else the write that failed must go through first: until then waits grow
                 self._up()
-        if not self._batch and not self._next_batch():
+        work = self._work = self._work or self._next_work()
+        if work is None:
             self._sink.idle()
-            self._journal.wait(self._cursor, _IDLE_SECONDS)
+            self._up()
+            self._journal.wait(self._live.cursor, _IDLE_SECONDS)
             return
-        if self._batch:
-            offered = self._batch[: self._offer]
+        if work.batch:
+            offered = work.offered
             self._sink.write(offered, self._options.write_seconds)
+            self._letters_in_a_row = 0
             self._settle(len(offered))
             self._up()
+        if not work.batch:
+            self._work = None
 
-    def _next_batch(self) -> bool:
-        """Reads the journal; False when there is nothing behind the cursor."""
-        limits = self._options.batch
-        envelopes = self._journal.read(self._cursor, limits.max_events)
-        if envelopes and limits.max_wait and len(envelopes) < limits.max_events:
-            envelopes = self._fill(envelopes[0], limits.max_events, limits.max_wait)
-        if not envelopes:
-            return False
-        wanted = [envelope for envelope in envelopes if self._route.wants(envelope.event)]
-        if len(wanted) < len(envelopes):
-            telemetry.events_filtered(self.name, len(envelopes) - len(wanted))
-        self._batch, self._batch_end, self._offer = wanted, envelopes[-1].offset, len(wanted)
-        if not wanted:
-            self._advance(self._batch_end)
-        return True
+    def _next_work(self) -> Work | None:
+        """Whose turn it is and who has something: new events, and beside them one batch at a time of all else."""
+        self._nudge.clear()
+        beside = self._beside()
+        self._beside_next = not self._beside_next and bool(beside)
+        candidates: list[Work] = [*beside, self._live] if self._beside_next else [self._live, *beside]
+        return next((work for work in candidates if work.refill()), None)
 
-    def _fill(self, first: Envelope, max_events: int, max_wait: float) -> list[Envelope]:
-        """Waits for more events until the batch is full or its first event has waited long enough."""
-        deadline = time.monotonic() + max_wait
-        while True:
-            envelopes = self._journal.read(first.offset - 1, max_events)
-            left = deadline - time.monotonic()
-            if len(envelopes) >= max_events or left <= 0 or self._stop.is_set() or not envelopes:
-                return envelopes
-            self._journal.wait(envelopes[-1].offset, left)
+    def _beside(self) -> list[Work]:
+        with self._lock:
+            return [self._letters, *(work for work in self._replays if not work.ended)]
+
+    def _rest(self) -> None:
+        """Keeps the connection while paused."""
+        if self._state is not _PAUSED:
+            self._move(_PAUSED)
+            telemetry.sink_paused(self.name)
+        if self._connected:
+            try:
+                self._sink.idle()
+            except SinkError as error:
+                self._connected = False
+                self._note(error)
+        self._wait(_IDLE_SECONDS)
+        if not self._paused:
+            telemetry.sink_resumed(self.name)
+            self._move(_UP if self._connected else _CONNECTING)
+
+    def _wait(self, seconds: float) -> None:
+        """Until a stop, a pause, a resume, or the time is over."""
+        if not self._stop.is_set():
+            self._nudge.wait(seconds)
+        self._nudge.clear()
 
     def _settle(self, acknowledged: int) -> None:
-        """The first ``acknowledged`` events of the batch are at the far end: the cursor moves past them."""
-        if acknowledged <= 0:
+        """The first ``acknowledged`` events of the batch are at the far end."""
+        work = self._work
+        if acknowledged <= 0 or work is None:
             return
         now = time.time()
-        for envelope in self._batch[:acknowledged]:
-            self._delivery_seconds.observe(max(0.0, now - envelope.event.received_at))
+        if work is self._live:
+            for envelope in work.batch[:acknowledged]:
+                self._delivery_seconds.observe(max(0.0, now - envelope.event.received_at))
         self._delivered += acknowledged
         telemetry.events_delivered(self.name, acknowledged)
-        self._drop_front(acknowledged)
-
-    def _drop_front(self, count: int) -> None:
-        last = self._batch[count - 1].offset
-        del self._batch[:count]
-        self._offer = self._offer - count if self._offer > count else len(self._batch)
-        self._advance(last if self._batch else self._batch_end)
-
-    def _advance(self, offset: int) -> None:
-        self._cursor = offset
-        self._journal.commit(self.name, offset)
+        work.settle(acknowledged)
+        if not work.batch:
+            self._work = None
 
     def _refuse(self, refused: Refused) -> None:
-        """One alone is kept as a dead letter; of several, half are offered again until the culprit is alone."""
+        work = self._work
         self._failed += 1
-        if self._offer > 1 and len(self._batch) > 1:
-            self._offer = max(1, self._offer // 2)
+        self._up()  # it answers
+        if work is None or not work.batch:
             return
-        envelope = self._batch[0]
-        self._journal.add_dead_letter(self.name, envelope, refused.reason, str(refused))
-        telemetry.dead_letter(self.name, envelope.event.id, str(refused))
-        self._drop_front(1)
+        event_id = work.batch[0].event.id
+        if work.refuse(refused) and work is self._live:
+            self._tell_letter(event_id, str(refused))
+        if not work.batch:
+            self._work = None
+
+    def _tell_letter(self, event_id: str, error: str) -> None:
+        self._letters_in_a_row += 1
+        telemetry.dead_letter(self.name, event_id, error, self._letters_in_a_row)
 
     def _fail(self, error: SinkError) -> None:
         """Counts and tells, gives up on what is too old, and waits before the next attempt."""
-        self._attempts += 1
         self._failed += 1
         self._note(error)
+        if self._breaker.failed():
+            telemetry.breaker_opened(self.name, self._breaker.failures, str(error))
+        if self._connected and self._breaker.state is BreakerState.OPEN:
+            self._close()
+            self._connected = False
+        attempts = self._breaker.failures
         wish = error.after_seconds if isinstance(error, Retry) else None
-        seconds = self._options.retry.delay(self._attempts, self._chance()) if wish is None else wish
-        telemetry.sink_failed(self.name, error.reason, str(error), first=self._attempts == 1, retry_seconds=seconds)
+        seconds = self._options.retry.delay(attempts, self._chance()) if wish is None else wish
+        telemetry.sink_failed(self.name, error.reason, str(error), first=attempts == 1, retry_seconds=seconds)
         self._give_up_on_old(error)
-        self._move(SinkState.WAITING)
-        self._stop.wait(seconds)
-        if not self._connected and not self._stop.is_set():
-            self._move(SinkState.CONNECTING)
+        self._move(_WAITING)
+        self._wait_between_attempts(seconds)
+        self._breaker.try_again()
+
+    def _wait_between_attempts(self, seconds: float) -> None:
+        """Not cut short by a replay that begins meanwhile, or the like."""
+        deadline = time.monotonic() + seconds
+        self._revived = False
+        while not (self._stop.is_set() or self._paused or self._revived):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._wait(left)
 
     def _give_up_on_old(self, error: SinkError) -> None:
-        age = self._options.retry.give_up_after
-        while age is not None and self._batch and time.time() - self._batch[0].event.received_at > age:
-            envelope = self._batch[0]
-            self._journal.add_dead_letter(self.name, envelope, "gave_up", str(error))
-            telemetry.dead_letter(self.name, envelope.event.id, f"older than {age:g} s: {error}")
-            self._drop_front(1)
+        age, work = self._options.retry.give_up_after, self._work
+        while age is not None and work is self._live and work.batch:
+            event = work.batch[0].event
+            if steady_now() - event.received_at <= age:
+                return
+            work.bury("gave_up", str(error))
+            self._tell_letter(event.id, f"older than {age:g} s: {error}")
+        if work is not None and not work.batch:
+            self._work = None
+
+    def _end(self, gone: Gone) -> None:
+        """The far end wants no more: nothing is offered until an operator resumes the sink."""
+        self._note(gone)
+        telemetry.sink_gone(self.name, str(gone))
+        self._close()
+        self._move(_GONE)
+        self._revived = False
+        while not (self._stop.is_set() or self._revived):
+            self._wait(_IDLE_SECONDS)
+        self._connected = False
+        if self._revived and not self._stop.is_set():
+            telemetry.sink_resumed(self.name)
+            self._move(_CONNECTING)
 
     def _up(self) -> None:
-        if self._attempts:
+        if self._breaker.failures:
             telemetry.sink_recovered(self.name, self._journal.lag(self.name)[0])
-        self._attempts = 0
-        if self._state is not SinkState.UP:
-            self._move(SinkState.UP)
+        if self._breaker.succeeded():
+            telemetry.breaker_closed(self.name)
+        self._move(_UP)
 
     def _note(self, error: SinkError) -> None:
         self._last_error, self._last_error_at = str(error), time.time()

@@ -33,6 +33,7 @@ class DaemonOptions(SecretFiles):
         default=EVENT_TYPES, description="event types to subscribe to; only with all six can a loss be seen"
     )
 
+    labels: dict[str, str] = Field(default={}, description="what a sink's when may ask for: site, stage, …")
     reconcile_interval: Duration = Field(
         default=300.0, ge=1, description="how often the list of apps is compared with what events have said"
     )

@@ -4,15 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from meshbridge.options import Batch, Format, Options, Retry, When
+from meshbridge.options import Batch, Format, Retry, Selection
 
 __all__ = ["SinkOptions"]
 
 
-class SinkOptions(Options):
+class SinkOptions(Selection):
     """What the courier needs to know; each sink adds how to reach its far end."""
 
-    when: When = Field(default=When(), description="which events this sink gets")
     format: Format = Field(default=Format.CLOUDEVENTS, description="shape of a published event")
     start: Literal["start", "end"] = Field(
         default="end", alias="from", description="where a new sink begins: at the oldest kept event, or with new ones"

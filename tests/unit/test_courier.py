@@ -1,5 +1,6 @@
 """The courier's table of endings (meshbridge.sinks.base), against a scripted sink and a real journal."""
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from meshbridge.delivery import Courier
+from meshbridge.delivery.breaker import Breaker
 from meshbridge.events import Envelope
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.options import Batch, When
 from meshbridge.options import Retry as Waits
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
-from meshbridge.status import SinkState
+from meshbridge.status import BreakerState, PassState, ReplayStatus, SinkState
 from tests.support import make_event, wait_for
 
 FAST = Waits(initial=0.001, max=0.01)
@@ -145,7 +147,7 @@ def test_the_waits_grow_while_a_sink_connects_and_then_fails(journal: Journal, s
     attempts: list[int] = []
 
     def note_attempt() -> float:
-        attempts.append(courier._attempts)
+        attempts.append(courier._breaker.failures)
         return 0.0
 
     sink.script = [NotConnected("lost")] * 4
@@ -260,3 +262,223 @@ def test_a_stop_ends_after_the_write_at_hand_and_the_rest_comes_after_the_next_s
     build()
     at_the_end(journal, 15)
     assert sink.accepted == list(range(1, 16))
+
+
+# --- the operator's hand ---------------------------------------------------------------------------------------------
+
+
+def test_a_paused_sink_is_offered_nothing_and_keeps_its_connection(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    append(journal, 3)
+    courier = build()
+    at_the_end(journal, 3)
+    courier.pause()
+    wait_for(lambda: courier.status().state is SinkState.PAUSED, "the pause")
+    append(journal, 3, 4)
+    idled = sink.calls.count("idle")
+    wait_for(lambda: sink.calls.count("idle") > idled, "idle")
+    assert sink.accepted == [1, 2, 3]
+    assert courier.status().lag_events == 3
+    courier.resume()
+    at_the_end(journal, 6)
+    assert sink.accepted == [1, 2, 3, 4, 5, 6]
+    assert sink.calls.count("connect") == 1
+
+
+def test_a_sink_paused_between_attempts_goes_on_with_the_same_batch(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    sink.script = [Retry("busy")]
+    append(journal, 5)
+    courier = build(retry=Waits(initial=1000, max=1000))
+    wait_for(lambda: courier.status().state is SinkState.WAITING, "the wait")
+    courier.pause()
+    wait_for(lambda: courier.status().state is SinkState.PAUSED, "the pause")
+    append(journal, 5, 6)
+    courier.resume()
+    at_the_end(journal, 10)
+    assert sink.offers == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+
+
+def test_a_resume_ends_a_wait_and_takes_up_a_sink_that_was_turned_off(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    sink.script = [Retry("busy", after_seconds=3600), Gone("410"), None]
+    append(journal, 2)
+    courier = build()
+    wait_for(lambda: courier.status().state is SinkState.WAITING, "the wait")
+    courier.resume()
+    wait_for(lambda: courier.status().state is SinkState.GONE, "the end")
+    assert sink.calls[-1] == "close"
+    courier.resume()
+    at_the_end(journal, 2)
+    assert sink.accepted == [1, 2]
+    assert courier.status().state is SinkState.UP
+
+
+def test_a_stop_does_not_wait_for_a_servers_wish(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    sink.script = [Retry("busy", after_seconds=3600)]
+    append(journal, 1)
+    courier = build()
+    wait_for(lambda: courier.status().state is SinkState.WAITING, "the wait")
+    assert courier.stop(5)
+
+
+# --- the breaker -----------------------------------------------------------------------------------------------------
+
+
+def test_after_some_failures_each_trial_begins_with_a_connection(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    sink.script = [Retry("busy")] * 7
+    append(journal, 12)
+    courier = build()
+    at_the_end(journal, 12)
+    assert sink.offers[:8] == [list(range(1, 11))] * 8  # the batch stays the same
+    writes_and_connects = [call for call in sink.calls if call != "idle"]
+    assert writes_and_connects[:9] == ["connect", *["write"] * 5, "close", "connect", "write"]
+    assert courier.status().breaker is BreakerState.CLOSED
+
+
+def test_the_breaker_is_open_between_trials_and_closed_by_one_that_comes_through() -> None:
+    breaker = Breaker()
+    assert [breaker.failed() for _ in range(5)] == [False] * 4 + [True]
+    states = [breaker.state]
+    breaker.try_again()
+    states.append(breaker.state)
+    assert not breaker.failed()
+    states.append(breaker.state)
+    breaker.try_again()
+    assert states == [BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.OPEN]
+    assert breaker.succeeded()
+    assert (breaker.state, breaker.failures) == (BreakerState.CLOSED, 0)
+    assert not breaker.succeeded()
+
+
+def test_a_sink_that_is_down_delays_no_other(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    other = ScriptedSink()
+    sink.connects = [NotConnected("no route")] * 1000
+    build()
+    courier = Courier("other", other, journal, SinkOptions.model_validate({"from": "start"}))
+    courier.start()
+    append(journal, 50)
+    wait_for(lambda: journal.cursor("other") == 50, "the other sink's end")
+    assert courier.stop(5)
+    assert sink.accepted == []
+
+
+# --- replays ---------------------------------------------------------------------------------------------------------
+
+
+def replay_ended(courier: Courier) -> ReplayStatus:
+    over = {PassState.DONE, PassState.CANCELLED}
+    return wait_for(lambda: [one for one in courier.replays() if one.state in over], "the end of the replay")[0]
+
+
+def test_a_replay_passes_beside_the_cursor_and_is_marked(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    journal.append([make_event(1), make_event(2, "EXIT", data={"exit_code": 1}), make_event(3, app="db")])
+    courier = build()
+    at_the_end(journal, 3)
+    marked: list[bool] = []
+    write = sink.write
+
+    def note(batch: Sequence[Envelope], timeout_seconds: float) -> None:
+        marked.extend(envelope.event.replayed for envelope in batch)
+        write(batch, timeout_seconds)
+
+    sink.write = note  # type: ignore[method-assign]
+    courier.replay(when=When(apps=("web",)))
+    done = replay_ended(courier)
+    assert (done.sent, done.looked_at, done.total, done.state) == (2, 3, 3, PassState.DONE)
+    assert sink.accepted == [1, 2, 3, 1, 2]
+    append(journal, 1, 4)
+    at_the_end(journal, 4)
+    assert marked == [True, True, False]
+    assert journal.cursor("s") == 4
+
+
+def test_a_replay_keeps_to_its_times_and_to_the_sinks_own_rules(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    journal.append([dataclasses.replace(make_event(number), received_at=float(number)) for number in range(1, 10)])
+    journal.append([dataclasses.replace(make_event(10, "EXIT", data={"exit_code": 0}), received_at=5.0)])
+    courier = build(when=When(events=("stdout",)))
+    at_the_end(journal, 10)
+    sink.accepted.clear()
+    courier.replay(since=3.0, until=7.0)
+    assert replay_ended(courier).sent == 4
+    assert sink.accepted == [3, 4, 5, 6]
+
+
+def test_new_events_and_a_replay_take_turns(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    append(journal, 100)
+    courier = build(**{"from": "end"})
+    wait_for(lambda: courier.status().state is SinkState.UP, "the sink")
+    sink.gate.clear()
+    courier.replay()
+    wait_for(lambda: courier.replays()[0].state is PassState.RUNNING, "the replay")
+    append(journal, 50, 101)
+    sink.gate.set()
+    replay_ended(courier)
+    at_the_end(journal, 150)
+    first_live = sink.accepted.index(101)
+    assert 0 < first_live < 40
+    assert [number for number in sink.accepted if number > 100] == list(range(101, 151))
+    assert [number for number in sink.accepted if number <= 100] == list(range(1, 101))
+
+
+def test_a_replay_can_be_cancelled_and_what_is_refused_in_it_is_counted(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    append(journal, 40)
+    courier = build(**{"from": "end"})
+    wait_for(lambda: courier.status().state is SinkState.UP, "the sink")
+    sink.poison = {5}
+    sink.script = [*[None] * 5, Retry("busy", after_seconds=3600)]
+    replay = courier.replay()
+    wait_for(lambda: courier.status().state is SinkState.WAITING, "the wait")
+    assert courier.cancel_replay(replay.id)
+    courier.resume()
+    done = replay_ended(courier)
+    assert done.state is PassState.CANCELLED
+    assert done.refused == 1
+    assert journal.dead_letters("s") == 0
+    assert not courier.cancel_replay(replay.id)
+
+
+# --- dead letters ----------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_offered_again_when_an_operator_wants_it(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    sink.poison = {3, 7}
+    append(journal, 10)
+    courier = build()
+    at_the_end(journal, 10)
+    assert journal.flush(10)
+    sink.poison = {7}
+    assert journal.letters.retry("s", []) == 2
+    courier.retry_letters()
+    wait_for(lambda: journal.dead_letters("s") == 1, "one letter less")
+    assert sink.accepted[-1] == 3
+    (left,) = wait_for(lambda: [one for one in journal.letters.find("s") if not one.retry], "the letter that stays")
+    assert (left.envelope.event.sequence, left.error) == (7, "no 7")
+    sink.poison = set()
+    journal.letters.retry("s", [left.id])
+    courier.retry_letters()
+    wait_for(lambda: journal.dead_letters("s") == 0, "no letter left")
+    assert sink.accepted[-1] == 7
+
+
+def test_letters_marked_while_nothing_ran_are_offered_at_the_next_start(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    append(journal, 1)
+    journal.add_dead_letter("s", journal.read(0, 1)[0], "refused", "no")
+    assert journal.flush(10)
+    journal.letters.retry("s", [])
+    build(**{"from": "end"})
+    wait_for(lambda: sink.accepted == [1], "the letter")
+    wait_for(lambda: journal.dead_letters("s") == 0, "no letter left")

@@ -1,0 +1,270 @@
+"""What a courier has to deliver, a batch at a time: new events, a replay, dead letters that are to be offered again.
+
+A batch stays the same over its retries, since a far end may know it by its first event and its size; only a refusal
+makes a smaller one of it, until the culprit is alone.
+"""
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from meshbridge import telemetry
+from meshbridge.events import Envelope
+from meshbridge.journal import DeadLetter, Journal, steady_now
+from meshbridge.options import Batch, When
+from meshbridge.routing import Route
+from meshbridge.sinks.base import Refused
+from meshbridge.status import PassState, ReplayStatus
+
+__all__ = ["LettersWork", "LiveWork", "ReplayWork", "Work"]
+
+_REPLAY_EVENTS = 500  # looked at in one turn
+
+
+class Work(ABC):
+    """For the courier's thread."""
+
+    def __init__(self) -> None:
+        self.batch: list[Envelope] = []  # offered and not yet all acknowledged
+        self._offer = 0  # how many of it go into one write: fewer once something was refused
+
+    @property
+    def offered(self) -> list[Envelope]:
+        return self.batch[: self._offer]
+
+    @abstractmethod
+    def refill(self) -> bool:
+        """Reads the next batch; False when there is nothing. It may stay empty when all was left out."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will ever come any more."""
+        return False
+
+    def settle(self, acknowledged: int) -> None:
+        """The first ``acknowledged`` of the batch are at the far end."""
+        if acknowledged > 0:
+            self._delivered(self.batch[:acknowledged])
+            self._drop_front(acknowledged)
+
+    def refuse(self, refused: Refused) -> bool:
+        """One alone is refused for good, and True; of several, half are offered again."""
+        if self._offer > 1 and len(self.batch) > 1:
+            self._offer = max(1, self._offer // 2)
+            return False
+        self.bury(refused.reason, str(refused))
+        return True
+
+    def bury(self, reason: str, error: str) -> None:
+        """The first of the batch will never be taken."""
+        self._buried(self.batch[0], reason, error)
+        self._drop_front(1)
+
+    def _begin(self, batch: list[Envelope]) -> None:
+        self.batch, self._offer = batch, len(batch)
+
+    def _drop_front(self, count: int) -> None:
+        last = self.batch[count - 1].offset
+        del self.batch[:count]
+        self._offer = self._offer - count if self._offer > count else len(self.batch)
+        self._advanced(last)
+
+    @abstractmethod
+    def _delivered(self, envelopes: list[Envelope]) -> None: ...
+
+    @abstractmethod
+    def _buried(self, envelope: Envelope, reason: str, error: str) -> None: ...
+
+    def _advanced(self, last: int) -> None:  # noqa: B027 only one kind of work has something to do then
+        """All of the batch up to this offset is delivered or buried."""
+
+
+class LiveWork(Work):
+    """The events behind the sink's cursor, which moves over what is acknowledged, left out or buried."""
+
+    def __init__(
+        self, sink: str, journal: Journal, route: Route, limits: Batch, *, cursor: int, hurry: Callable[[], bool]
+    ) -> None:
+        """``hurry``: whether a batch that waits to be filled is to go out at once."""
+        super().__init__()
+        self._sink = sink
+        self._journal = journal
+        self._route = route
+        self._limits = limits
+        self._hurry = hurry
+        self._batch_end = cursor  # where the cursor goes once the batch is through
+        self.cursor = cursor
+
+    def refill(self) -> bool:
+        limits = self._limits
+        envelopes = self._journal.read(self.cursor, limits.max_events)
+        if envelopes and limits.max_wait and len(envelopes) < limits.max_events:
+            envelopes = self._fill(envelopes, limits.max_events, limits.max_wait)
+        if not envelopes:
+            return False
+        wanted = routed(envelopes, self._route)
+        if len(wanted) < len(envelopes):
+            telemetry.events_filtered(self._sink, len(envelopes) - len(wanted))
+        self._batch_end = envelopes[-1].offset
+        self._begin(wanted)
+        if not wanted:
+            self._move(self._batch_end)
+        return True
+
+    def _fill(self, envelopes: list[Envelope], max_events: int, max_wait: float) -> list[Envelope]:
+        """Waits for more events until the batch is full or its first event has waited long enough."""
+        deadline = time.monotonic() + max_wait
+        first = envelopes[0].offset
+        while len(envelopes) < max_events and (left := deadline - time.monotonic()) > 0 and not self._hurry():
+            self._journal.wait(envelopes[-1].offset, left)
+            envelopes = self._journal.read(first - 1, max_events) or envelopes
+        return envelopes
+
+    def _delivered(self, envelopes: list[Envelope]) -> None:
+        pass
+
+    def _buried(self, envelope: Envelope, reason: str, error: str) -> None:
+        self._journal.add_dead_letter(self._sink, envelope, reason, error)
+
+    def _advanced(self, last: int) -> None:
+        self._move(last if self.batch else self._batch_end)
+
+    def _move(self, offset: int) -> None:
+        self.cursor = offset
+        self._journal.commit(self._sink, offset)
+
+
+class ReplayWork(Work):
+    """Kept events again, beside the cursor, marked as replayed. What is refused is counted; the journal has it still.
+
+    :meth:`status` and :meth:`cancel` may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        number: str,
+        sink: str,
+        journal: Journal,
+        route: Route,
+        *,
+        when: When,
+        since: float | None,
+        until: float | None,
+        max_events: int,
+    ) -> None:
+        """``since`` and ``until``: unix seconds between which an event came in."""
+        super().__init__()
+        self.id = number
+        self._sink = sink
+        self._journal = journal
+        self._route = route
+        self._when = when
+        self._since = since
+        self._until = until
+        self._max_events = min(max_events, _REPLAY_EVENTS)
+        first, last = journal.extent
+        self._start, self._position, self._end = first - 1, first - 1, last
+        self._state = PassState.WAITING
+        self._sent = self._refused = 0
+        self._cancelled = False
+
+    def status(self) -> ReplayStatus:
+        return ReplayStatus(
+            id=self.id,
+            sink=self._sink,
+            state=self._state,
+            total=max(0, self._end - self._start),
+            looked_at=self._position - self._start,
+            sent=self._sent,
+            refused=self._refused,
+        )
+
+    def cancel(self) -> None:
+        """Ends after the batch at hand."""
+        self._cancelled = True
+
+    @property
+    def ended(self) -> bool:
+        return self._state in {PassState.DONE, PassState.CANCELLED}
+
+    def refill(self) -> bool:
+        if self._state is PassState.WAITING:
+            self._state = PassState.RUNNING
+            telemetry.replay_started(self._sink, self.id, self._end - self._start)
+        if self._cancelled or self._position >= self._end:
+            self._state = PassState.CANCELLED if self._cancelled else PassState.DONE
+            telemetry.replay_ended(self._sink, self.id, self._state, self._sent, self._refused)
+            return False
+        envelopes = self._journal.read(self._position, self._max_events)
+        if not envelopes:  # what was left has been deleted meanwhile, or the database is being mended
+            if self._journal.status().open:
+                self._position = self._end
+            return False
+        within = [one for one in envelopes if one.offset <= self._end and self._wants(one)]
+        self._begin(
+            [Envelope(one.offset, dataclasses.replace(one.event, replayed=True)) for one in routed(within, self._route)]
+        )
+        self._position = min(envelopes[-1].offset, self._end)
+        return True
+
+    def _wants(self, envelope: Envelope) -> bool:
+        event = envelope.event
+        if self._since is not None and event.received_at < self._since:
+            return False
+        if self._until is not None and event.received_at >= self._until:
+            return False
+        return self._when.wants(event.type.label, event.app)
+
+    def _delivered(self, envelopes: list[Envelope]) -> None:
+        self._sent += len(envelopes)
+
+    def _buried(self, envelope: Envelope, reason: str, error: str) -> None:  # noqa: ARG002 the count is enough
+        self._refused += 1
+
+
+class LettersWork(Work):
+    """Dead letters that an operator wants offered again: a letter that is taken is no more, one that is not stays."""
+
+    def __init__(self, sink: str, journal: Journal, max_events: int) -> None:
+        super().__init__()
+        self._sink = sink
+        self._journal = journal
+        self._max_events = max_events
+        self._letters: list[DeadLetter] = []  # of the batch, in its order
+        self._after = 0
+        self._wanted = True  # at the start: an earlier life may have been asked
+
+    def look_again(self) -> None:
+        """Some may have been marked. For any thread."""
+        self._wanted = True
+
+    def refill(self) -> bool:
+        if self._wanted:
+            self._wanted, self._after = False, 0
+        elif not self._after:
+            return False
+        letters = self._journal.letters.find(self._sink, after=self._after, limit=self._max_events, retry_only=True)
+        self._after = letters[-1].id if letters else 0
+        self._letters = letters
+        self._begin([letter.envelope for letter in letters])
+        return bool(letters)
+
+    def _delivered(self, envelopes: list[Envelope]) -> None:
+        self._journal.letters.delivered(self._letters[: len(envelopes)])
+        del self._letters[: len(envelopes)]
+
+    def _buried(self, envelope: Envelope, reason: str, error: str) -> None:  # noqa: ARG002 it is the letter's
+        self._journal.letters.refused_again(self._letters.pop(0), steady_now(), reason, error)
+
+
+def routed(envelopes: list[Envelope], route: Route) -> list[Envelope]:
+    """Those that the sink gets, in its shape."""
+    wanted = []
+    for envelope in envelopes:
+        event = route.take(envelope.event)
+        if event is envelope.event:
+            wanted.append(envelope)
+        elif event is not None:
+            wanted.append(Envelope(envelope.offset, event))
+    return wanted
