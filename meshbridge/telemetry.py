@@ -215,14 +215,25 @@ def run_ended(daemon: str, old: str, new: str) -> None:
 
 
 def token_refreshed(daemon: str, how: str, expires_at: float | None) -> None:
-    """``how``: ``login`` or ``renew``."""
+    """``how``: ``login``, ``renew``, or ``given`` by somebody else."""
     _refreshes.labels(daemon, "success").inc()
     log.info("token obtained", daemon=daemon, how=how, expires_at=expires_at)
 
 
-def token_refresh_failed(daemon: str, error: str) -> None:
+def token_refresh_failed(daemon: str, error: str, *, first: bool = True) -> None:
+    """Counted each time, logged when the fault starts."""
     _refreshes.labels(daemon, "failure").inc()
-    log.warning("token could not be renewed", daemon=daemon, error=error)
+    (log.warning if first else log.debug)("token could not be renewed", daemon=daemon, error=error)
+
+
+def token_expires_soon(daemon: str, expires_at: float) -> None:
+    """Of a token that somebody else looks after."""
+    log.warning(
+        "token expires soon",
+        daemon=daemon,
+        expires_at=expires_at,
+        hint="put a new one into token_file: it is read at once",
+    )
 
 
 # --- journal -------------------------------------------------------------------------------------------------------

@@ -1,30 +1,97 @@
 """How a daemon is reached: the transport that its URL names."""
 
+import websocket
+
 from meshbridge.appmesh.channel import Channel, Transport
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
+from meshbridge.appmesh.exceptions import (
+    AppMeshConnectionError,
+    AppMeshError,
+    AppMeshNotOfferedError,
+    AppMeshTimeoutError,
+)
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.http_session import HttpSession
+from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tcp_transport import TCPTransport
 from meshbridge.appmesh.wss_transport import WSSTransport
-from meshbridge.link.operations import LEAST_ROLE, LoginRefusedError, PermissionMissingError
+from meshbridge.link.logins import IssuerError
+from meshbridge.link.operations import LEAST_ROLE, LoginRefusedError, PermissionMissingError, TokenRefusedError
 from meshbridge.link.options import DaemonOptions
 
-__all__ = ["explain", "new_exchange", "new_transport"]
+__all__ = ["CutOffError", "explain", "new_exchange", "new_transport", "was_told_off"]
+
+_TRY_AGAIN_LATER = 1013  # RFC 6455's registry: how a daemon closes on a client that does not read
+_OF_THE_LOGIN = ("/appmesh/login", "/appmesh/auth", "/appmesh/token/", "/appmesh/totp/", "/appmesh/self/")
+
+
+class CutOffError(AppMeshConnectionError):
+    """The daemon closed the connection since it was not read fast enough."""
+
+    def __init__(self) -> None:
+        super().__init__("the daemon cut the connection off, which was not read fast enough")
+
+
+class _EventSocket(WSSTransport):
+    """A WSS transport that knows by which code the daemon closed it."""
+
+    close_code: int | None = None
+
+    def connect(self, timeout_seconds: float | None = None) -> None:
+        super().connect(timeout_seconds)
+        connection = self._socket
+        assert connection is not None
+        receive = connection.recv_data
+
+        def recv_data() -> tuple[int, bytes]:
+            opcode, data = receive()
+            if opcode == websocket.ABNF.OPCODE_CLOSE and len(data) >= 2:  # noqa: PLR2004 RFC 6455, 5.5.1
+                self.close_code = int.from_bytes(data[:2], "big")
+            return opcode, data
+
+        connection.recv_data = recv_data  # type: ignore[method-assign, assignment]  # no hook tells the code
 
 
 def new_transport(options: DaemonOptions) -> Transport:
     """A transport for events, not yet connected. Not for https://, which carries none."""
-    kind = WSSTransport if options.scheme == "wss" else TCPTransport
+    kind = _EventSocket if options.scheme == "wss" else TCPTransport
     return kind(options.address, options.ssl_verify, options.ssl_client_cert)
 
 
-def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> Exchange:
-    """A connection of its own for requests.
+def was_told_off(transport: Transport) -> bool:
+    """Whether the daemon closed the connection saying that it was not read."""
+    return isinstance(transport, _EventSocket) and transport.close_code == _TRY_AGAIN_LATER
+
+
+class _Forwarding:
+    """An exchange whose requests the daemon hands on to another node, all but those about the token."""
+
+    def __init__(self, exchange: Exchange, node: str) -> None:
+        self._exchange = exchange
+        self._node = node
+
+    def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
+        if not message.request_uri.startswith(_OF_THE_LOGIN):
+            message.headers["X-Target-Host"] = self._node
+        return self._exchange.request(message, timeout_seconds)
+
+    def close(self) -> None:
+        self._exchange.close()
+
+
+def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float, *, forward: bool = False) -> Exchange:
+    """A connection of its own for requests; with ``forward``, to the node that ``forward_to`` names, if any.
+
+    A daemon asked to forward to itself never answers (PROTOCOL.md, 'Surprises'): each request has its deadline.
 
     Raises:
         AppMeshConnectionError: it could not be made; the message says why.
 
     """
+    exchange = _new_exchange(name, options, timeout_seconds)
+    return _Forwarding(exchange, options.forward_to) if forward and options.forward_to else exchange
+
+
+def _new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> Exchange:
     if options.scheme == "https":
         host, port = options.address
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -34,14 +101,28 @@ def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> E
     return channel
 
 
+_REASONS: tuple[tuple[type[AppMeshError], str, str | None], ...] = (
+    (TokenRefusedError, "login", "the daemon takes no token that it gives: look at its log and at both clocks"),
+    (IssuerError, "issuer", "see whether the issuer of tokens can be reached from here, and oidc.tls.ca_file"),
+    (PermissionMissingError, "permission", f"give the user a role with {', '.join(LEAST_ROLE)}"),
+    (
+        AppMeshNotOfferedError,
+        "not_offered",
+        "see whether the url is that of App Mesh's TCP or WSS port, and its version",
+    ),
+    (CutOffError, "overrun", "see whether this host is short of CPU, or was asleep"),
+    (AppMeshTimeoutError, "silent", None),
+    (AppMeshConnectionError, "connection", None),
+)
+
+
 def explain(error: AppMeshError) -> tuple[str, str | None]:
     """(reason, a short word for logs and metrics; what to do about it, where that is known)."""
     if isinstance(error, LoginRefusedError):
-        return "login", "set username and password of the daemon in the configuration"
-    if isinstance(error, PermissionMissingError):
-        return "permission", f"give the user a role with {', '.join(LEAST_ROLE)}"
-    if "not trusted" in str(error):
+        return "login", error.hint
+    if "not trusted" in str(error) and not isinstance(error, IssuerError):
         return "certificate", "set tls.ca_file of the daemon to its ca.pem (ssl/ca.pem in App Mesh's directory)"
-    if isinstance(error, AppMeshConnectionError):
-        return "connection", None
-    return "answer", None
+    return next(
+        ((reason, hint) for kind, reason, hint in _REASONS if isinstance(error, kind)),
+        ("answer", None),
+    )

@@ -1,5 +1,6 @@
 """Settings of a daemon."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.options import Duration, SecretFiles, Tls, split_list
 
-__all__ = ["EVENT_TYPES", "DaemonOptions"]
+__all__ = ["EVENT_TYPES", "DaemonOptions", "OidcOptions", "is_local_http", "ssl_client_cert", "ssl_verify"]
 
 EVENT_TYPES = ("START", "EXIT", "STDOUT", "HEALTH", "STATUS", "REMOVED")
 _DEFAULT_PORTS = {"tcp": 6059, "wss": 6058, "https": 6060}
@@ -20,19 +21,88 @@ def _upper(value: Any) -> Any:
     return [str(item).upper() for item in value] if isinstance(value, list | tuple) else value
 
 
+class OidcOptions(SecretFiles):
+    """An OpenID Connect issuer, of whom daemons of 3.x take tokens.
+
+    With ``username`` and a password the grant is ``password``, without them ``client_credentials``.
+    """
+
+    token_url: str | None = Field(
+        default=None, description="the issuer's token endpoint; null: that of the issuer whom the daemon names"
+    )
+    client_id: str | None = Field(default=None, description="null: the public client that the daemon names")
+    client_secret: SecretStr | None = None
+    client_secret_file: Path | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    scope: str | None = Field(default=None, description="scopes, separated by spaces; null: those the daemon names")
+    tls: Tls = Field(default=Tls(), description="how the issuer is trusted; the daemon has tls of its own")
+
+    @field_validator("token_url")
+    @classmethod
+    def _secured(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if not parts.hostname or (parts.scheme != "https" and not is_local_http(value)):
+                raise ValueError(f"not the address of a token endpoint: {value!r} (use https://host/path)")
+            if parts.username or parts.password:
+                raise ValueError("the url holds no secrets: use client_id and client_secret_file")
+        return value
+
+    @model_validator(mode="after")
+    def _can_ask(self) -> Self:
+        has_password = self.password is not None or self.password_file is not None
+        if self.username is not None and not has_password:
+            raise ValueError("password or password_file is missing for username")
+        if self.username is None and has_password:
+            raise ValueError("username is missing for the password")
+        has_secret = self.client_secret is not None or self.client_secret_file is not None
+        if has_secret and self.client_id is None:
+            raise ValueError("client_id is missing for the client_secret")
+        if self.username is None and not has_secret:
+            raise ValueError(
+                "set username and password_file (the user's grant), or client_id and client_secret_file (the client's)"
+            )
+        return self
+
+
+def is_local_http(url: str) -> bool:
+    """Whether ``url`` is http:// to this very host, where nobody listens in."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    return parts.scheme == "http" and local
+
+
 class DaemonOptions(SecretFiles):
     """One App Mesh daemon."""
 
     url: str = Field(description="tcp://host:6059, wss://host:6058, or https://host:6060 (no events)")
-    username: str | None = None
+    username: str | None = Field(default=None, description="a user of the daemon's own (2.x), with password")
     password: SecretStr | None = None
     password_file: Path | None = None
+    totp_secret: SecretStr | None = Field(
+        default=None, description="key of the user's two-factor login (base32); the code is computed"
+    )
+    totp_secret_file: Path | None = None
+    token: SecretStr | None = Field(default=None, description="a token of somebody else's, instead of a user")
+    token_file: Path | None = Field(default=None, description="as token; read again when it changes")
+    renew_token: bool = Field(
+        default=False, description="renew token or token_file too, in memory: that revokes the one its owner holds"
+    )
+    oidc: OidcOptions | None = Field(default=None, description="an issuer of tokens, for daemons of 3.x")
     token_expire: Duration = Field(default=86400.0, ge=60, description="lifetime to ask for; renewed long before")
     tls: Tls = Tls()
     events: Annotated[tuple[str, ...], BeforeValidator(_upper)] = Field(
         default=EVENT_TYPES, description="event types to subscribe to; only with all six can a loss be seen"
     )
-
+    forward_to: str | None = Field(
+        default=None, description="host[:port] of another node for metrics and admin; events stay this daemon's"
+    )
     labels: dict[str, str] = Field(default={}, description="what a sink's when may ask for: site, stage, …")
     reconcile_interval: Duration = Field(
         default=300.0, ge=1, description="how often the list of apps is compared with what events have said"
@@ -63,12 +133,36 @@ class DaemonOptions(SecretFiles):
             raise ValueError("at least one event type; leave the key out for all six")
         return tuple(name for name in EVENT_TYPES if name in value)
 
+    @field_validator("forward_to")
+    @classmethod
+    def _node(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or any(sign in value for sign in " /@?#")):
+            raise ValueError(f"not a node: {value!r} (use host or host:port)")
+        return value
+
     @model_validator(mode="after")
     def _can_log_in(self) -> Self:
-        if self.username is None:
-            raise ValueError("username is missing")
-        if self.password is None and self.password_file is None:
+        user = self.username is not None
+        password = self.password is not None or self.password_file is not None
+        token = self.token is not None or self.token_file is not None
+        totp = self.totp_secret is not None or self.totp_secret_file is not None
+        ways = [
+            name
+            for name, given in (("username", user or password), ("token", token), ("oidc", self.oidc is not None))
+            if given
+        ]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are different ways to log in: keep one")
+        if not ways:
+            raise ValueError("username is missing: set username and password_file, or token_file, or oidc")
+        if password and not user:
+            raise ValueError("username is missing for the password")
+        if user and not password:
             raise ValueError("password or password_file is missing")
+        if totp and not user:
+            raise ValueError("totp_secret goes with username and password")
+        if self.renew_token and not token:
+            raise ValueError("renew_token goes with token or token_file; other tokens are always renewed")
         return self
 
     @property
@@ -87,13 +181,26 @@ class DaemonOptions(SecretFiles):
         return self.events == EVENT_TYPES
 
     @property
+    def renews_at_daemon(self) -> bool:
+        """Whether the daemon is asked to renew the token, which its owner must be allowed to do."""
+        return self.username is not None or self.renew_token
+
+    @property
     def ssl_verify(self) -> SslVerify:
-        """``tls`` as the SDK's transports take it."""
-        return str(self.tls.ca_file) if self.tls.verify and self.tls.ca_file else self.tls.verify
+        return ssl_verify(self.tls)
 
     @property
     def ssl_client_cert(self) -> ClientCert:
-        cert, key = self.tls.client_cert, self.tls.client_key
-        if cert is None:
-            return None
-        return (str(cert), str(key)) if key else str(cert)
+        return ssl_client_cert(self.tls)
+
+
+def ssl_verify(tls: Tls) -> SslVerify:
+    """Whom to trust, as the SDK takes it."""
+    return str(tls.ca_file) if tls.verify and tls.ca_file else tls.verify
+
+
+def ssl_client_cert(tls: Tls) -> ClientCert:
+    """The certificate to show, as the SDK takes it."""
+    if tls.client_cert is None:
+        return None
+    return (str(tls.client_cert), str(tls.client_key)) if tls.client_key else str(tls.client_cert)

@@ -8,15 +8,16 @@ from collections.abc import Callable
 
 from meshbridge import telemetry
 from meshbridge.appmesh.channel import Channel
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshRequestError
 from meshbridge.appmesh.tcp_messages import MessageError
 from meshbridge.journal import Journal
 from meshbridge.link import operations
-from meshbridge.link.connections import explain, new_exchange, new_transport
-from meshbridge.link.credentials import Credentials
+from meshbridge.link.connections import CutOffError, explain, new_exchange, new_transport, was_told_off
+from meshbridge.link.credentials import LOOK_SECONDS, Credentials
 from meshbridge.link.numbering import Numbering
 from meshbridge.link.operations import PermissionMissingError, TokenRefusedError
 from meshbridge.link.options import DaemonOptions
+from meshbridge.link.pace import Pace
 from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.options import Retry
@@ -31,6 +32,7 @@ _PROBE_AFTER_SECONDS = 10.0
 _LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
 _REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
 _STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the next retry is at once again
+_SERVER_ERROR = 500
 _OWN_RUN_PREFIX = "x-"  # of the names that this bridge gives to runs it can't name
 
 _MOVES: dict[LinkState, frozenset[LinkState]] = {
@@ -63,11 +65,17 @@ class Link:
         self._options = options
         self._journal = journal
         self._chance = chance
-        self._credentials = Credentials(daemon, options)
+        self._credentials = Credentials(daemon, options, chance=chance)
         self.requests = DaemonRequests(
-            daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
+            daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds, forward=True)
         )
-        self._repair = Repair(daemon, self.requests, journal, options.reconcile_interval, self._fence)
+        # What is compared with the events must come from the node that sends them.
+        self._own_requests = self.requests
+        if options.forward_to is not None:
+            self._own_requests = DaemonRequests(
+                daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
+            )
+        self._repair = Repair(daemon, self._own_requests, journal, options.reconcile_interval, self._fence)
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
         self._thread: threading.Thread | None = None
@@ -80,6 +88,7 @@ class Link:
         self._last_error: str | None = None
         self._last_error_at: float | None = None
         self._missing: tuple[str, ...] = ()
+        self._pace = Pace(0.0)
         self._numbering: Numbering | None = None
         self._last_event_at: float | None = None
 
@@ -108,6 +117,7 @@ class Link:
         if channel is not None:
             channel.close()
         self.requests.close()
+        self._own_requests.close()
         ended = self._repair.stop(timeout_seconds)
         if self._thread is not None:
             self._thread.join(timeout_seconds)
@@ -163,20 +173,34 @@ class Link:
                 told = None
             attempts = 0 if steady else attempts + 1
             reason, hint = explain(error)
+            if isinstance(error, PermissionMissingError):
+                self._note_missing((*self._missing, error.permission))
             seconds = self._delay(reason, attempts)
             self._last_error, self._last_error_at = str(error), time.time()
             self._connected_since = None
             telemetry.link_down(self.name, reason, str(error), first=told != reason, retry_seconds=seconds, hint=hint)
             told = reason
             self._move(LinkState.WAITING)
-            self._stop.wait(seconds)
+            self._rest(seconds)
         self._connected_since = None
         self._move(LinkState.STOPPED)
 
     def _delay(self, reason: str, attempts: int) -> float:
-        if reason in {"login", "permission"}:
-            return _REFUSED.delay(attempts, self._chance())
+        if seconds := self._credentials.retry_seconds:
+            return seconds
+        if reason in {"login", "permission", "not_offered"}:
+            return _REFUSED.delay(max(1, attempts), self._chance())
         return 0.0 if attempts == 0 else _LOST.delay(attempts, self._chance())
+
+    def _rest(self, seconds: float) -> None:
+        """Waits; a secret that has changed after a refusal ends it early."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            refused = self._credentials.failure is not None
+            if self._stop.wait(min(left, LOOK_SECONDS) if refused else left):
+                return
+            if refused and self._credentials.files_changed():
+                return
 
     def _connect_and_serve(self) -> None:
         """One connection, from its beginning to its end.
@@ -192,8 +216,9 @@ class Link:
             ended.append(error)
             self._wake.set()
 
+        transport = new_transport(self._options)
         channel = Channel(
-            new_transport(self._options),
+            transport,
             name=f"events-{self.name}",
             on_pushes=self._receive,
             on_closed=on_closed,
@@ -205,10 +230,13 @@ class Link:
             self._channel = channel
         try:
             channel.open(_CONNECT_SECONDS)
+            self._pace = Pace(time.monotonic())
             self._subscribe(channel)
             while not ended and not self._stop.is_set():
                 self._keep_alive(channel)
             if ended and ended[0] is not None:
+                if was_told_off(transport) or self._pace.was_behind(time.monotonic()):
+                    raise CutOffError from ended[0]
                 raise ended[0]
         finally:
             channel.close()
@@ -219,16 +247,22 @@ class Link:
         token = self._credentials.token(channel)
         try:
             run = self._name_run(channel, token)
-        except TokenRefusedError:
+        except (TokenRefusedError, AppMeshRequestError) as error:
+            # To a text that is no token a daemon answers 500, as to a fault of its own (PROTOCOL.md, 'Surprises').
+            if error.status == _SERVER_ERROR and operations.probe(channel, token, _REQUEST_SECONDS):
+                raise
+            if not isinstance(error, TokenRefusedError) and error.status != _SERVER_ERROR:
+                raise
             token = self._credentials.token(channel, refused=token)
             run = self._name_run(channel, token)
+        granted = operations.permissions(channel, token, _REQUEST_SECONDS)
+        self._note_missing(operations.lacking(granted, renews=self._options.renews_at_daemon))
         self._numbering, ended_run = self._begin(run)
         self._repair.connecting()
         self._move(LinkState.SUBSCRIBING)
         operations.subscribe(channel, token, self._options.events, _REQUEST_SECONDS)
         self._connects += 1
         self._connected_since = time.time()
-        self._missing = ()
         self._last_error = self._last_error_at = None
         telemetry.link_connected(self.name, run, self._options.url)
         self._move(LinkState.UP)
@@ -262,27 +296,36 @@ class Link:
         # The daemon numbers a new run from 0 or 1, and its first events went to nobody.
         return Numbering(self.name, run, 0, complete=complete), known if complete else None
 
+    def _note_missing(self, missing: tuple[str, ...]) -> None:
+        """Says which permissions are missing, once until that changes."""
+        missing = tuple(dict.fromkeys(missing))
+        if missing and missing != self._missing:
+            telemetry.permission_missing(self.name, missing)
+        self._missing = missing
+
     def _keep_alive(self, channel: Channel) -> None:
-        """Waits for the next thing to do, then renews the token or asks a silent daemon whether it is there."""
-        now = time.monotonic()
+        """Waits for the next thing to do, then sees to the token or asks a silent daemon whether it is there."""
         probe_at = channel.last_received + _PROBE_AFTER_SECONDS
-        renew_at = self._credentials.renew_at
-        if self._wake.wait(max(0.0, min(probe_at, renew_at) - now)):
+        due_at = self._credentials.due_at
+        if self._wake.wait(max(0.0, min(probe_at, due_at) - time.monotonic())):
             return
         now = time.monotonic()
-        if now >= renew_at:
-            try:
-                self._credentials.renew(channel)
-            except AppMeshConnectionError:
-                raise
-            except AppMeshError as error:
-                # The subscription outlives the token (PROTOCOL.md, 'Events'): events go on while this is mended.
-                self._last_error, self._last_error_at = str(error), time.time()
-                self._wake.wait(_REFUSED.initial)
-        elif now >= channel.last_received + _PROBE_AFTER_SECONDS:
-            token = self._credentials.token(channel)
-            if not operations.probe(channel, token, _REQUEST_SECONDS):
-                self._credentials.token(channel, refused=token)
+        try:
+            if now >= due_at:
+                self._credentials.attend(channel)
+            elif now >= channel.last_received + _PROBE_AFTER_SECONDS:
+                token = self._credentials.present
+                good = operations.probe(channel, token or "", _REQUEST_SECONDS)
+                if token is not None and not good:
+                    self._credentials.token(channel, refused=token)
+        except AppMeshConnectionError:
+            raise
+        except AppMeshError as error:
+            # The subscription outlives the token (PROTOCOL.md, 'Events'): events go on while this is mended.
+            self._last_error, self._last_error_at = str(error), time.time()
+        else:
+            if self._credentials.failure is None:
+                self._last_error = self._last_error_at = None
 
     def _fence(self) -> None:
         """Returns once every event has come that the daemon sent before: its answer stands behind them."""
@@ -290,7 +333,7 @@ class Link:
             channel = self._channel
         if channel is None or self._state is not LinkState.UP:
             raise AppMeshConnectionError("the event connection is down")
-        operations.probe(channel, self._credentials.token(channel), _REQUEST_SECONDS)
+        operations.probe(channel, self._credentials.present or "", _REQUEST_SECONDS)  # a refusal is an answer, too
 
     def _move(self, state: LinkState) -> None:
         if state not in _MOVES[self._state]:
@@ -302,7 +345,7 @@ class Link:
     def _receive(self, bodies: list[bytes]) -> None:
         numbering = self._numbering
         assert numbering is not None
-        now = time.time()
+        begun, now = time.monotonic(), time.time()
         read = numbering.read(bodies, now)
         self._repair.receive(read.events, read.gaps, numbering.run)
         self._last_event_at = now
@@ -311,6 +354,7 @@ class Link:
             telemetry.gap_found(self.name, first, last)
         for error in read.invalid:
             telemetry.event_invalid(self.name, error)
+        self._pace.read(begun, time.monotonic(), len(bodies))
 
     def _invalid(self, error: MessageError) -> None:
         telemetry.event_invalid(self.name, str(error))

@@ -7,7 +7,6 @@ import orjson
 from meshbridge.link import operations
 from meshbridge.link.connections import new_exchange
 from meshbridge.link.credentials import Credentials
-from meshbridge.link.operations import LEAST_ROLE
 from meshbridge.link.options import DaemonOptions
 
 __all__ = ["Trial", "try_daemon"]
@@ -33,18 +32,20 @@ def try_daemon(name: str, options: DaemonOptions) -> Trial:
 
     """
     exchange = new_exchange(name, options, _SECONDS)
+    credentials = Credentials(name, options)
     try:
-        token = Credentials(name, options).token(exchange)
+        token = credentials.token(exchange)
 
         def get(uri: str) -> object:
             return orjson.loads(operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_SECONDS).body)
 
-        granted = get("/appmesh/user/permissions")
-        missing = tuple(permission for permission in LEAST_ROLE if permission not in list(granted))  # type: ignore[call-overload]
+        granted = operations.permissions(exchange, token, _SECONDS)
+        missing = operations.lacking(granted, renews=options.renews_at_daemon)
         if missing:
             return Trial("", "", 0, missing)
         resources, apps = get("/appmesh/resources"), get("/appmesh/applications")
     finally:
+        credentials.end(exchange)
         exchange.close()
     assert isinstance(resources, dict)
     assert isinstance(apps, list)
