@@ -3,6 +3,7 @@
 Each part keeps its own settings model and puts it together from these.
 """
 
+import random
 import re
 import ssl
 from datetime import timedelta
@@ -27,6 +28,7 @@ __all__ = [
     "TextList",
     "Tls",
     "When",
+    "chance_of_jitter",
     "matches",
     "parse_duration",
     "parse_size",
@@ -180,6 +182,10 @@ class Tls(Options):
         if self.client_cert is not None:
             context.load_cert_chain(self.client_cert, self.client_key)
         return context
+
+
+chance_of_jitter = random.SystemRandom().random
+"""A number in [0, 1) for :meth:`Retry.delay`; nobody's seed makes two bridges draw the same."""
 
 
 class Retry(Options):

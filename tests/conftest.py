@@ -1,15 +1,21 @@
 """What every kind of test shares: which programs there are, and the fixtures that run them."""
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from uvicorn.protocols.websockets import websockets_sansio_impl
 
 from tests.support import Mosquitto, program
 
 IN_CI = bool(os.environ.get("CI"))
+
+# An emulator that a session shares pings its connections meanwhile. Drawn from the one generator of the process, the
+# pings' contents would be taken for a strategy's own draws, and Hypothesis refuses those.
+websockets_sansio_impl.random = random.Random()  # type: ignore[attr-defined, assignment]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

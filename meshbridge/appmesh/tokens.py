@@ -27,6 +27,7 @@ EXPIRY_LEEWAY_SECONDS = 60  # so long after `exp` a daemon still takes a token, 
 REFRESH_AHEAD_SECONDS = 30
 REFRESH_EVERY_SECONDS = 300  # for a token that does not say when it expires
 _BACKOFF_SECONDS = (1.0, 30.0)
+_chance = random.SystemRandom()  # a program's own seeded draws stay as they are
 
 
 class TokenProvider(Protocol):
@@ -254,7 +255,7 @@ class TokenRefresher:
                     what = "cannot be reached" if isinstance(error, AppMeshConnectionError) else "refused"
                     logger.warning("the token could not be renewed, trying on: the daemon %s: %s", what, error)
                 last = longest if until is None else until - now
-                if not self._pause(min(pause * random.uniform(0.7, 1.0), max(last, 0.05))):  # noqa: S311 no secret
+                if not self._pause(min(pause * _chance.uniform(0.7, 1.0), max(last, 0.05))):
                     return
                 pause = min(pause * 2, longest)
             else:
@@ -264,6 +265,6 @@ class TokenRefresher:
                 return
 
     def _give_up(self, error: AppMeshError) -> None:
-        self.given_up = error
         logger.error("the token can no longer be renewed, log in again: %s", error)
+        self.given_up = error
         self._pause(None)

@@ -5,7 +5,6 @@ that are acknowledged, left out by a rule, or kept as dead letters; so whatever 
 the first event that is none of these. Replays and dead letters to be offered again take turns with what is new.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from meshbridge import telemetry
 from meshbridge.delivery.breaker import Breaker
 from meshbridge.delivery.work import LettersWork, LiveWork, ReplayWork, Work
 from meshbridge.journal import Journal, steady_now
-from meshbridge.options import When
+from meshbridge.options import When, chance_of_jitter
 from meshbridge.routing import Route
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
@@ -55,7 +54,7 @@ class Courier:
         options: SinkOptions,
         *,
         new_route: Callable[[], Route] | None = None,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = chance_of_jitter,
     ) -> None:
         self.name = name
         self._sink = sink

@@ -1,7 +1,6 @@
 """The token of one daemon, which both of its connections use: got, renewed in time, never asked for in a hot loop."""
 
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from meshbridge.appmesh.exchange import Exchange
 from meshbridge.link.logins import IssuerError, login_of
 from meshbridge.link.operations import LoginRefusedError, PermissionMissingError, Token
 from meshbridge.link.options import DaemonOptions
-from meshbridge.options import Retry
+from meshbridge.options import Retry, chance_of_jitter
 
 __all__ = ["LOOK_SECONDS", "Credentials"]
 
@@ -38,7 +37,7 @@ class Credentials:
     again instead. The link's thread calls :meth:`attend` whenever :attr:`due_at` has come.
     """
 
-    def __init__(self, daemon: str, options: DaemonOptions, *, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, daemon: str, options: DaemonOptions, *, chance: Callable[[], float] = chance_of_jitter) -> None:
         self._daemon = daemon
         self._login = login_of(options)
         self._chance = chance

@@ -58,8 +58,12 @@ def test_parts_are_more_than_a_window_holds(tmp_path: Path, protocol: str) -> No
         sink = sink_for(broker.url, protocol=protocol, max_payload_bytes="2KiB")
         sink.connect(5)
         sink.write(envelopes([output(1, TEXT[:40_000]), make_event(2), output(3, TEXT[:40_000])]), 20)
-        ids = [event["id"] for event in subscriber.events()]
-        wait_for(lambda: subscriber.events()[-1]["data"].get("finished") and len(subscriber.messages) > 40, "all parts")
+
+        def last_output() -> str:
+            events = [event for event in subscriber.events() if event["id"].startswith("node-a/1/3/")]
+            return "".join(event["data"]["output"] for event in events)
+
+        wait_for(lambda: last_output() == TEXT[:40_000], "all parts of the last event")
         sink.close(2)
     ids = [event["id"] for event in subscriber.events()]
     half = (len(ids) - 1) // 2

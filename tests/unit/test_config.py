@@ -126,7 +126,8 @@ def test_impossible_values_of_sinks_are_refused(tmp_path: Path, sink: dict[str, 
 
 
 def test_what_is_shown_can_be_read_and_has_no_secret(tmp_path: Path) -> None:
-    sinks = {"b": {"type": "mqtt", "url": "mqtt://h", "from": "start", "protocol": 5, "qos": "2", "password": "hunter2"}}
+    broker = {"type": "mqtt", "url": "mqtt://h", "from": "start", "protocol": 5, "qos": "2", "password": "hunter2"}
+    sinks = {"b": broker}
     settings = load_file(tmp_path, {"daemons": {"a": DAEMON}, "sinks": sinks})
     text = yaml.safe_dump(shown(settings))
     assert "hunter2" not in text
