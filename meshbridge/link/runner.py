@@ -1,6 +1,5 @@
 """The thread that keeps the event connection to one daemon."""
 
-import random
 import secrets
 import threading
 import time
@@ -8,7 +7,12 @@ from collections.abc import Callable
 
 from meshbridge import telemetry
 from meshbridge.appmesh.channel import Channel
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshRequestError
+from meshbridge.appmesh.exceptions import (
+    AppMeshConnectionError,
+    AppMeshError,
+    AppMeshRequestError,
+    AppMeshTimeoutError,
+)
 from meshbridge.appmesh.tcp_messages import MessageError
 from meshbridge.journal import Journal
 from meshbridge.link import operations
@@ -20,7 +24,7 @@ from meshbridge.link.options import DaemonOptions
 from meshbridge.link.pace import Pace
 from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
-from meshbridge.options import Retry
+from meshbridge.options import Retry, chance_of_jitter
 from meshbridge.status import LinkState, LinkStatus
 
 __all__ = ["Link"]
@@ -59,7 +63,7 @@ class Link:
         options: DaemonOptions,
         journal: Journal,
         *,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = chance_of_jitter,
     ) -> None:
         self.name = daemon
         self._options = options
@@ -175,6 +179,10 @@ class Link:
             reason, hint = explain(error)
             if isinstance(error, PermissionMissingError):
                 self._note_missing((*self._missing, error.permission))
+            if isinstance(error, AppMeshTimeoutError):
+                # What made this connection silent may have done so to the other: who waits there asks anew at once.
+                self.requests.close()
+                self._own_requests.close()
             seconds = self._delay(reason, attempts)
             self._last_error, self._last_error_at = str(error), time.time()
             self._connected_since = None
