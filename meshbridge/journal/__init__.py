@@ -31,6 +31,7 @@ stays under a dated name; the last three are kept. Couriers go on at the same of
 
 from meshbridge.journal.clock import steady_now
 from meshbridge.journal.errors import JournalError, JournalInUseError
+from meshbridge.journal.inspection import Verification, verify_directory
 from meshbridge.journal.journal import Journal
 from meshbridge.journal.letters import DeadLetter, DeadLetters
 from meshbridge.journal.options import JournalOptions, Sync
@@ -43,5 +44,7 @@ __all__ = [
     "JournalInUseError",
     "JournalOptions",
     "Sync",
+    "Verification",
     "steady_now",
+    "verify_directory",
 ]

@@ -4,15 +4,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, EventType
-from meshbridge.journal import damage
+from meshbridge.journal import damage, inspection
 from meshbridge.journal.clock import steady_now
-from meshbridge.journal.errors import JournalError, is_damage, is_full
+from meshbridge.journal.errors import DamageError, JournalError, is_damage, is_full
+from meshbridge.journal.inspection import Verification
 from meshbridge.journal.keeping import Deleted, prune
 from meshbridge.journal.letters import DeadLetters
 from meshbridge.journal.lock import DirectoryLock
@@ -233,6 +235,17 @@ class Journal:
         with self._lock:
             return self._first, self._last
 
+    def find(self, event_id: str) -> Envelope | None:
+        """The event of an id, as far as the journal has it. Goes over all of it: for a person, now and then."""
+        return inspection.find(self._options.path / DATABASE, event_id)
+
+    def verify(self) -> Verification:
+        """Reads everything and compares; damage that is found is mended as if it had shown by itself."""
+        found = inspection.verify(self._options.path / DATABASE)
+        if found.problems:
+            self.report_damage(DamageError(found.problems[0]))
+        return found
+
     # --- cursors -------------------------------------------------------------------------------------------------
 
     def cursor(self, name: str, *, from_start: bool = False) -> int:
@@ -332,6 +345,28 @@ class Journal:
             held_events=held,
             last_error=fault,
         )
+
+    def stats(self) -> dict[str, Any]:
+        """What it holds and where each sink stands, for a person."""
+        status = self.status()
+        with self._lock:
+            cursors, after = dict(self._cursors), self._first - 1
+        oldest = self._ask(lambda store: store.received_at(after), None) if status.events else None
+        return {
+            **asdict(status),
+            "max_bytes": self._options.max_bytes,
+            "max_age_seconds": self._options.max_age,
+            "oldest_received_at": oldest,
+            "sinks": {
+                name: {
+                    "offset": offset,
+                    "lag_events": self.lag(name)[0],
+                    "lag_seconds": self.lag(name)[1],
+                    "dead_letters": self.letters.count(name),
+                }
+                for name, offset in sorted(cursors.items())
+            },
+        }
 
     # --- the journal's thread: its turns -------------------------------------------------------------------------
 

@@ -28,12 +28,13 @@ any other            a bug in the sink                             traceback onc
 ==================== ============================================= ==================================================
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-from meshbridge.events import Envelope
+from meshbridge.events import Envelope, Event
 
-__all__ = ["Gone", "NotConnected", "Refused", "Retry", "Sink", "SinkError"]
+__all__ = ["Gone", "NotConnected", "Preview", "Previewing", "Refused", "Retry", "Sink", "SinkError"]
 
 
 class SinkError(Exception):
@@ -80,6 +81,29 @@ class Gone(SinkError):  # noqa: N818
     """The far end wants no more events, ever."""
 
     reason = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a sink sends for an event, for a person to see: nothing secret is in it."""
+
+    to: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """A sink that MAY be asked, without a connection, what it would send for an event: one message, or its parts."""
+
+    def preview(self, event: Event) -> list[Preview]:
+        """Gives the messages.
+
+        Raises:
+            Refused: no far end would take it.
+
+        """
+        ...
 
 
 class Sink(Protocol):

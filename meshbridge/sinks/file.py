@@ -13,9 +13,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from meshbridge.events import Envelope, encode
+from meshbridge.events import Envelope, Event, encode
 from meshbridge.options import Format
-from meshbridge.sinks.base import NotConnected, Retry
+from meshbridge.sinks.base import NotConnected, Preview, Retry
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.rotation import Archive, RotateOptions
 
@@ -106,6 +106,9 @@ class FileSink:
         held = os.fstat(self._opened())
         if self._archive is not None and held.st_size and self._archive.is_over(held.st_mtime):
             self._begin_anew(0)
+
+    def preview(self, event: Event) -> list[Preview]:
+        return [Preview(self._options.path, {}, encode(event, self._options.format) + b"\n")]
 
     def close(self, timeout_seconds: float) -> None:
         self._close()

@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, SecretStr, field_validator, model_v
 from meshbridge.options import Duration, SecretFiles, Tls
 from meshbridge.sinks.base import NotConnected
 
-__all__ = ["HttpAuth", "HttpOptions", "SecretUrl", "origin", "secret_of"]
+__all__ = ["HttpAuth", "HttpOptions", "SecretUrl", "origin", "secret_of", "shown_url"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _OWN_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization"})
@@ -24,14 +24,15 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"
 
 
-def _shown(value: SecretStr | None) -> str | None:
+def shown_url(value: SecretStr | None) -> str | None:
+    """An address without its path and query."""
     if value is None:
         return None
     url = value.get_secret_value()
     return origin(url) + ("/…" if urlsplit(url).path not in {"", "/"} or urlsplit(url).query else "")
 
 
-SecretUrl = Annotated[SecretStr, PlainSerializer(_shown, return_type=str)]
+SecretUrl = Annotated[SecretStr, PlainSerializer(shown_url, return_type=str)]
 """An address of which only scheme, host and port are ever shown."""
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
-from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
 
@@ -258,6 +258,12 @@ class KafkaSink:
     def _topic(self, event: Event) -> str:
         name = self._options.topic.format(daemon=event.daemon, app=event.app, event=event.type.label)
         return "".join(char if char in _LEGAL else "_" for char in name)[:_LONGEST_TOPIC]
+
+    def preview(self, event: Event) -> list[Preview]:
+        return [
+            Preview(f"{self._topic(event)}, key {key}", {name: str(text) for name, text in headers.items()}, value)
+            for key, headers, value in self._messages(event)
+        ]
 
     # --- connecting ----------------------------------------------------------------------------------------------
 

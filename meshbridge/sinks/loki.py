@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from meshbridge.events import Envelope, Event, EventType, encode
 from meshbridge.options import Format, Size, TextList
-from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.http_answers import failure
 from meshbridge.sinks.http_client import HttpClient, Post
 from meshbridge.sinks.http_options import HttpOptions
@@ -158,6 +158,12 @@ class LokiSink:
 
     def close(self, timeout_seconds: float) -> None:  # noqa: ARG002 closing does not wait
         self._client.close()
+
+    def preview(self, event: Event) -> list[Preview]:
+        pushes, refused = self._pushes([Envelope(0, event)])
+        if refused is not None:
+            raise refused
+        return [Preview(f"POST {_PUSH}", {"Content-Type": "application/json"}, one.body) for one in pushes]
 
     # --- what goes out -------------------------------------------------------------------------------------------
 

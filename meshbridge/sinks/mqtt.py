@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Duration, Format, Size
-from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.mqtt_connection import BrokerOptions, Connection, Will
 from meshbridge.sinks.mqtt_homeassistant import STATUS_TOPIC
 from meshbridge.sinks.mqtt_publishing import (
@@ -42,6 +42,7 @@ from meshbridge.sinks.states import AppStates
 
 __all__ = ["MqttOptions", "MqttSink"]
 
+_CONTENT_TYPE = "content type"
 _PLACES = frozenset({"daemon", "app", "event"})
 _WINDOW = 256  # messages in flight, unless the broker wants fewer; more gains nothing on a local broker
 # At QoS 2 a 3.1.1 broker can't say how many it takes, and mosquitto's default cuts off whoever sends more than this.
@@ -210,6 +211,13 @@ class MqttSink:
                 last_words = self._retained(self._connection.will.topic, self._connection.will.payload)
         self._connection.close(timeout_seconds, last_words)
 
+    def preview(self, event: Event) -> list[Preview]:
+        topic = self._topic(event.daemon, event.app, event.type.label).decode()
+        return [
+            Preview(topic, {**self._named(part), "qos": str(self._options.qos)}, payload)
+            for part, payload in self._parts(event)
+        ]
+
     # --- events --------------------------------------------------------------------------------------------------
 
     def _next_packets(self, batch: Sequence[Envelope], flight: Flight) -> list[bytes]:
@@ -264,16 +272,20 @@ class MqttSink:
         return encoded_parts(event, limit, lambda part: encode(part, self._options.format))
 
     def _properties(self, event: Event) -> bytes:
+        user = self._named(event)
+        return packed_properties(user.pop(_CONTENT_TYPE), user, self._expiry)
+
+    def _named(self, event: Event) -> dict[str, str]:
+        """The content type, and the user properties, which in binary mode are the attributes."""
         match self._options.format:
             case Format.BINARY:
                 attributes = cloudevent_attributes(event)
-                if event.reconciled:
-                    attributes["reconciled"] = "true"
-                return packed_properties(attributes.pop("datacontenttype"), attributes, self._expiry)
+                return {_CONTENT_TYPE: attributes.pop("datacontenttype"), **attributes}
             case Format.CLOUDEVENTS:
-                return packed_properties("application/cloudevents+json", {"id": event.id}, self._expiry)
+                return {_CONTENT_TYPE: "application/cloudevents+json", "id": event.id}
             case Format.RAW:
-                return packed_properties("application/json", {"id": event.id}, self._expiry)
+                marked = {"replayed": "true"} if event.replayed else {}
+                return {_CONTENT_TYPE: "application/json", "id": event.id, **marked}
 
     def _make_topic(self, daemon: str, app: str, event: str) -> bytes:
         return self._options.topic.format(daemon=topic_level(daemon), app=topic_level(app), event=event).encode()

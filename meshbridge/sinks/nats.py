@@ -23,7 +23,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
-from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
 
@@ -109,6 +109,9 @@ class NatsOptions(SinkOptions, SecretFiles):
 
     def build(self, _name: str, _state_directory: Path) -> "NatsSink":
         return NatsSink(self)
+
+
+_USUAL_PAYLOAD_BYTES = 1024 * 1024  # of a server whose limit nobody has changed
 
 
 class NatsSink:
@@ -303,6 +306,12 @@ class NatsSink:
         if str(code) == _NO_RESPONDERS and not err_code:
             return Retry(f"no stream of {self._place} takes subject {message.subject}", reason="no_stream")
         return Retry(f"{self._place} did not store event {message.id}: {text}", reason=f"nats_{err_code or code}")
+
+    def preview(self, event: Event) -> list[Preview]:
+        return [
+            Preview(one.subject, one.headers, one.payload)
+            for one in self._messages(event, self._options.max_message_bytes or _USUAL_PAYLOAD_BYTES)
+        ]
 
     def _messages(self, event: Event, limit: int) -> "list[_Message]":
         """The message of the event, or of its parts.

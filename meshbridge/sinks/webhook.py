@@ -21,10 +21,10 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Batch, Format, Size, split_list
-from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import Gone, NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.http_answers import failure
 from meshbridge.sinks.http_client import HttpClient, Post
-from meshbridge.sinks.http_options import HttpOptions
+from meshbridge.sinks.http_options import HttpOptions, shown_url
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.signing import signature_headers, signing_key
 from meshbridge.sinks.splitting import encoded_parts
@@ -219,6 +219,21 @@ class WebhookSink:
     def idle(self) -> None:
         """Nothing to keep alive: a connection that has ended is noticed, and replaced, when it is used."""
 
+    def preview(self, event: Event) -> list[Preview]:
+        self._template = self._options.body_template()
+        envelope = [Envelope(0, event)]
+        messages, _, refused = (
+            self._singles(envelope, [False]) if self._options.mode == "single" else self._batches(envelope)
+        )
+        if refused is not None:
+            raise refused
+        # The signature needs the moment of sending, and the operator's own headers may hold secrets.
+        shown = dict.fromkeys(self._options.headers, "…")
+        return [
+            Preview(f"POST {_shown_url(self._options)}", {**shown, **one.headers, "webhook-id": one.id}, one.body)
+            for one in messages
+        ]
+
     def close(self, timeout_seconds: float) -> None:  # noqa: ARG002 closing does not wait
         self._client.close()
 
@@ -297,6 +312,10 @@ class WebhookSink:
         attributes = cloudevent_attributes(event)
         headers = {"Content-Type": attributes.pop("datacontenttype")}
         return headers | {f"ce-{name}": quote(value, safe=_PLAIN) for name, value in attributes.items()}
+
+
+def _shown_url(options: HttpOptions) -> str:
+    return shown_url(options.url) or f"the url in {options.url_file}"
 
 
 def _ascii(text: str) -> str:

@@ -1,0 +1,112 @@
+"""Looks into a journal for a person, with a connection of its own, so that nobody waits for it."""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from meshbridge.events import Envelope
+from meshbridge.journal.errors import DamageError, JournalError
+from meshbridge.journal.lock import DirectoryLock
+from meshbridge.journal.rows import COLUMNS, envelope_of
+from meshbridge.journal.store import DATABASE
+
+__all__ = ["Verification", "find", "verify", "verify_directory"]
+
+_MOST_PROBLEMS = 20
+_ROWS = 500  # read at a time, so that a long look keeps no old state of the database alive
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found. ``problems`` says what is wrong, of the first few."""
+
+    path: str
+    bytes: int
+    events: int
+    damaged: int
+    seconds: float
+    problems: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def find(path: Path, event_id: str) -> Envelope | None:
+    """The event of an id; None where it is not kept, or is no id.
+
+    Raises:
+        JournalError: the database can't be read.
+
+    """
+    daemon, _, rest = event_id.partition("/")
+    run, _, number = rest.rpartition("/")
+    wheres: list[tuple[str, tuple[object, ...]]] = [("key = ?", (rest,))]
+    if number.isdecimal() and run:
+        wheres.insert(0, ("run = ? AND sequence = ? AND key IS NULL", (run, int(number))))
+    try:
+        with _connected(path) as connection:
+            for where, parameters in wheres:
+                row = connection.execute(
+                    f"SELECT {COLUMNS} FROM events WHERE daemon = ? AND {where} LIMIT 1",  # noqa: S608 constants
+                    (daemon, *parameters),
+                ).fetchone()
+                if row is not None:
+                    return envelope_of(row)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path} cannot be read: {error}") from error
+    return None
+
+
+def verify_directory(directory: Path) -> Verification:
+    """:func:`verify` of a journal that nobody has open; it is not changed.
+
+    Raises:
+        JournalInUseError: somebody has.
+        JournalError: there is none.
+
+    """
+    if not (directory / DATABASE).exists():
+        raise JournalError(f"journal.path: there is no journal in {directory}")
+    lock = DirectoryLock(directory)
+    try:
+        return verify(directory / DATABASE)
+    finally:
+        lock.release()
+
+
+def verify(path: Path) -> Verification:
+    """Compares the structure as SQLite does it, and then each event with its checksum."""
+    began = time.monotonic()
+    problems: list[str] = []
+    events = damaged = 0
+    try:
+        with _connected(path) as connection:
+            found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
+            problems += [text for text in found if text != "ok"]
+            after = 0
+            while rows := connection.execute(
+                f"SELECT {COLUMNS} FROM events WHERE offset > ? ORDER BY offset LIMIT {_ROWS}",  # noqa: S608 constants
+                (after,),
+            ).fetchall():
+                for row in rows:
+                    events += 1
+                    try:
+                        envelope_of(row)
+                    except DamageError as error:
+                        damaged += 1
+                        problems.append(str(error))
+                after = rows[-1][0]
+    except (sqlite3.Error, TypeError) as error:
+        problems.append(f"reading ended: {error}")
+    size = path.stat().st_size if path.exists() else 0
+    return Verification(str(path), size, events, damaged, time.monotonic() - began, tuple(problems[:_MOST_PROBLEMS]))
