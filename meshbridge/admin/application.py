@@ -1,0 +1,27 @@
+"""Puts the API together."""
+
+from fastapi import FastAPI
+
+import meshbridge
+from meshbridge.admin import bridge as bridge_area
+from meshbridge.admin import gate as gates
+from meshbridge.admin import problems
+from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.gate import Gate
+
+__all__ = ["new_application"]
+
+
+def new_application(bridge: Bridge, gate: Gate) -> FastAPI:
+    """An application for one listener, whose gate says who may do what."""
+    application = FastAPI(
+        title="meshbridge",
+        version=meshbridge.__version__,
+        docs_url=None,  # its page would ask others' servers for scripts
+        redoc_url=None,
+    )
+    gates.install(application, gate)
+    problems.install(application)
+    application.state.bridge = bridge
+    application.include_router(bridge_area.router)
+    return application

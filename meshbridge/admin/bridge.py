@@ -1,0 +1,228 @@
+"""``/api/v1/bridge``: the sinks, replays, dead letters and the journal of this bridge."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+
+import meshbridge
+from meshbridge.admin.gate import Scope, needs
+from meshbridge.admin.problems import Problem
+from meshbridge.journal import DeadLetter, Journal, JournalError
+from meshbridge.options import Options, When
+from meshbridge.status import LinkStatus, ReplayStatus, SinkStatus
+
+__all__ = ["Bridge", "SinkControl", "router"]
+
+_MOST_LETTERS = 1000
+
+
+class SinkControl(Protocol):
+    """What an operator may do to a sink."""
+
+    name: str
+
+    def status(self) -> SinkStatus: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def replay(self, *, since: float | None, until: float | None, when: When | None) -> ReplayStatus: ...
+    def replays(self) -> list[ReplayStatus]: ...
+    def cancel_replay(self, replay: str) -> bool: ...
+    def retry_letters(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """What the service lets the API see and do."""
+
+    sinks: Callable[[], Sequence[SinkControl]]
+    links: Callable[[], Sequence[LinkStatus]]
+    journal: Journal
+    explain: Callable[[str | None, Any], list[dict[str, Any]]]
+    """By id, or an event's JSON: what each sink would get. Raises LookupError, ValueError."""
+
+
+class ReplayRequest(Options):
+    """Which kept events pass again: by when they came in, their names, their apps."""
+
+    since: float | None = Field(default=None, description="unix seconds")
+    until: float | None = Field(default=None, description="unix seconds")
+    when: When = When()
+
+
+class LettersRequest(Options):
+    """Which dead letters: those of a sink, or some by their ids."""
+
+    sink: str | None = None
+    ids: tuple[int, ...] = ()
+
+
+class ExplainRequest(Options):
+    """An event by its id, or itself."""
+
+    id: str | None = None
+    event: dict[str, Any] | None = None
+
+
+def _bridge(request: Request) -> Bridge:
+    bridge: Bridge = request.app.state.bridge
+    return bridge
+
+
+TheBridge = Annotated[Bridge, Depends(_bridge)]
+
+router = APIRouter(prefix="/api/v1/bridge", tags=["bridge"])
+_READ, _OPERATE = [needs(Scope.READ)], [needs(Scope.OPERATE)]
+
+
+@router.get("", dependencies=_READ)
+def show(bridge: TheBridge) -> dict[str, Any]:
+    """The bridge as a whole."""
+    return {
+        "version": meshbridge.__version__,
+        "daemons": [dataclasses.asdict(link) for link in bridge.links()],
+        "sinks": [dataclasses.asdict(sink.status()) for sink in bridge.sinks()],
+        "journal": dataclasses.asdict(bridge.journal.status()),
+    }
+
+
+@router.get("/sinks", dependencies=_READ)
+def sinks(bridge: TheBridge) -> list[dict[str, Any]]:
+    """How each sink is."""
+    return [dataclasses.asdict(sink.status()) for sink in bridge.sinks()]
+
+
+@router.post("/sinks/{sink}/pause", dependencies=_OPERATE)
+def pause(bridge: TheBridge, sink: str) -> dict[str, Any]:
+    """Offer it nothing more until it is resumed, or the bridge is started anew."""
+    found = _sink_of(bridge, sink)
+    found.pause()
+    return dataclasses.asdict(found.status())
+
+
+@router.post("/sinks/{sink}/resume", dependencies=_OPERATE)
+def resume(bridge: TheBridge, sink: str) -> dict[str, Any]:
+    """End a pause or a wait between attempts, or take a sink up again that was turned off by its far end."""
+    found = _sink_of(bridge, sink)
+    found.resume()
+    return dataclasses.asdict(found.status())
+
+
+@router.post("/sinks/{sink}/replays", status_code=HTTPStatus.ACCEPTED, dependencies=_OPERATE)
+def replay(bridge: TheBridge, sink: str, wanted: ReplayRequest) -> dict[str, Any]:
+    """Let kept events pass again, beside what is new, marked as replayed."""
+    if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "since is not before until", where="since")
+    return dataclasses.asdict(_sink_of(bridge, sink).replay(since=wanted.since, until=wanted.until, when=wanted.when))
+
+
+@router.get("/replays", dependencies=_READ)
+def replays(bridge: TheBridge) -> list[dict[str, Any]]:
+    """Those under way, and the last that have ended."""
+    return [dataclasses.asdict(one) for sink in bridge.sinks() for one in sink.replays()]
+
+
+@router.get("/replays/{replay}", dependencies=_READ)
+def one_replay(bridge: TheBridge, replay: str) -> dict[str, Any]:
+    """How far it is."""
+    for sink in bridge.sinks():
+        for one in sink.replays():
+            if one.id == replay:
+                return dataclasses.asdict(one)
+    raise Problem(HTTPStatus.NOT_FOUND, f"there is no replay {replay!r}", found=replay)
+
+
+@router.delete("/replays/{replay}", dependencies=_OPERATE)
+def cancel(bridge: TheBridge, replay: str) -> dict[str, Any]:
+    """End it after the batch at hand."""
+    if not any(sink.cancel_replay(replay) for sink in bridge.sinks()):
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no replay {replay!r} under way", found=replay)
+    return one_replay(bridge, replay)
+
+
+@router.get("/dead-letters", dependencies=_READ)
+def letters(
+    bridge: TheBridge,
+    sink: str | None = None,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=_MOST_LETTERS)] = 100,
+) -> list[dict[str, Any]]:
+    """Events that were refused for good, in the order of their ids; ``after`` is the last id of the page before."""
+    return [shown(letter) for letter in bridge.journal.letters.find(sink, after=after, limit=limit)]
+
+
+@router.post("/dead-letters/retry", dependencies=_OPERATE)
+def retry(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
+    """Offer them again; one that is taken is no more."""
+    changed = _changed(lambda: bridge.journal.letters.retry(wanted.sink, wanted.ids))
+    for one in bridge.sinks():
+        one.retry_letters()
+    return {"changed": changed}
+
+
+@router.post("/dead-letters/drop", dependencies=_OPERATE)
+def drop(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
+    """Forget them, for good."""
+    return {"changed": _changed(lambda: bridge.journal.letters.drop(wanted.sink, wanted.ids))}
+
+
+@router.get("/journal", dependencies=_READ)
+def journal(bridge: TheBridge) -> dict[str, Any]:
+    """What the journal holds, and where each sink stands in it."""
+    return bridge.journal.stats()
+
+
+@router.post("/journal/verify", dependencies=_OPERATE)
+def verify(bridge: TheBridge) -> dict[str, Any]:
+    """Read all of it and compare; what is damaged is mended."""
+    return dataclasses.asdict(bridge.journal.verify())
+
+
+@router.post("/explain", dependencies=_READ)
+def explain(bridge: TheBridge, wanted: ExplainRequest) -> list[dict[str, Any]]:
+    """What becomes of an event at each sink, and why. Nothing is sent."""
+    if (wanted.id is None) == (wanted.event is None):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "give either id or event")
+    try:
+        return bridge.explain(wanted.id, wanted.event)
+    except LookupError as error:
+        raise Problem(HTTPStatus.NOT_FOUND, str(error.args[0]), found=wanted.id, where="id") from error
+    except (ValueError, JournalError) as error:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), where="event") from error
+
+
+def _sink_of(bridge: Bridge, name: str) -> SinkControl:
+    sinks = {sink.name: sink for sink in bridge.sinks()}
+    if name not in sinks:
+        raise Problem(
+            HTTPStatus.NOT_FOUND, f"there is no sink {name!r} here", allowed=sorted(sinks), found=name, where="sink"
+        )
+    return sinks[name]
+
+
+def shown(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter without its body, which ``explain`` shows."""
+    event = letter.envelope.event
+    return {
+        "id": letter.id,
+        "sink": letter.sink,
+        "refused_at": letter.refused_at,
+        "reason": letter.reason,
+        "error": letter.error,
+        "retry": letter.retry,
+        "event": event.id,
+        "app": event.app,
+        "type": event.type.label,
+        "received_at": event.received_at,
+    }
+
+
+def _changed(change: Callable[[], int]) -> int:
+    try:
+        return change()
+    except TimeoutError as error:
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error

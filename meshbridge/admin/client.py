@@ -1,0 +1,83 @@
+"""Speaks with a running bridge over its control socket. Imports little: commands start at once."""
+
+import http.client
+import json
+import socket
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from meshbridge.admin.paths import CONTROL_SOCKET, short_path
+
+__all__ = ["Client", "NotRunningError", "RefusedError"]
+
+
+class NotRunningError(Exception):
+    """Nobody serves the socket."""
+
+
+class RefusedError(Exception):
+    """The bridge refused; the message is its own (RFC 9457)."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Client:
+    """One exchange at a time, each on a connection of its own."""
+
+    def __init__(self, directory: Path, timeout_seconds: float = 60.0) -> None:
+        self._directory = directory
+        self._timeout = timeout_seconds
+
+    def get(self, path: str, **query: object) -> Any:
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._ask("GET", f"{path}?{urlencode(given)}" if given else path, None)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self._ask("POST", path, body)
+
+    def delete(self, path: str) -> Any:
+        return self._ask("DELETE", path, None)
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        """The answer.
+
+        Raises:
+            NotRunningError: no bridge runs on this journal.
+            RefusedError: it does not do that.
+            OSError: it is not to be spoken with (not allowed, or silent).
+
+        """
+        connection = _Connection(self._directory, self._timeout)
+        try:
+            content = None if body is None else json.dumps(body)
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, f"/api/v1/bridge{path}", content, headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NotRunningError(f"no bridge runs on the journal {self._directory}") from None
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"the bridge's answer cannot be read: {error!r}") from error
+        finally:
+            connection.close()
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            allowed = answer.get("allowed")
+            hint = f" (there are: {', '.join(map(str, allowed))})" if allowed else ""
+            raise RefusedError(f"{answer.get('detail', response.reason)}{hint}", response.status)
+        return answer
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, directory: Path, timeout_seconds: float) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
+        self._directory = directory
+
+    def connect(self) -> None:
+        with short_path(self._directory) as place:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(f"{place}/{CONTROL_SOCKET}")
