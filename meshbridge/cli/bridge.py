@@ -1,0 +1,50 @@
+"""The bridge itself: run it, ask it how it is."""
+
+import os
+from typing import Annotated
+
+import typer
+
+import meshbridge
+from meshbridge.cli.options import ConfigOption, load_settings
+from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
+
+__all__ = ["healthcheck", "run", "version"]
+
+
+def run(config: ConfigOption = None) -> None:
+    """Run the bridge until SIGTERM or SIGINT."""
+    settings = load_settings(config)
+    from meshbridge import telemetry
+    from meshbridge.journal import JournalError
+    from meshbridge.service import Service
+
+    telemetry.configure_logging(settings.log.level, settings.log.format)
+    try:
+        Service(settings).run()
+    except JournalError as error:
+        fail(str(error), WRONG_USAGE)
+    except OSError as error:
+        fail(str(error))
+
+
+def healthcheck(
+    config: ConfigOption = None,
+    ready: Annotated[bool, typer.Option("--ready", help="Ask whether it is ready, not whether it is alive.")] = False,
+    url: Annotated[str | None, typer.Option(help="Where the exporter listens; default: as configured.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
+) -> None:
+    """Ask the bridge that runs here how it is: for a container's health check and for probes."""
+    from meshbridge.healthcheck import CannotAskError, ask, exporter_url
+
+    try:
+        fine, answer = ask(url or exporter_url(config, os.environ), ready=ready, timeout_seconds=timeout)
+    except CannotAskError as error:
+        fail(str(error))
+    print(answer)
+    raise typer.Exit(0 if fine else FAILED)
+
+
+def version() -> None:
+    """Print the version."""
+    print(meshbridge.__version__)
