@@ -27,7 +27,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         missing = [name for name in mark.args if program(name) is None]
         if missing:
-            text = f"needs {', '.join(missing)} (apt-get install mosquitto mosquitto-clients nats-server prometheus)"
+            text = f"needs {', '.join(missing)} (`make programs` installs it)"
             (pytest.fail if IN_CI else pytest.skip)(text)
 
 
