@@ -6,11 +6,13 @@ Nothing is sent, and nothing fails, where no service manager asked for it (``NOT
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 __all__ = ["Notifier"]
 
 _MICROSECONDS = 1_000_000
+_NANOSECONDS_PER_MICROSECOND = 1_000
 
 
 class Notifier:
@@ -34,6 +36,13 @@ class Notifier:
     def ready(self) -> None:
         """The listeners are up."""
         self.send("READY=1")
+
+    def reloading(self) -> None:
+        """The configuration is being read again; :meth:`ready` ends it, whatever came of it.
+
+        The time tells the manager that this is the answer to its own request (``Type=notify-reload``, systemd 253).
+        """
+        self.send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // _NANOSECONDS_PER_MICROSECOND}")
 
     def stopping(self) -> None:
         self.send("STOPPING=1")

@@ -7,7 +7,6 @@ their cursors. What is not delivered by then is delivered after the next start.
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -176,11 +175,10 @@ class Service:
 
     def _looks(self) -> Sequence[Look]:
         """Each part as it is now, for the watchdog."""
-        threads = {thread.name for thread in threading.enumerate()}
         https = {name for name, options in self._settings.daemons.items() if options.scheme == "https"}
         looks = [journal_look(self.journal.status(), settled=self.journal.flush(0.0))]
         looks += [
-            link_look(link.status(), alive=f"link-{link.name}" in threads)
+            link_look(link.status(), alive=link.alive)
             for link in self.links
             if link.name not in https  # nothing of it runs by itself
         ]

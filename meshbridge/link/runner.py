@@ -128,6 +128,11 @@ class Link:
             ended = ended and not self._thread.is_alive()
         return ended
 
+    @property
+    def alive(self) -> bool:
+        """Whether the link's thread runs. Over https:// there is none."""
+        return self._thread is not None and self._thread.is_alive()
+
     def status(self) -> LinkStatus:
         if self._options.scheme == "https":
             return self._requests_status()

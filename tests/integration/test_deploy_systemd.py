@@ -48,6 +48,11 @@ def test_units_expose_little(unit: str, tmp_path: Path) -> None:
     assert float(exposure[1]) <= WORST_EXPOSURE, report
 
 
+@pytest.mark.parametrize("unit", INSTANCES)
+def test_reload_sends_the_signal_that_the_service_takes(unit: str) -> None:
+    assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in (UNITS / unit).read_text(encoding="utf-8")
+
+
 def test_the_template_differs_only_in_what_an_instance_has_of_its_own() -> None:
     def settings(unit: str) -> set[str]:
         lines = (UNITS / unit).read_text(encoding="utf-8").splitlines()

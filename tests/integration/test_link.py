@@ -60,7 +60,9 @@ def test_events_are_journaled_with_the_run_of_the_daemon(emulator: Emulator, jou
         assert isinstance(link.requests.list_apps(10), list)
         assert b"appmesh_build_info" in link.requests.get_metrics(10)
     finally:
+        assert link.alive
         assert link.stop(10)
+        assert not link.alive
     assert link.status().state is LinkState.STOPPED
 
 
@@ -71,6 +73,7 @@ def test_a_daemon_over_https_has_metrics_and_no_events(emulator: Emulator, journ
     assert b"appmesh_build_info" in link.requests.get_metrics(10)
     assert link.requests.get_host_resources(10)["appmesh_version"]
     assert link.status().up
+    assert not link.alive, "no thread is needed"
     assert link.stop(10)
 
 

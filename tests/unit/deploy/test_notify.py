@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,17 @@ def test_messages_are_one_datagram_each(manager: socket.socket) -> None:
     notifier.alive("all is well")
     notifier.stopping()
     assert [manager.recv(1000) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1\nSTATUS=all is well", b"STOPPING=1"]
+
+
+def test_a_reload_tells_when_it_began_and_ends_with_ready(manager: socket.socket) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notifier.reloading()
+    notifier.ready()
+    reloading, microseconds = manager.recv(1000).decode().split("\nMONOTONIC_USEC=")
+    assert reloading == "RELOADING=1"
+    assert before <= int(microseconds) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert manager.recv(1000) == b"READY=1"
 
 
 def test_an_abstract_address_is_written_with_an_at_sign() -> None:
