@@ -60,9 +60,9 @@ def test_events_are_journaled_with_the_run_of_the_daemon(emulator: Emulator, jou
         assert isinstance(link.requests.list_apps(10), list)
         assert b"appmesh_build_info" in link.requests.get_metrics(10)
     finally:
-        assert link.alive
+        living = link.alive
         assert link.stop(10)
-        assert not link.alive
+    assert (living, link.alive) == (True, False)
     assert link.status().state is LinkState.STOPPED
 
 
