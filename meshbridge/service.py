@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ import orjson
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from meshbridge import telemetry
+from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
 from meshbridge.config import Settings
 from meshbridge.delivery import AppFigures, Courier, StateFeed
 from meshbridge.exporter import Exporter, Sources
@@ -35,6 +37,7 @@ __all__ = ["Service"]
 _STOP_SECONDS = 9.5  # of the 10 that an operator is promised
 _PRUNE_SECONDS = 30
 _FIGURES_SECONDS = 60
+_IDLE_CHECK_SECONDS = 60
 
 
 class Service:
@@ -94,6 +97,7 @@ class Service:
             link.start()
         self._scheduler.add_job(self.journal.prune, "interval", seconds=_PRUNE_SECONDS)
         self._scheduler.add_job(self._figures.measure, "interval", seconds=_FIGURES_SECONDS)
+        self._scheduler.add_job(self._close_idle_clients, "interval", seconds=_IDLE_CHECK_SECONDS)
         self._scheduler.start()
         self._started = True
         host, port = self.exporter.address
@@ -103,6 +107,22 @@ class Service:
 
     def _link_statuses(self) -> list[LinkStatus]:
         return [link.status() for link in self.links]
+
+    def client(self, daemon: str) -> AbstractContextManager[AppMeshClient]:
+        """The SDK's client of a daemon, with its link's login.
+
+        Raises:
+            AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
+
+        """
+        link = next((link for link in self.links if link.name == daemon), None)
+        if link is None:
+            raise AppMeshConnectionError(f"there is no daemon {daemon!r} here")
+        return link.client.use()
+
+    def _close_idle_clients(self) -> None:
+        for link in self.links:
+            link.client.close_idle()
 
     def _sink(self, name: str, options: Any) -> Sink:
         sink: Sink = options.build(name, self._state_directory)

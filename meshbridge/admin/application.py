@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 import meshbridge
 from meshbridge.admin import bridge as bridge_area
+from meshbridge.admin import daemons as daemons_area
 from meshbridge.admin import gate as gates
 from meshbridge.admin import problems
 from meshbridge.admin.bridge import Bridge
@@ -24,4 +25,5 @@ def new_application(bridge: Bridge, gate: Gate) -> FastAPI:
     problems.install(application)
     application.state.bridge = bridge
     application.include_router(bridge_area.router)
+    application.include_router(daemons_area.router)
     return application

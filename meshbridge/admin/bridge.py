@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
@@ -12,11 +13,12 @@ from pydantic import Field
 import meshbridge
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
+from meshbridge.appmesh import AppMeshClient
 from meshbridge.journal import DeadLetter, Journal, JournalError
 from meshbridge.options import Options, When
 from meshbridge.status import LinkStatus, ReplayStatus, SinkStatus
 
-__all__ = ["Bridge", "SinkControl", "router"]
+__all__ = ["Bridge", "SinkControl", "TheBridge", "router"]
 
 _MOST_LETTERS = 1000
 
@@ -44,6 +46,8 @@ class Bridge:
     journal: Journal
     explain: Callable[[str | None, Any], list[dict[str, Any]]]
     """By id, or an event's JSON: what each sink would get. Raises LookupError, ValueError."""
+    client: Callable[[str], AbstractContextManager[AppMeshClient]]
+    """The SDK's client of a daemon, with the link's own login. Raises AppMeshConnectionError where there is none."""
 
 
 class ReplayRequest(Options):

@@ -35,7 +35,7 @@ class AppRun:
     @contextmanager
     def forward_to(self) -> Iterator[None]:
         """While it lasts, this thread's requests go where the run is; those of other threads are left alone."""
-        with self._client._forwarding(self._forward_to):  # noqa: SLF001 a handle of this client
+        with self._client.using(forward_to=self._forward_to):
             yield
 
     def wait(self, stdout_handler: OutputHandler = None, timeout: int = 0) -> int | None:

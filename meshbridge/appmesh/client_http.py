@@ -78,6 +78,13 @@ _DURATION = re.compile(
 _DAYS_OF_YEAR, _DAYS_OF_MONTH = 365, 30  # as the official SDK counts them
 
 
+class _Here(threading.local):
+    """What :meth:`AppMeshClient.using` sets, for one thread."""
+
+    forward_to: str | None = None
+    timeout_seconds: float | None = None
+
+
 class AppMeshClient:
     """A daemon's operations over HTTPS.
 
@@ -136,7 +143,7 @@ class AppMeshClient:
         self._provider = token_provider
         self._tokens: TokenStore = CookieFile(cookie_file, base_url) if cookie_file else MemoryTokens()
         self._forward_to = ""
-        self._forwarding_here = threading.local()  # what AppRun.forward_to sets for one thread
+        self._here = _Here()
         self._renewing = threading.Lock()  # held while the token is renewed, which revokes the old one
         self._generation: int | None = None
         self._auto_refresh_token = auto_refresh_token
@@ -185,7 +192,7 @@ class AppMeshClient:
 
         """
         exchange = over or self._exchange
-        timeout_seconds, forward_to = self._timeout_seconds, self._forward_header()
+        timeout_seconds, forward_to = self._here.timeout_seconds or self._timeout_seconds, self._forward_header()
         if forward_to:
             timeout_seconds = min(timeout_seconds, _FORWARD_TIMEOUT_SECONDS)
         if waits_seconds:
@@ -193,10 +200,10 @@ class AppMeshClient:
         token = self._bearer() if authorize else ""
         message = self._message(method, uri, query, headers, body, token, forward_to)
         response = self._exchanged(exchange, message, timeout_seconds)
-        if response.http_status == HTTPStatus.UNAUTHORIZED and token:
+        if token and self._is_refused(token, response, exchange, timeout_seconds):
             newer = self._newer_token(token)
             if newer:
-                # The token was replaced while the request was on its way; a 401 means that nothing was done yet.
+                # Another one is to be had, and nothing was done yet.
                 message = self._message(method, uri, query, headers, body, newer, forward_to)
                 response = self._exchanged(exchange, message, timeout_seconds)
         if response.http_status == HTTPStatus.OK:
@@ -247,6 +254,18 @@ class AppMeshClient:
     def _bearer(self) -> str:
         return self._tokens.get() if self._provider is None else self._provider.token()
 
+    def _is_refused(self, token: str, response: ResponseMessage, exchange: Exchange, timeout_seconds: float) -> bool:
+        """Whether an answer means that the daemon does not take the token.
+
+        To a text that is no token it answers 500, as to a fault of its own (PROTOCOL.md, 'Surprises'). Where somebody
+        gives other ones, it is asked what it says of this one.
+        """
+        if response.http_status != HTTPStatus.INTERNAL_SERVER_ERROR or self._provider is None:
+            return response.http_status == HTTPStatus.UNAUTHORIZED
+        asked = self._message("POST", "/appmesh/auth", None, None, b"", token, "")
+        answer = self._exchanged(exchange, asked, timeout_seconds)
+        return answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.INTERNAL_SERVER_ERROR}
+
     def _newer_token(self, refused: str) -> str:
         """Another token than the one that was refused, where there is one; a renewal under way is waited for."""
         if self._provider is not None:
@@ -271,7 +290,7 @@ class AppMeshClient:
 
         All nodes must have the same JWT settings. Forwarded requests wait for 60 s at most.
         """
-        here: str | None = getattr(self._forwarding_here, "to", None)
+        here = self._here.forward_to
         return self._forward_to if here is None else here
 
     @forward_to.setter
@@ -279,13 +298,22 @@ class AppMeshClient:
         self._forward_to = host or ""
 
     @contextlib.contextmanager
-    def _forwarding(self, host: str) -> Iterator[None]:
-        before: str | None = getattr(self._forwarding_here, "to", None)
-        self._forwarding_here.to = host
+    def using(self, *, forward_to: str | None = None, timeout_seconds: float | None = None) -> Iterator[None]:
+        """While it lasts, this thread's requests go to another node, or wait for an answer only so long.
+
+        Those of other threads are left alone. ``forward_to`` is as the property of that name: ``""`` is the node that
+        is connected, None what the client was set to. What the daemon itself is told to wait comes on top.
+        """
+        here = self._here
+        before = here.forward_to, here.timeout_seconds
+        if forward_to is not None:
+            here.forward_to = forward_to
+        if timeout_seconds is not None:
+            here.timeout_seconds = timeout_seconds
         try:
             yield
         finally:
-            self._forwarding_here.to = before
+            here.forward_to, here.timeout_seconds = before
 
     def _forward_header(self) -> str:
         host = self.forward_to

@@ -30,10 +30,11 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
         auto_refresh_token: bool = False,
         *,
         token_provider: TokenProvider | None = None,
+        connect_timeout_seconds: float | None = None,
     ) -> None:
         """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``tcp_address`` is host and port."""
         self._address = tcp_address
-        self._line = ReopeningLine(self._transport, name="appmesh-tcp")
+        self._line = ReopeningLine(self._transport, name="appmesh-tcp", connect_timeout_seconds=connect_timeout_seconds)
         self._client_address = socket.gethostname()
         super().__init__(
             ssl_verify=ssl_verify,

@@ -29,10 +29,11 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
         auto_refresh_token: bool = False,
         *,
         token_provider: TokenProvider | None = None,
+        connect_timeout_seconds: float | None = None,
     ) -> None:
         """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``wss_address`` is host and port."""
         self._address = wss_address
-        self._line = ReopeningLine(self._transport, name="appmesh-wss")
+        self._line = ReopeningLine(self._transport, name="appmesh-wss", connect_timeout_seconds=connect_timeout_seconds)
         host, port = wss_address
         super().__init__(
             f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",

@@ -211,10 +211,20 @@ def _call(listener: Listener, event: AppEvent) -> None:
 class ReopeningLine:
     """A line that is opened when it is first needed, and again after a loss. An ``Exchange`` for many threads."""
 
-    def __init__(self, transport: Callable[[], Transport], *, name: str = "appmesh") -> None:
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        *,
+        name: str = "appmesh",
+        connect_timeout_seconds: float | None = None,
+    ) -> None:
+        """``connect_timeout_seconds``: None for the transport's own."""
         self._transport = transport
         self._name = name
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._lock = threading.Lock()  # held while a line is opened, so that only one is
+        self._attempts = 0
+        self._failure: AppMeshConnectionError | None = None  # of the last attempt
         self._line: Line | None = None
         self._lost: list[Line] = []  # ended lines whose callbacks may still have something to hear
         self._closed = False
@@ -226,19 +236,29 @@ class ReopeningLine:
             AppMeshConnectionError: the daemon cannot be reached, or :meth:`close` was called.
 
         """
-        line = self._line
+        line, attempts = self._line, self._attempts
         if line is not None and line.is_open:
             return line
         with self._lock:
             if self._closed:
                 raise AppMeshConnectionError("the client is closed")
+            if self._failure is not None and self._attempts > attempts:
+                # An attempt failed while this thread waited: many threads don't try one after the other.
+                raise AppMeshConnectionError(self._failure.message) from self._failure
             if self._line is not None:
                 if self._line.is_open:
                     return self._line
                 self._lost = [lost for lost in (*self._lost, self._line) if not lost.is_finished]
                 self._line = None
             opening = Line(self._transport(), name=self._name)
-            opening.open()
+            try:
+                opening.open(self._connect_timeout_seconds)
+                self._failure = None
+            except AppMeshConnectionError as error:
+                self._failure = error
+                raise
+            finally:
+                self._attempts += 1
             self._line = opening
             return opening
 

@@ -16,6 +16,7 @@ from meshbridge.appmesh.exceptions import (
 from meshbridge.appmesh.tcp_messages import MessageError
 from meshbridge.journal import Journal
 from meshbridge.link import operations
+from meshbridge.link.client import DaemonClient
 from meshbridge.link.connections import CutOffError, explain, new_exchange, new_transport, was_told_off
 from meshbridge.link.credentials import LOOK_SECONDS, Credentials
 from meshbridge.link.numbering import Numbering
@@ -50,7 +51,8 @@ _MOVES: dict[LinkState, frozenset[LinkState]] = {
 
 
 class Link:
-    """One daemon: its event connection, and its request connection (:attr:`requests`).
+    """One daemon: its event connection, its request connection (:attr:`requests`), and one for people's requests
+    (:attr:`client`), all with the same token.
 
     Threads: ``link-<daemon>`` connects, renews and probes; the channel's own, ``events-<daemon>``, reads, numbers and
     hands events to the journal, and waits for nothing. ``start``, ``stop`` and ``status`` may be called by any
@@ -79,6 +81,7 @@ class Link:
             self._own_requests = DaemonRequests(
                 daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
             )
+        self.client = DaemonClient(daemon, options, self._credentials)
         self._repair = Repair(daemon, self._own_requests, journal, options.reconcile_interval, self._fence)
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
@@ -114,7 +117,7 @@ class Link:
         self._repair.request_stop()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Ends both connections; False when the thread takes longer than ``timeout_seconds``."""
+        """Ends the connections; False when the thread takes longer than ``timeout_seconds``."""
         self.request_stop()
         with self._lock:
             channel = self._channel
@@ -122,6 +125,7 @@ class Link:
             channel.close()
         self.requests.close()
         self._own_requests.close()
+        self.client.close()
         ended = self._repair.stop(timeout_seconds)
         if self._thread is not None:
             self._thread.join(timeout_seconds)

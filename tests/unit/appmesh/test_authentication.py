@@ -243,6 +243,25 @@ def test_a_provider_without_another_token_leaves_the_error() -> None:
         client.list_labels()
 
 
+def test_a_500_is_taken_for_a_refused_token_where_the_daemon_says_so_when_asked_again() -> None:
+    provider = Provider("garbage", "two")
+    exchange = FakeExchange(refusal(500), refusal(500), answer({"l": "v"}))
+    client = AppMeshClient(exchange=exchange, token_provider=provider)
+    assert client.list_labels() == {"l": "v"}
+    assert [sent.request_uri for sent in exchange.requests] == ["/appmesh/labels", "/appmesh/auth", "/appmesh/labels"]
+    assert [sent.headers["Authorization"] for sent in exchange.requests] == ["Bearer garbage"] * 2 + ["Bearer two"]
+    assert provider.refused == ["garbage"]
+
+
+def test_a_500_with_a_good_token_is_an_error_of_the_daemon_itself() -> None:
+    provider = Provider("good", "two")
+    client = AppMeshClient(exchange=FakeExchange(refusal(500), answer({})), token_provider=provider)
+    with pytest.raises(AppMeshRequestError) as caught:
+        client.set_config({"REST": {"RestListenPort": "x"}})
+    assert caught.value.status == 500
+    assert provider.refused == []
+
+
 # --- the cookie file --------------------------------------------------------------------------------------------------
 
 

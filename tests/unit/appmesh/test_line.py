@@ -286,6 +286,57 @@ def test_a_daemon_that_is_away_is_an_error_and_asked_again_next_time(daemon: Fak
         reopening.close()
 
 
+def test_threads_that_waited_for_an_attempt_that_failed_don_t_try_one_after_the_other(daemon: FakeDaemon) -> None:
+    trying, go = threading.Event(), threading.Event()
+    attempts: list[float | None] = []
+
+    class Unreachable:
+        def connect(self, timeout_seconds: float | None = None) -> None:
+            attempts.append(timeout_seconds)
+            trying.set()
+            assert go.wait(10)
+            raise AppMeshConnectionError("nobody there")
+
+        def close(self) -> None: ...
+        def interrupt(self) -> None: ...
+
+    class Counting:
+        """A lock that tells how many have come for it."""
+
+        def __init__(self) -> None:
+            self.lock, self.came = threading.Lock(), 0
+
+        def __enter__(self) -> None:
+            self.came += 1
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    line = ReopeningLine(Unreachable, connect_timeout_seconds=3)  # type: ignore[arg-type]
+    line._lock = lock = Counting()  # type: ignore[assignment]
+    said: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(AppMeshConnectionError) as caught:
+            line.line()
+        said.append(str(caught.value))
+
+    first = threading.Thread(target=ask)
+    first.start()
+    assert trying.wait(10)
+    others = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in others:
+        thread.start()
+    eventually(lambda: lock.came == 6)
+    go.set()
+    for thread in (first, *others):
+        thread.join(10)
+    assert said == ["nobody there"] * 6
+    assert attempts == [3]
+    line.close()
+
+
 def test_a_closed_one_stays_closed(daemon: FakeDaemon) -> None:
     reopening = ReopeningLine(daemon.transport)
     reopening.close()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,7 @@ def test_every_public_operation_has_a_test() -> None:
         "start_token_refresh",
         "stop_token_refresh",
         "upload_file",
+        "using",
         "validate_totp",
         "wait_for_async_run",
         "forward_to",
@@ -443,6 +445,29 @@ def test_a_run_goes_on_where_it_was_started_and_only_for_the_thread_that_asks() 
         assert client._forward_to == "node-c:1", "what other threads see"
     client.list_labels()
     assert [sent.headers["X-Target-Host"] for sent in exchange.requests] == ["node-b:1", "node-b:1", "node-c:1"]
+
+
+def test_one_thread_may_ask_another_node_and_wait_less_for_a_while() -> None:
+    client, exchange = client_over()
+    client.forward_to = "node-c:1"
+    others: list[str] = []
+    with client.using(forward_to="node-b:1", timeout_seconds=5):
+        client.list_labels()
+        with client.using(forward_to=""):
+            client.list_labels()
+        beside = threading.Thread(target=lambda: others.append(client.forward_to))
+        beside.start()
+        beside.join(10)
+        client.run_task("a", "x", 100)
+    client.list_labels()
+    assert others == ["node-c:1"]
+    assert [sent.headers.get("X-Target-Host") for sent in exchange.requests] == [
+        "node-b:1",
+        None,
+        "node-b:1",
+        "node-c:1",
+    ]
+    assert exchange.timeouts == [5, 5, 130, 60]
 
 
 # --- waiting, over HTTPS --------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""``/api/v1/daemons``: which daemons there are, and how each one's link is."""
+
+import dataclasses
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+
+from meshbridge.admin.bridge import TheBridge
+from meshbridge.admin.daemons.asking import DaemonName
+from meshbridge.admin.gate import Scope, needs
+from meshbridge.admin.problems import Problem
+from meshbridge.status import LinkStatus
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/v1/daemons", tags=["daemons"], dependencies=[needs(Scope.READ)])
+
+
+@router.get("")
+def daemons(bridge: TheBridge) -> list[dict[str, Any]]:
+    """Every daemon of the configuration, and how its link is."""
+    return [_shown(link) for link in bridge.links()]
+
+
+@router.get("/{daemon}")
+def daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
+    """One daemon, and how its link is."""
+    links = {link.daemon: link for link in bridge.links()}
+    if daemon not in links:
+        raise Problem(
+            HTTPStatus.NOT_FOUND, f"there is no daemon {daemon!r} here", kind="unknown-daemon", allowed=sorted(links)
+        )
+    return _shown(links[daemon])
+
+
+def _shown(link: LinkStatus) -> dict[str, Any]:
+    return {"name": link.daemon, "up": link.up, **dataclasses.asdict(link)}

@@ -1,0 +1,122 @@
+"""What requests say: an app to register, a command to run, a user, …"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, model_validator
+
+from meshbridge.appmesh import App
+from meshbridge.options import Options
+
+__all__ = ["AppName", "AppSettings", "Moment", "app_of"]
+
+AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+
+Moment = Annotated[int | str, Field(description="unix seconds, or ISO 8601")]
+
+_REPORTED = frozenset(
+    {
+        "container_id",
+        "cpu",
+        "fd",
+        "health",
+        "last_error",
+        "last_exit_time",
+        "last_start_time",
+        "memory",
+        "next_start_time",
+        "pid",
+        "pid_user",
+        "pstree",
+        "register_time",
+        "return_code",
+        "starts",
+        "stdout_cache_size",
+        "subscription_id",
+        "task_id",
+        "task_status",
+        "user",
+        "version",
+    }
+)
+"""What a daemon says of an app and nobody sets: what was read may be sent back as it is."""
+
+
+class Action(StrEnum):
+    """What happens after an exit."""
+
+    RESTART = "restart"
+    STANDBY = "standby"
+    KEEPALIVE = "keepalive"
+    REMOVE = "remove"
+
+
+class Behavior(Options):
+    """What happens when the process has ended."""
+
+    exit: Action = Action.STANDBY
+    control: dict[Annotated[str, StringConstraints(pattern=r"^-?\d+$")], Action] = Field(
+        default={}, description="by exit code, before exit", examples=[{"0": "restart"}]
+    )
+
+
+class DailyLimitation(Options):
+    """The part of the day in which the app runs."""
+
+    daily_start: Moment | None = None
+    daily_end: Moment | None = None
+
+
+class ResourceLimit(Options):
+    """Limits of the process."""
+
+    cpu_shares: int | None = None
+    memory_mb: int | None = None
+    memory_virt_mb: int | None = None
+
+
+class AppSettings(Options):
+    """An app, as the daemon takes it. What a daemon reports of one (pid, starts, …) may stand there and is left out."""
+
+    command: str | None = Field(default=None, examples=["sleep 60"])
+    shell: bool | None = None
+    session_login: bool | None = None
+    description: str | None = None
+    metadata: Any = Field(default=None, description="text or JSON, which the process gets")
+    working_dir: str | None = None
+    status: int | None = Field(default=None, ge=0, le=2, description="1 enabled, 0 disabled")
+    docker_image: str | None = None
+    stdout_cache_num: int | None = Field(default=None, ge=0, description="how many outputs of processes are kept")
+    start_time: Moment | None = None
+    end_time: Moment | None = None
+    start_interval_seconds: int | str | None = Field(
+        default=None, description="seconds, an ISO 8601 duration, or with cron six fields"
+    )
+    cron: bool | None = None
+    daily_limitation: DailyLimitation | None = None
+    retention: str | None = Field(default=None, description="ISO 8601 duration that a process gets to end")
+    health_check_cmd: str | None = None
+    permission: int | None = Field(default=None, description="two digits, group then others: 1 deny, 2 read, 3 write")
+    behavior: Behavior | None = None
+    env: dict[str, str] = Field(default={}, examples=[{"PORT": "8080"}])
+    sec_env: dict[str, str] = Field(default={}, description="as env; the daemon encrypts it, and it is never shown")
+    resource_limit: ResourceLimit | None = None
+    owner: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_reported(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            name: part
+            for name, part in value.items()
+            if name not in _REPORTED and not str(name).endswith("_TEXT") and name != "name"
+        }
+
+
+def app_of(name: str | None, settings: AppSettings) -> App:
+    """The SDK's form."""
+    fields = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return App({**fields, **({} if name is None else {"name": name})})

@@ -1,0 +1,122 @@
+"""What a daemon's refusal, or its silence, is to the caller of the API (PROTOCOL.md, 'Surprises')."""
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from meshbridge.admin.problems import Problem
+from meshbridge.appmesh import (
+    AppMeshAuthError,
+    AppMeshConnectionError,
+    AppMeshDeniedError,
+    AppMeshError,
+    AppMeshNotOfferedError,
+    AppMeshTimeoutError,
+)
+
+__all__ = ["answers", "not_kept", "problem_of"]
+
+_PERMISSION = re.compile(r"lacks required permission '([^']+)'")
+_SERVER_ERROR = 500
+_CLIENT_ERROR = 400
+_BY_TYPE: tuple[tuple[type[AppMeshError], HTTPStatus, str], ...] = (
+    (AppMeshTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "daemon-timeout"),
+    (AppMeshConnectionError, HTTPStatus.BAD_GATEWAY, "daemon-unreachable"),
+    (AppMeshNotOfferedError, HTTPStatus.NOT_FOUND, "not-offered"),
+)
+
+
+def problem_of(daemon: str, error: AppMeshError) -> Problem:
+    """The problem that an error of the SDK is.
+
+    =====================================  ==========================================
+    the daemon                             the caller
+    =====================================  ==========================================
+    400 'Permission denied'                403, the permission beside it
+    401, or refuses to log the bridge in   502: nothing the caller could mend
+    406 'file not found'                   404
+    417 without a word                     404, said in words
+    403 'file already exist'               409
+    other 4xx                              the same, in the daemon's words
+    does not know the operation            404
+    5xx, an answer that can't be read      502
+    no connection; no answer in time       502; 504
+    =====================================  ==========================================
+    """
+    said, status = error.message, error.status
+    for of, answer, kind in _BY_TYPE:
+        if isinstance(error, of):
+            return Problem(answer, f"{daemon}: {said}", kind=kind, daemon=daemon)
+    if isinstance(error, AppMeshDeniedError):
+        return _denied(daemon, error)
+    if isinstance(error, AppMeshAuthError) and status != HTTPStatus.FORBIDDEN:
+        detail = f"{daemon} does not let this bridge in: {said}"
+        return Problem(HTTPStatus.BAD_GATEWAY, detail, kind="daemon-login", daemon=daemon)
+    if status is None:
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said, kind="invalid")  # the daemon was not even asked
+    return not_kept(daemon) if status == HTTPStatus.EXPECTATION_FAILED else _refused(daemon, said, status)
+
+
+def _refused(daemon: str, said: str, status: int) -> Problem:
+    if _CLIENT_ERROR <= status < _SERVER_ERROR:
+        return Problem(_meant(status, said), said, kind="daemon-refused", daemon=daemon, daemon_status=status)
+    detail = f"{daemon} answered {status}: {said}"
+    return Problem(HTTPStatus.BAD_GATEWAY, detail, kind="daemon-failed", daemon=daemon, daemon_status=status)
+
+
+def _denied(daemon: str, error: AppMeshError) -> Problem:
+    found = _PERMISSION.search(error.message)
+    extra = {} if found is None else {"permission": found[1]}
+    return Problem(HTTPStatus.FORBIDDEN, error.message, kind="daemon-denied", daemon=daemon, **extra)
+
+
+def not_kept(daemon: str) -> Problem:
+    """Of output that the daemon does not have (417, without a word)."""
+    return Problem(
+        HTTPStatus.NOT_FOUND,
+        f"{daemon} does not keep that output: the position is past its end, or the process was replaced, or the index "
+        "is older than what stdout_cache_num keeps",
+        kind="not-kept",
+        daemon=daemon,
+    )
+
+
+def _meant(status: int, said: str) -> HTTPStatus:
+    if status == HTTPStatus.NOT_ACCEPTABLE and said.startswith("file not found"):
+        return HTTPStatus.NOT_FOUND
+    if status == HTTPStatus.FORBIDDEN and said.startswith("file already exist"):
+        return HTTPStatus.CONFLICT
+    return HTTPStatus(status) if status in HTTPStatus._value2member_map_ else HTTPStatus.BAD_REQUEST
+
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+    },
+}
+_WHEN = {
+    HTTPStatus.BAD_REQUEST: "the daemon does not take the request",
+    HTTPStatus.UNAUTHORIZED: "no token, or one that is not known here",
+    HTTPStatus.FORBIDDEN: "the token lacks the scope, or the user of this bridge a permission at the daemon",
+    HTTPStatus.NOT_FOUND: "no such daemon here, no such thing at the daemon, or an operation that it does not offer",
+    HTTPStatus.CONFLICT: "there is one already",
+    HTTPStatus.PRECONDITION_FAILED: "the daemon does not take the request as things are",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "the request says something that makes no sense",
+    HTTPStatus.BAD_GATEWAY: "the daemon cannot be reached, failed, or does not let this bridge in",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too many requests to this daemon are under way",
+    HTTPStatus.GATEWAY_TIMEOUT: "the daemon does not answer in time",
+}
+
+
+def answers(*, ok: dict[str, Any] | None = None, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """Every answer of an operation, for the description of the API; ``ok`` describes the good one."""
+    content = {"application/problem+json": {"schema": _PROBLEM}}
+    found: dict[int | str, dict[str, Any]] = {
+        int(answer): {"description": when, "content": content} for answer, when in _WHEN.items()
+    }
+    return found if ok is None else {status: ok, **found}

@@ -1,0 +1,147 @@
+"""An SDK client that asks with a link's own token: for whoever should not hold App Mesh credentials."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.client_tcp import AppMeshClientTCP
+from meshbridge.appmesh.client_wss import AppMeshClientWSS
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError
+from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
+from meshbridge.link import operations
+from meshbridge.link.connections import new_exchange
+from meshbridge.link.credentials import Credentials
+from meshbridge.link.operations import TokenRefusedError
+from meshbridge.link.options import DaemonOptions
+
+__all__ = ["IDLE_SECONDS", "DaemonClient"]
+
+IDLE_SECONDS = 300.0  # a connection that nobody asked over for so long is not kept
+_CONNECT_SECONDS = 8.0
+_ANSWER_SECONDS = 30.0  # unless who asks sets another limit
+_CHECK_SECONDS = 10.0
+
+
+class DaemonClient:
+    """One client, on a connection of its own; made when it is first needed, and again after it was idle.
+
+    Any thread may use it, many at once. Its connection carries requests only: neither events nor scrapes wait for what
+    is asked here. Each file has yet another one.
+    """
+
+    def __init__(self, daemon: str, options: DaemonOptions, credentials: Credentials) -> None:
+        self._options = options
+        self._tokens = _LinkTokens(credentials, lambda seconds: new_exchange(daemon, options, seconds))
+        self._lock = threading.Lock()  # guards what follows
+        self._client: AppMeshClient | None = None
+        self._users = 0
+        self._used_at = 0.0  # monotonic seconds
+        self._closed = False
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[AppMeshClient]:
+        """The client; nobody is asked yet. It stays open at least as long as it is used.
+
+        Raises:
+            AppMeshConnectionError: :meth:`close` was called.
+
+        """
+        with self._lock:
+            if self._closed:
+                raise AppMeshConnectionError("the link is stopping")
+            if self._client is None:
+                self._client = self._new_client()
+            client = self._client
+            self._users += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._used_at = time.monotonic()
+
+    def close_idle(self, seconds: float = IDLE_SECONDS) -> bool:
+        """Ends the connection if nobody has used it for so long; whether it did."""
+        with self._lock:
+            if self._client is None or self._users or time.monotonic() - self._used_at < seconds:
+                return False
+            client, self._client = self._client, None
+        client.close()
+        return True
+
+    def close(self) -> None:
+        """Ends the connection for good; requests under way get :class:`AppMeshConnectionError`."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _new_client(self) -> AppMeshClient:
+        options = self._options
+        verify, cert = options.ssl_verify, options.ssl_client_cert
+        client: AppMeshClient
+        if options.scheme == "https":
+            host, port = options.address
+            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            limits = (_CONNECT_SECONDS, _ANSWER_SECONDS)
+            client = AppMeshClient(
+                f"https://{place}", verify, cert, request_timeout=limits, token_provider=self._tokens
+            )
+        else:
+            kind = AppMeshClientWSS if options.scheme == "wss" else AppMeshClientTCP
+            client = kind(
+                options.address,
+                verify,
+                cert,
+                token_provider=self._tokens,
+                connect_timeout_seconds=_CONNECT_SECONDS,
+            )
+        client.forward_to = options.forward_to or ""
+        return client
+
+
+class _LinkTokens:
+    """The link's credentials as the SDK asks for them: a ``TokenProvider``."""
+
+    def __init__(self, credentials: Credentials, open_exchange: Callable[[float], Exchange]) -> None:
+        self._credentials = credentials
+        self._open_exchange = open_exchange
+
+    def token(self) -> str:
+        """The link's token; gets one where there is none. As :meth:`Credentials.token` raises."""
+        with contextlib.closing(_Opening(self._open_exchange)) as exchange:
+            return self._credentials.token(exchange)
+
+    def rejected(self, token: str) -> bool:
+        """The daemon answered 401 to ``token``; whether that was about the token, and there is another one.
+
+        It may have been about what the request said, such as a wrong code of a second factor. A caller's mistakes must
+        not have the link log in again and again.
+        """
+        with contextlib.closing(_Opening(self._open_exchange)) as exchange:
+            try:
+                operations.ask(exchange, "POST", "/appmesh/auth", token=token, timeout_seconds=_CHECK_SECONDS)
+            except (TokenRefusedError, AppMeshRequestError):
+                return self._credentials.token(exchange, refused=token) != token
+            return False
+
+
+class _Opening:
+    """An exchange that connects at the first request: mostly the token is there, and nobody is asked for it."""
+
+    def __init__(self, open_exchange: Callable[[float], Exchange]) -> None:
+        self._open_exchange = open_exchange
+        self._exchange: Exchange | None = None
+
+    def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
+        if self._exchange is None:
+            self._exchange = self._open_exchange(min(timeout_seconds, _CONNECT_SECONDS))
+        return self._exchange.request(message, timeout_seconds)
+
+    def close(self) -> None:
+        if self._exchange is not None:
+            self._exchange.close()

@@ -1,0 +1,79 @@
+"""The admin API over HTTP for tests: an application on a port of the kernel's, whose gate believes what it is told."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import requests
+import uvicorn
+from fastapi import FastAPI, Request
+
+from meshbridge.admin.application import new_application
+from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.gate import Scope
+from meshbridge.admin.problems import Problem
+from meshbridge.journal import Journal
+from meshbridge.link import Link
+from tests.support import wait_for
+
+ORDER = list(Scope)
+
+
+def gate(request: Request, scope: Scope) -> None:
+    """The header ``X-Scope`` says what the caller may; without it, all."""
+    given = request.headers.get("X-Scope", Scope.ADMIN)
+    if ORDER.index(Scope(given)) < ORDER.index(scope):
+        raise Problem(HTTPStatus.FORBIDDEN, f"this token lacks the scope {scope}", kind="scope")
+
+
+def application_for(links: Sequence[Link], journal: Journal) -> FastAPI:
+    by_name = {link.name: link for link in links}
+    bridge = Bridge(
+        sinks=list,
+        links=lambda: [link.status() for link in links],
+        journal=journal,
+        explain=lambda *_: [],
+        client=lambda daemon: by_name[daemon].client.use(),
+    )
+    return new_application(bridge, gate)
+
+
+class Api:
+    """Asks it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.root = f"http://127.0.0.1:{port}"
+        self.session = requests.Session()
+
+    def ask(self, method: str, path: str, *, scope: str = "admin", **arguments: Any) -> requests.Response:
+        arguments.setdefault("timeout", 60)
+        headers = {"X-Scope": scope, **arguments.pop("headers", {})}
+        return self.session.request(method, f"{self.root}{path}", headers=headers, **arguments)
+
+    def json(self, method: str, path: str, status: int = 200, **arguments: Any) -> Any:
+        response = self.ask(method, path, **arguments)
+        assert response.status_code == status, response.text
+        return response.json()
+
+
+@contextlib.contextmanager
+def serving(application: FastAPI) -> Iterator[Api]:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application, host="127.0.0.1", port=0, http="h11", lifespan="off", log_config=None, access_log=False
+        )
+    )
+    thread = threading.Thread(target=server.run, name="api", daemon=True)
+    thread.start()
+    wait_for(lambda: server.started, "the API")
+    api = Api(server.servers[0].sockets[0].getsockname()[1])
+    try:
+        yield api
+    finally:
+        api.session.close()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
