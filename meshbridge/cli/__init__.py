@@ -7,7 +7,7 @@ holds the options that many commands have.
 
 import typer
 
-from meshbridge.cli import bridge, check, configuration, emulation
+from meshbridge.cli import bridge, check, completion, configuration, emulation
 
 __all__ = ["app", "main"]
 
@@ -15,6 +15,7 @@ app = typer.Typer(
     name="meshbridge",
     help="Bridges App Mesh events to MQTT and other sinks, and App Mesh metrics to Prometheus.",
     no_args_is_help=True,
+    add_completion=False,  # meshbridge completion
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -24,6 +25,7 @@ app.command()(emulation.demo)
 app.command()(emulation.emulate)
 app.command()(bridge.healthcheck)
 app.command()(bridge.version)
+app.command()(completion.completion)
 
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
@@ -33,4 +35,5 @@ config_app.command()(configuration.schema)
 
 def main() -> None:
     """Entry point of the console script."""
+    completion.answer_completion()
     app()

@@ -113,8 +113,8 @@ def test_no_secret_stands_in_the_files() -> None:
                 assert value.startswith("/run/secrets/")
     (daemon,) = yaml.safe_load((HERE / "meshbridge.yaml").read_text(encoding="utf-8"))["daemons"].values()
     assert not {"password", "token", "totp_secret"} & daemon.keys()
-    ignored = (HERE / ".gitignore").read_text(encoding="utf-8").split()
-    assert all(f"{Path(secret['file']).parts[0]}/" in ignored for secret in COMPOSE["secrets"].values())
+    ignored = (HERE.parents[1] / ".gitignore").read_text(encoding="utf-8").split()
+    assert all(f"deploy/compose/{Path(secret['file']).parts[0]}/" in ignored for secret in COMPOSE["secrets"].values())
 
 
 def test_only_who_has_to_talk_to_one_another_can() -> None:
