@@ -93,7 +93,7 @@ def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
             home = tmp_path_factory.mktemp("environment")
             venv.create(home, with_pip=False, symlinks=True)
             python = home / "bin" / "python"
-            pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install"]
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
             subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, capture_output=True, timeout=60)
             link(required(wheel, *extras), home / "required")
             (site,) = home.glob("lib/python*/site-packages")
