@@ -29,7 +29,7 @@ from meshbridge.sinks.mqtt import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
-__all__ = ["ConfigError", "Settings", "load", "shown"]
+__all__ = ["ConfigError", "Settings", "inline_secrets", "load", "shown"]
 
 _PREFIX = "MESHBRIDGE_"
 _NOT_SETTINGS = frozenset({"MESHBRIDGE_CONFIG"})  # names the file itself
@@ -223,6 +223,29 @@ def load(path: Path | None, environ: Mapping[str, str], *, run_secrets: Path = P
 def shown(settings: Settings) -> dict[str, Any]:
     """The settings in force, secrets masked, in the form of the file."""
     return settings.model_dump(mode="json", by_alias=True)
+
+
+def inline_secrets(path: Path) -> list[str]:
+    """The paths of the keys whose secrets stand in the file itself (``daemons.node-a.password``).
+
+    Raises:
+        ConfigError: it can't be read.
+
+    """
+    return list(_secrets_in(_read_file(path), ""))
+
+
+def _secrets_in(settings: Any, path: str) -> Iterator[str]:
+    if isinstance(settings, list):
+        for item in settings:
+            yield from _secrets_in(item, path)
+    elif isinstance(settings, dict):
+        for key, value in settings.items():
+            here = f"{path}.{key}" if path else str(key)
+            if not isinstance(value, str):
+                yield from _secrets_in(value, here)
+            elif _SECRET_KEYS.search(str(key)) and not str(key).endswith("_file"):
+                yield here
 
 
 # --- what is wrong -------------------------------------------------------------------------------------------------

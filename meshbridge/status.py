@@ -8,6 +8,7 @@ from enum import StrEnum
 
 __all__ = [
     "BreakerState",
+    "Grade",
     "JournalStatus",
     "LinkState",
     "LinkStatus",
@@ -15,6 +16,7 @@ __all__ = [
     "ReplayStatus",
     "SinkState",
     "SinkStatus",
+    "Verdict",
 ]
 
 
@@ -126,3 +128,27 @@ class JournalStatus:
     last_offset: int = 0
     held_events: int = 0  # in memory, since the disk takes nothing
     last_error: str | None = None
+
+
+class Grade(StrEnum):
+    """How well a part stands when it is looked at."""
+
+    OK = "ok"
+    WARNING = "warning"  # it works, and something should be seen to
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What ``check`` found of one aspect of a part; ``remedy`` says what to do where not all is well."""
+
+    subject: str  # "daemon node-a"
+    aspect: str  # one word of a small set: "certificate"
+    grade: Grade
+    text: str
+    remedy: str | None = None
+
+    @property
+    def fine(self) -> bool:
+        """Whether it works."""
+        return self.grade is not Grade.FAILED

@@ -1,8 +1,11 @@
 """Speaks with a running bridge over its control socket. Imports little: commands start at once."""
 
+import contextlib
 import http.client
 import json
 import socket
+import struct
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ from urllib.parse import urlencode
 from meshbridge.admin.paths import CONTROL_SOCKET, short_path
 
 __all__ = ["Client", "NotRunningError", "RefusedError"]
+
+
+_PEER = struct.Struct("3i")  # unix(7), SO_PEERCRED: process, user, group
 
 
 class NotRunningError(Exception):
@@ -26,11 +32,22 @@ class RefusedError(Exception):
 
 
 class Client:
-    """One exchange at a time, each on a connection of its own."""
+    """One exchange at a time, each on a connection of its own. Paths are whole: ``/api/v1/bridge/sinks``."""
 
     def __init__(self, directory: Path, timeout_seconds: float = 60.0) -> None:
         self._directory = directory
         self._timeout = timeout_seconds
+
+    def peer_pid(self) -> int:
+        """The process that serves the socket; raises as the others do."""
+        connection = _Connection(self._directory, self._timeout)
+        try:
+            with self._translated():
+                connection.connect()
+            credentials = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            return int(_PEER.unpack(credentials)[0])
+        finally:
+            connection.close()
 
     def get(self, path: str, **query: object) -> Any:
         given = {key: value for key, value in query.items() if value is not None}
@@ -55,11 +72,10 @@ class Client:
         try:
             content = None if body is None else json.dumps(body)
             headers = {} if body is None else {"Content-Type": "application/json"}
-            connection.request(method, f"/api/v1/bridge{path}", content, headers)
+            with self._translated():
+                connection.request(method, path, content, headers)
             response = connection.getresponse()
             answer = json.loads(response.read())
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            raise NotRunningError(f"no bridge runs on the journal {self._directory}") from None
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"the bridge's answer cannot be read: {error!r}") from error
         finally:
@@ -69,6 +85,13 @@ class Client:
             hint = f" (there are: {', '.join(map(str, allowed))})" if allowed else ""
             raise RefusedError(f"{answer.get('detail', response.reason)}{hint}", response.status)
         return answer
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NotRunningError(f"no bridge runs on the journal {self._directory}") from None
 
 
 class _Connection(http.client.HTTPConnection):

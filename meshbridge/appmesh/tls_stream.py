@@ -11,6 +11,8 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 
@@ -214,6 +216,11 @@ class TlsStream:
             raise AppMeshTimeoutError(what)
 
     # --- the rest ------------------------------------------------------------------------------------------------
+
+    def peer_certificate(self) -> Mapping[str, Any]:
+        """What ``ssl.SSLSocket.getpeercert`` tells; empty where the certificate was not verified."""
+        with self._lock:
+            return self._socket.getpeercert() or {}
 
     def settimeout(self, timeout_seconds: float | None) -> None:
         """How long one read or send may wait; None: for ever."""

@@ -11,7 +11,7 @@ from meshbridge.cli.output import WRONG_USAGE, complain
 if TYPE_CHECKING:
     from meshbridge.config import Settings
 
-__all__ = ["ConfigOption", "load_settings"]
+__all__ = ["ConfigOption", "JsonOption", "load_settings"]
 
 ConfigOption = Annotated[
     Path | None,
@@ -22,6 +22,8 @@ ConfigOption = Annotated[
         help="meshbridge.yaml or .toml; without it, the environment alone.",
     ),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def load_settings(config: Path | None) -> "Settings":

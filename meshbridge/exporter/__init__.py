@@ -8,8 +8,18 @@ daemon's text the label ``daemon``; ``exposition`` merges the families of all da
 Nothing is kept from one scrape to the next but counters: an app or a daemon that is gone leaves no series.
 """
 
-from meshbridge.exporter.options import Collectors, ExporterOptions
+from meshbridge.exporter.options import Collectors, ExporterOptions, split_address
 from meshbridge.exporter.server import Exporter
 from meshbridge.exporter.sources import DaemonSource, Sources
+from meshbridge.exporter.webconfig import WebConfigError, WebConfigFile
 
-__all__ = ["Collectors", "DaemonSource", "Exporter", "ExporterOptions", "Sources"]
+__all__ = [
+    "Collectors",
+    "DaemonSource",
+    "Exporter",
+    "ExporterOptions",
+    "Sources",
+    "WebConfigError",
+    "WebConfigFile",
+    "split_address",
+]

@@ -1,5 +1,8 @@
 """How a daemon is reached: the transport that its URL names."""
 
+import socket
+import ssl
+
 import websocket
 
 from meshbridge.appmesh.channel import Channel, Transport
@@ -116,13 +119,46 @@ _REASONS: tuple[tuple[type[AppMeshError], str, str | None], ...] = (
 )
 
 
+# By OpenSSL's codes (x509_vfy.h); of any other certificate the authority is not known here.
+_NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
+_TRUST_HINT = "set tls.ca_file of the daemon to its ca.pem (ssl/ca.pem in App Mesh's directory)"
+_CERTIFICATE_HINTS = {
+    _NOT_YET_VALID: "compare the clocks of both hosts",
+    _EXPIRED: "renew the daemon's certificate (ssl/ in App Mesh's directory) and restart the daemon",
+    _OTHER_NAME: "use a name in url that the certificate is made out to, or have one made for this name",
+    _OTHER_ADDRESS: "use a name in url that the certificate is made out to, or have one made for this address",
+}
+
+
+def _connection_hint(error: AppMeshError) -> str | None:
+    """For a connection that could not be made."""
+    if str(error).startswith("cannot load TLS files"):
+        return "make the files of tls (ca_file, client_cert, client_key) PEM files that this user may read"
+    hint = None
+    match error.__cause__:
+        case ssl.SSLCertVerificationError(verify_code=code):
+            hint = _CERTIFICATE_HINTS.get(code, _TRUST_HINT)
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "HTTP_REQUEST"):
+            hint = "what listens there speaks no TLS: see the port in url (App Mesh: tcp 6059, wss 6058, https 6060)"
+        case ssl.SSLError():
+            hint = "see the daemon's log; a daemon that asks for a client certificate wants tls.client_cert"
+        case socket.gaierror():
+            hint = "see whether the name in url is right, and known here"
+        case ConnectionRefusedError():
+            hint = "start App Mesh there, or set url to where it listens (by default tcp 6059, wss 6058, https 6060)"
+        case TimeoutError():
+            hint = "see whether the address in url is right, and what the firewalls in between let through"
+    return hint
+
+
 def explain(error: AppMeshError) -> tuple[str, str | None]:
     """(reason, a short word for logs and metrics; what to do about it, where that is known)."""
     if isinstance(error, LoginRefusedError):
         return "login", error.hint
     if "not trusted" in str(error) and not isinstance(error, IssuerError):
-        return "certificate", "set tls.ca_file of the daemon to its ca.pem (ssl/ca.pem in App Mesh's directory)"
-    return next(
+        return "certificate", _connection_hint(error) or _TRUST_HINT
+    reason, hint = next(
         ((reason, hint) for kind, reason, hint in _REASONS if isinstance(error, kind)),
         ("answer", None),
     )
+    return reason, hint or _connection_hint(error)

@@ -31,6 +31,7 @@ __all__ = [
     "permissions",
     "probe",
     "renew",
+    "roles",
     "start_time",
     "subscribe",
 ]
@@ -294,6 +295,22 @@ def permissions(exchange: Exchange, token: str, timeout_seconds: float) -> froze
             return None
         return frozenset(str(name) for name in granted) if isinstance(granted, list) else None
     return None
+
+
+def roles(exchange: Exchange, token: str, timeout_seconds: float) -> dict[str, frozenset[str]]:
+    """The daemon's roles with what each permits; none where that is not told.
+
+    Raises:
+        AppMeshConnectionError: as :func:`ask`.
+
+    """
+    try:
+        answer = _json(ask(exchange, "GET", "/appmesh/roles", token=token, timeout_seconds=timeout_seconds))
+    except (AppMeshAuthError, AppMeshRequestError):
+        return {}
+    if not isinstance(answer, dict):
+        return {}
+    return {str(name): frozenset(map(str, granted)) for name, granted in answer.items() if isinstance(granted, list)}
 
 
 def lacking(granted: frozenset[str] | None, *, renews: bool) -> tuple[str, ...]:

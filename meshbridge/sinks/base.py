@@ -34,7 +34,7 @@ from typing import Protocol, runtime_checkable
 
 from meshbridge.events import Envelope, Event
 
-__all__ = ["Gone", "NotConnected", "Preview", "Previewing", "Refused", "Retry", "Sink", "SinkError"]
+__all__ = ["Found", "Gone", "NotConnected", "Preview", "Previewing", "Refused", "Retry", "Sink", "SinkError"]
 
 
 class SinkError(Exception):
@@ -81,6 +81,19 @@ class Gone(SinkError):  # noqa: N818
     """The far end wants no more events, ever."""
 
     reason = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the ``probe`` of a sink's settings MAY return, for ``meshbridge check``: what it saw at the far end.
+
+    A probe connects for real, sends no event and leaves no trace. Where the sink can't work it raises; ``doubt`` is
+    for what may be right all the same, and ``remedy`` says what to do then.
+    """
+
+    text: str = "reachable"
+    doubt: str | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class FileOptions(SinkOptions):
 
         """
         path = Path(self.path)
+        if path.is_dir():
+            raise NotConnected(f"cannot write {self.path}: it is a directory", reason="open")
         if self.path != STANDARD_OUTPUT and not os.access(path if path.exists() else path.parent, os.W_OK):
             raise NotConnected(f"cannot write {self.path}: no such directory, or not allowed", reason="open")
 

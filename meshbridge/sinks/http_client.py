@@ -238,6 +238,19 @@ class HttpClient:
             raise NotConnected(f"not connected to {self.place}")
         self._run(lanes, timeout_seconds, self._request())
 
+    def ask_options(self, timeout_seconds: float) -> int:
+        """The status of an OPTIONS request, which is safe (RFC 9110, 9.2.1): it changes nothing and carries no event.
+
+        Raises:
+            SinkError: there is no answer.
+
+        """
+        answers: list[Answer] = []
+        self._run([lambda post: answers.append(post(b"", {}))], timeout_seconds, self._request("OPTIONS"))
+        if not answers:
+            raise Retry(f"{self.place} gives no answer within {timeout_seconds:g} s", reason="timeout")
+        return answers[0].status
+
     def _run(self, lanes: Sequence[Callable[[Post], None]], timeout_seconds: float, base: "_Base | None") -> bool:
         now = time.monotonic()
         last = now + timeout_seconds * 0.98
@@ -282,7 +295,7 @@ class HttpClient:
 
     # --- one request ---------------------------------------------------------------------------------------------
 
-    def _request(self) -> "_Base":
+    def _request(self, method: str = "POST") -> "_Base":
         options = self._options
         headers = {name: value.get_secret_value() for name, value in options.headers.items()}
         if options.auth is not None:
@@ -294,7 +307,7 @@ class HttpClient:
         proxy = secret_of(options, "proxy")
         url = options.address()
         self.place = origin(url)
-        return _Base(url, headers, {} if proxy is None else {"http": proxy.strip(), "https": proxy.strip()})
+        return _Base(method, url, headers, {} if proxy is None else {"http": proxy.strip(), "https": proxy.strip()})
 
     def _post(self, base: "_Base | None", exchange: _Exchange, body: bytes, headers: Mapping[str, str]) -> Answer:
         adapter = self._adapter
@@ -361,10 +374,10 @@ class HttpClient:
 class _Base:
     """What all requests of one write have in common."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], proxies: dict[str, str]) -> None:
+    def __init__(self, method: str, url: str, headers: Mapping[str, str], proxies: dict[str, str]) -> None:
         self.proxies = proxies
         self._headers = dict(headers)
-        self._prepared = requests.Request("POST", url, headers={"User-Agent": f"meshbridge/{__version__}"}).prepare()
+        self._prepared = requests.Request(method, url, headers={"User-Agent": f"meshbridge/{__version__}"}).prepare()
 
     def prepared(self, body: bytes, headers: Mapping[str, str]) -> requests.PreparedRequest:
         prepared = self._prepared.copy()

@@ -21,10 +21,11 @@ from pydantic import Field, field_validator
 
 from meshbridge.events import Envelope, Event, EventType, encode
 from meshbridge.options import Format, Size, TextList
-from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.http_answers import failure
 from meshbridge.sinks.http_client import HttpClient, Post
 from meshbridge.sinks.http_options import HttpOptions
+from meshbridge.sinks.http_probe import probe_server
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
 
@@ -78,18 +79,14 @@ class LokiOptions(SinkOptions, HttpOptions):
         parts = urlsplit(super().address())
         return urlunsplit(parts._replace(path=_PUSH)) if parts.path in {"", "/"} else urlunsplit(parts)
 
-    def probe(self, timeout_seconds: float) -> None:
+    def probe(self, timeout_seconds: float) -> Found:
         """Sees whether the server can be reached. Pushes nothing.
 
         Raises:
-            NotConnected: it can't.
+            SinkError: it can't.
 
         """
-        sink = LokiSink(self)
-        try:
-            sink.connect(timeout_seconds)
-        finally:
-            sink.close(timeout_seconds)
+        return probe_server(HttpClient(self, 1), timeout_seconds)
 
     def build(self, _name: str, _state_directory: Path) -> "LokiSink":
         return LokiSink(self)

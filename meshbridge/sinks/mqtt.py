@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from meshbridge import telemetry
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Duration, Format, Size
-from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.mqtt_connection import BrokerOptions, Connection, Will
 from meshbridge.sinks.mqtt_homeassistant import STATUS_TOPIC
 from meshbridge.sinks.mqtt_publishing import (
@@ -100,18 +100,26 @@ class MqttOptions(SinkOptions, BrokerOptions):
             raise ValueError("home_assistant needs state_topics")
         return self
 
-    def probe(self, timeout_seconds: float) -> None:
+    def probe(self, timeout_seconds: float) -> Found:
         """Connects and leaves, under a name of its own, so that a running bridge is not disturbed.
 
         Raises:
-            NotConnected: the broker can't be reached, or does not let this bridge in.
+            NotConnected: the broker can't be reached, does not let this bridge in, or takes no such messages.
 
         """
-        sink = MqttSink(self, f"meshbridge-check-{uuid.uuid4().hex[:7]}")
+        connection = Connection(self, f"meshbridge-check-{uuid.uuid4().hex[:7]}")
         try:
-            sink.connect(timeout_seconds)
+            connection.open(timeout_seconds)
+            place = f"broker {connection.place}"
+            if connection.max_qos < self.qos:
+                raise NotConnected(
+                    f"{place} takes QoS {connection.max_qos} at most; set qos to {connection.max_qos}", reason="refused"
+                )
+            if self.state_topics and not connection.retains:
+                raise NotConnected(f"{place} retains nothing; set state_topics: false", reason="refused")
         finally:
-            sink.close(timeout_seconds)
+            connection.close(timeout_seconds)
+        return Found(f"{place} lets this bridge in (MQTT {self.protocol})")
 
     def build(self, name: str, state_directory: Path) -> "MqttSink":
         client_id = self.client_id or _kept_client_id(state_directory / f"mqtt-client-id-{name}")

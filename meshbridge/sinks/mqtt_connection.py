@@ -88,6 +88,8 @@ class Connection:
         self.acks: list[tuple[int, int, int]] = []
         self.receive_maximum: int | None = None  # as the broker said
         self.max_packet_bytes: int | None = None
+        self.max_qos = 2
+        self.retains = True
         self.will: Will | None = None
         self.subscription: str | None = None  # a topic whose messages go to ``on_message``
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
@@ -302,6 +304,8 @@ class Connection:
         self._connack = reason
         self.receive_maximum = getattr(properties, "ReceiveMaximum", None)
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self.max_qos = getattr(properties, "MaximumQoS", 2)
+        self.retains = bool(getattr(properties, "RetainAvailable", 1))
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
         self._lost = f"connection to broker {self.place} lost: {reason}"

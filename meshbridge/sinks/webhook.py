@@ -21,10 +21,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Batch, Format, Size, split_list
-from meshbridge.sinks.base import Gone, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.base import Found, Gone, NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.http_answers import failure
 from meshbridge.sinks.http_client import HttpClient, Post
 from meshbridge.sinks.http_options import HttpOptions, shown_url
+from meshbridge.sinks.http_probe import probe_server
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.signing import signature_headers, signing_key
 from meshbridge.sinks.splitting import encoded_parts
@@ -139,11 +140,11 @@ class WebhookOptions(SinkOptions, HttpOptions):
                 raise NotConnected(f"secret_file {path} is empty", reason="secret")
         return keys
 
-    def probe(self, timeout_seconds: float) -> None:
+    def probe(self, timeout_seconds: float) -> Found:
         """Sees whether the hook's server can be reached, and whether secrets and template are in order. Posts nothing.
 
         Raises:
-            NotConnected: something is not.
+            SinkError: something is not.
 
         """
         sink = WebhookSink(self)
@@ -151,6 +152,7 @@ class WebhookOptions(SinkOptions, HttpOptions):
             sink.connect(timeout_seconds)
         finally:
             sink.close(timeout_seconds)
+        return probe_server(HttpClient(self, 1), timeout_seconds)
 
     @property
     def write_seconds(self) -> float:

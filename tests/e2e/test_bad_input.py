@@ -176,14 +176,3 @@ def test_a_broker_that_stands_still_does_not_delay_the_end(
     finally:
         mosquitto.send(signal.SIGCONT)
     assert "meshbridge stopped" in bridge.process.output()
-
-
-@pytest.mark.needs("mosquitto")
-def test_check_says_that_all_is_well(bridge: Bridge, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "m.yaml", bridge.settings)
-    done = run("check", "--config", str(config))
-    assert done.returncode == 0, done.stdout
-    assert [line[:4] for line in done.stdout.splitlines()] == ["ok  "] * 4
-    offline = run("check", "--offline", "--config", str(config))
-    assert offline.returncode == 0
-    assert len(offline.stdout.splitlines()) == 1

@@ -7,11 +7,10 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from meshbridge.appmesh.exceptions import AppMeshError
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.events import EventType
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.link import DaemonOptions, Link, try_daemon
+from meshbridge.link import DaemonOptions, Link
 from meshbridge.options import Tls
 from meshbridge.status import LinkState
 from tests.support import wait_for
@@ -134,11 +133,3 @@ def test_the_token_is_renewed_before_it_expires(
         assert link.requests.list_apps(10) is not None
     finally:
         assert link.stop(10)
-
-
-def test_a_trial_names_the_permissions_that_are_missing(emulator: Emulator) -> None:
-    assert try_daemon("node-a", options_for(emulator, "tcp")).missing_permissions == ()
-    view = options_for(emulator, "wss", username="mesh", password=SecretStr("mesh123"))
-    assert try_daemon("node-a", view).missing_permissions == ("app-subscribe",)
-    with pytest.raises(AppMeshError, match="login as 'admin' refused"):
-        try_daemon("node-a", options_for(emulator, "https", password=SecretStr("nope")))

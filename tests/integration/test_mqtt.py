@@ -132,3 +132,37 @@ def test_a_client_id_is_kept_and_each_sink_has_its_own(tmp_path: Path) -> None:
     ids = [options.build(name, tmp_path)._client_id for name in ("a", "b", "a")]
     assert ids[0] == ids[2] != ids[1]
     assert all(client_id.startswith("meshbridge-") and len(client_id) <= 23 for client_id in ids)
+
+
+@pytest.mark.parametrize(
+    ("extra", "options", "refusal"),
+    [
+        ("", {}, None),
+        ("max_qos 1\n", {"qos": 2}, "takes QoS 1 at most; set qos to 1"),
+        ("max_qos 1\n", {"qos": 1}, None),
+        ("retain_available false\n", {}, "retains nothing; set state_topics: false"),
+        ("retain_available false\n", {"state_topics": False}, None),
+    ],
+)
+def test_probe_tells_what_the_broker_does_not_take(
+    tmp_path: Path, extra: str, options: dict[str, object], refusal: str | None
+) -> None:
+    with Mosquitto(tmp_path / "broker", extra) as broker:
+        settings = MqttOptions.model_validate({"type": "mqtt", "url": broker.url} | options)
+        if refusal is None:
+            assert settings.probe(5).text == f"broker 127.0.0.1:{broker.port} lets this bridge in (MQTT 5)"
+        else:
+            with pytest.raises(NotConnected, match=refusal):
+                settings.probe(5)
+
+
+def test_probe_leaves_no_trace(mosquitto: Mosquitto) -> None:
+    with Subscriber(mosquitto.port, retained=True) as subscriber:
+        MqttOptions.model_validate({"type": "mqtt", "url": mosquitto.url}).probe(5)
+        sink = MqttSink(MqttOptions.model_validate({"type": "mqtt", "url": mosquitto.url}), "meshbridge-test")
+        sink.connect(5)
+        sink.write(envelopes([make_event(1)]), 5)
+        sink.close(2)
+        wait_for(lambda: subscriber.messages, "the event that was published after the probe")
+        assert not any("check" in message.topic for message in subscriber.messages)
+        assert len([one for one in subscriber.messages if one.topic.endswith("/stdout")]) == 1

@@ -19,7 +19,7 @@ import pytest
 import trustme
 from standardwebhooks import Webhook
 
-from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import Found, Gone, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.webhook import WebhookOptions, WebhookSink
 from tests.contract.sinks.driver import assert_complete, deliver
 from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
@@ -658,8 +658,38 @@ def test_the_threads_of_a_write_end_with_it(server: HttpServer) -> None:
 
 def test_probe_posts_nothing(server: HttpServer) -> None:
     options = WebhookOptions.model_validate({"type": "webhook", "url": server.url, "secret": SECRET})
-    options.probe(SECONDS)
-    assert server.requests == []
+    assert options.probe(SECONDS) == Found(f"http://127.0.0.1:{server.port} answers")
+    assert [(request.method, request.body) for request in server.requests] == [("OPTIONS", b"")]
     server.stop()
     with pytest.raises(NotConnected, match="Connection refused"):
+        options.probe(SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("status", "doubt", "remedy"),
+    [
+        (204, None, None),
+        (405, None, None),  # many take a POST and nothing else
+        (401, "answers 401 to OPTIONS (nothing was posted)", "see auth and headers of the sink"),
+        (404, "answers 404", "see whether the path of url is right"),
+        (503, "answers 503", "see the server's log"),
+    ],
+)
+def test_probe_tells_what_the_server_makes_of_the_url(
+    server: HttpServer, status: int, doubt: str | None, remedy: str | None
+) -> None:
+    server.answer = lambda exchange: exchange.answer(status)
+    found = WebhookOptions.model_validate({"type": "webhook", "url": server.url}).probe(SECONDS)
+    assert (doubt or "") in (found.doubt or "")
+    assert (found.doubt is None) == (doubt is None)
+    assert (remedy or "") in (found.remedy or "")
+
+
+def test_probe_refuses_a_url_that_has_moved_and_a_server_that_is_silent(server: HttpServer) -> None:
+    options = WebhookOptions.model_validate({"type": "webhook", "url": server.url, "timeout": "200ms"})
+    server.answer = lambda exchange: exchange.answer(308, {"Location": "https://elsewhere.example"})
+    with pytest.raises(NotConnected, match="redirects are not followed; set url to where it is now"):
+        options.probe(SECONDS)
+    server.answer = Exchange.hold
+    with pytest.raises(SinkError, match="gives no answer within"):
         options.probe(SECONDS)

@@ -1,0 +1,44 @@
+"""``meshbridge check``: tries each part of a configuration for real, and says plainly what it found.
+
+Nothing is changed anywhere: no event is published, no journal opened, no file left. Where a bridge runs on the same
+journal it is asked over its control socket, since it holds the journal and the ports.
+
+``host`` looks at this host (file, journal's directory, ports), ``far_ends`` at the sinks; a daemon is looked at by
+:func:`meshbridge.link.try_daemon`.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from meshbridge.checks.far_ends import check_sink
+from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_listeners
+from meshbridge.config import Settings
+from meshbridge.link import try_daemon
+from meshbridge.status import Grade, Verdict
+
+__all__ = ["check_all", "check_file", "worst"]
+
+_AT_ONCE = 16  # parts; each takes seconds where somebody is silent
+
+
+def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
+    """Verdicts on the file, this host, each daemon and each sink, in this order, as soon as they are known."""
+    yield check_file(settings, file)
+    running = RunningBridge.find(settings.journal.path)
+    parts: list[Callable[[], Iterable[Verdict]]] = [
+        partial(check_journal, settings.journal, running),
+        partial(check_listeners, settings, running),
+        *(partial(try_daemon, name, options) for name, options in settings.daemons.items()),
+        *(partial(check_sink, name, options) for name, options in settings.sinks.items()),
+    ]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(parts)), thread_name_prefix="check") as pool:
+        yield from itertools.chain.from_iterable(pool.map(lambda part: list(part()), parts))
+
+
+def worst(verdicts: Iterable[Verdict]) -> Grade:
+    """The grade of all of them together."""
+    grades = {verdict.grade for verdict in verdicts}
+    return next((grade for grade in (Grade.FAILED, Grade.WARNING) if grade in grades), Grade.OK)

@@ -1,0 +1,244 @@
+"""What ``meshbridge check`` says of this host: the file, the journal's directory, the ports."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from meshbridge.admin.control import ControlSocket
+from meshbridge.checks import far_ends, host, worst
+from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_listeners
+from meshbridge.config import Settings, load
+from meshbridge.journal import Journal, JournalOptions
+from meshbridge.sinks.base import Found, NotConnected
+from meshbridge.status import Grade, Verdict
+from tests.integration.admin_api import application_for
+from tests.support import Process, free_port, wait_for, write_config
+
+DAEMONS = {"node-a": {"url": "tcp://127.0.0.1:1", "username": "u", "password_file": "/run/secrets/p"}}
+
+
+def settings_of(path: Path, **parts: Any) -> tuple[Settings, Path]:
+    file = write_config(
+        path / "meshbridge.yaml", {"daemons": DAEMONS, "sinks": {"log": {"type": "file", "path": "-"}}} | parts
+    )
+    return load(file, {}), file
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_fine(tmp_path: Path) -> None:
+    settings, file = settings_of(tmp_path)
+    assert check_file(settings, file) == Verdict("configuration", "file", Grade.OK, f"{file}: 1 daemon, 1 sink")
+
+
+def test_a_file_with_secrets_that_everybody_can_read(tmp_path: Path) -> None:
+    daemons = {"node-a": {"url": "tcp://127.0.0.1:1", "username": "u", "password": "hunter2"}}
+    settings, file = settings_of(tmp_path, daemons=daemons)
+    file.chmod(0o644)
+    found = check_file(settings, file)
+    assert found.grade is Grade.WARNING
+    assert found.text == f"{file} holds daemons.node-a.password, and everybody can read it"
+    assert found.remedy == f"chmod o-r {file}, or use daemons.node-a.password_file"
+    file.chmod(0o640)
+    assert check_file(settings, file).grade is Grade.OK
+
+
+def test_a_bridge_without_sinks_is_a_warning(tmp_path: Path) -> None:
+    settings, file = settings_of(tmp_path, sinks={})
+    assert check_file(settings, file).grade is Grade.WARNING
+
+
+# --- the journal's directory ---------------------------------------------------------------------------------------
+
+
+def of(directory: Path, running: RunningBridge | None = None, max_bytes: int = 2**20) -> dict[str, Verdict]:
+    options = JournalOptions(path=directory, max_bytes=max_bytes)
+    return {verdict.aspect: verdict for verdict in check_journal(options, running)}
+
+
+def test_a_directory_that_is_there_and_one_that_will_be(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    found = of(tmp_path)
+    assert (found["rights"].text, found["rights"].grade) == ("writable", Grade.OK)
+    assert found["space"].grade is Grade.OK
+    found = of(tmp_path / "a" / "b")
+    assert (found["rights"].text, found["rights"].grade) == (f"will be created in {tmp_path}", Grade.OK)
+    assert list(tmp_path.iterdir()) == []  # looking has made nothing
+
+
+def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    rights = of(file)["rights"]
+    assert (rights.grade, rights.text) == (Grade.FAILED, f"{file} is no directory")
+    rights = of(Path("/proc/meshbridge"))["rights"]
+    assert rights.grade is Grade.FAILED
+    assert rights.text.startswith("cannot write in /proc: ")
+    assert "make /proc/meshbridge a directory of user" in (rights.remedy or "")
+
+
+def test_a_directory_where_others_can_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    rights = of(tmp_path)["rights"]
+    assert rights.grade is Grade.WARNING
+    assert rights.remedy == f"chmod go-w {tmp_path}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_a_journal_that_another_user_has_made(tmp_path: Path) -> None:
+    """As after one run by root, where a service of another user runs from then on."""
+    for directory in (tmp_path, *tmp_path.parents[:2]):  # pytest makes them for their owner alone
+        directory.chmod(0o755)
+    journal = Journal(JournalOptions(path=tmp_path / "journal"))
+    journal.open()
+    journal.close()
+    os.chown(tmp_path / "journal", 65534, 65534)
+    os.seteuid(65534)
+    try:
+        denied = host._denied(tmp_path / "journal", tmp_path / "journal", 65534)
+    finally:
+        os.seteuid(0)
+    assert denied is not None
+    assert denied.startswith("journal.db")
+    assert denied.endswith("belongs to user 0, and user 65534 cannot write it")
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    space = of(tmp_path, max_bytes=free * 2)["space"]
+    assert space.grade is Grade.WARNING
+    assert "or set journal.max_bytes to" in (space.remedy or "")
+    monkeypatch.setattr("meshbridge.checks.host._LEAST_FREE_BYTES", free * 2)
+    assert of(tmp_path)["space"].grade is Grade.FAILED
+
+
+def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert RunningBridge.find(tmp_path) is None
+    journal = Journal(JournalOptions(path=tmp_path))
+    journal.open()
+    served = ControlSocket(tmp_path, application_for([], journal))
+    served.start()
+    try:
+        running = RunningBridge.find(tmp_path)
+        assert running is not None
+        assert running.pid == os.getpid()
+        found = of(tmp_path, running)
+        assert found["rights"].text == f"in use by the running bridge (process {os.getpid()}): 0 events"
+        assert found["space"].grade is Grade.OK
+    finally:
+        served.stop(5)
+        journal.close()
+    assert RunningBridge.find(tmp_path) is None
+
+
+# --- ports ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_free(tmp_path: Path) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    settings, _ = settings_of(tmp_path, exporter={"listen": listen})
+    assert list(check_listeners(settings, None)) == [Verdict("exporter", "port", Grade.OK, f"{listen} is free")]
+
+
+def test_a_port_that_somebody_else_holds(tmp_path: Path) -> None:
+    script = (
+        "import signal, socket; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], flush=True); signal.pause()"
+    )
+    with Process([sys.executable, "-c", script], tmp_path / "log") as other:
+        port = int(wait_for(lambda: (tmp_path / "log").read_text().strip(), "its port"))
+        settings, _ = settings_of(tmp_path, exporter={"listen": f"127.0.0.1:{port}"})
+        (found,) = check_listeners(settings, None)
+        assert found.grade is Grade.FAILED
+        assert f"127.0.0.1:{port} is held by process {other.popen.pid} (python" in found.text
+        assert found.remedy == "stop that one, or set exporter.listen to another port"
+        (running,) = check_listeners(settings, RunningBridge(other.popen.pid, {}))
+        assert running == Verdict("exporter", "port", Grade.OK, f"127.0.0.1:{port} is held by the running bridge")
+        (elsewhere,) = check_listeners(settings, RunningBridge(os.getpid(), {}))
+        assert elsewhere.grade is Grade.FAILED
+
+
+def test_an_address_that_is_not_this_hosts(tmp_path: Path) -> None:
+    settings, _ = settings_of(tmp_path, exporter={"listen": "192.0.2.1:9665"})
+    (found,) = check_listeners(settings, None)
+    assert found.grade is Grade.FAILED
+    assert found.text.startswith("cannot listen on 192.0.2.1:9665: ")
+    assert "an address of this host" in (found.remedy or "")
+
+
+def test_a_running_bridge_that_listens_elsewhere(tmp_path: Path) -> None:
+    settings, _ = settings_of(tmp_path, exporter={"listen": f"127.0.0.1:{free_port()}"})
+    (found,) = check_listeners(settings, RunningBridge(os.getpid(), {}))
+    assert found.grade is Grade.WARNING
+
+
+@pytest.mark.parametrize(
+    ("content", "grade", "text"),
+    [
+        ("tls_server_config: {cert_file: server.pem, key_file: server.pem}\n", Grade.OK, "TLS, 0 users"),
+        ("tls_server_config: {cert_file: none.pem, key_file: none.pem}\n", Grade.FAILED, "No such file or directory"),
+        ("basic_auth_users: {me: plain}\n", Grade.FAILED, "no bcrypt hash"),
+        (f"basic_auth_users: {{me: $2b$10${'a' * 53}}}\n", Grade.WARNING, "no TLS, 1 user"),
+        (None, Grade.FAILED, "No such file or directory"),
+    ],
+)
+def test_a_web_config(tmp_path: Path, content: str | None, grade: Grade, text: str) -> None:
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    path = tmp_path / "web.yaml"
+    if content is not None:
+        path.write_text(content)
+    exporter = {"listen": f"127.0.0.1:{free_port()}", "web_config": str(path)}
+    settings, _ = settings_of(tmp_path, exporter=exporter)
+    _, found = check_listeners(settings, None)
+    assert found.grade is grade
+    assert text in found.text
+    assert (found.remedy is None) == (grade is Grade.OK)
+
+
+# --- far ends ------------------------------------------------------------------------------------------------------
+
+
+class Probed:
+    """Settings of a sink, as far as ``check`` is concerned."""
+
+    def __init__(self, outcome: Found | NotConnected | None) -> None:
+        self._outcome = outcome
+
+    def probe(self, _timeout_seconds: float) -> Found | None:
+        if isinstance(self._outcome, NotConnected):
+            raise self._outcome
+        return self._outcome
+
+
+def test_a_sinks_findings_become_verdicts() -> None:
+    def verdict(outcome: Found | NotConnected | None) -> Verdict:
+        (found,) = far_ends.check_sink("hook", Probed(outcome))
+        return found
+
+    assert verdict(None) == Verdict("sink hook", "connection", Grade.OK, "reachable")
+    assert verdict(Found("it answers")) == Verdict("sink hook", "connection", Grade.OK, "it answers")
+    assert verdict(Found("it answers", "with 404", "see url")) == Verdict(
+        "sink hook", "connection", Grade.WARNING, "with 404", "see url"
+    )
+    told = verdict(NotConnected("not trusted; set tls.ca_file to its authority", reason="tls"))
+    assert (told.text, told.remedy) == ("not trusted", "set tls.ca_file to its authority")
+    known = verdict(NotConnected("cannot connect", reason="unreachable"))
+    assert (known.grade, known.text) == (Grade.FAILED, "cannot connect")
+    assert known.remedy is not None
+
+
+def test_the_worst_verdict_counts() -> None:
+    ok, warning, failed = (Verdict("a", "b", grade, "c") for grade in (Grade.OK, Grade.WARNING, Grade.FAILED))
+    assert [worst(some) for some in ([], [ok], [ok, warning], [failed, warning])] == [
+        Grade.OK,
+        Grade.OK,
+        Grade.WARNING,
+        Grade.FAILED,
+    ]
