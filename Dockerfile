@@ -16,6 +16,7 @@ COPY requirements-build.lock requirements.lock ./
 RUN tools/bin/pip install --require-hashes -r requirements-build.lock \
     && tools/bin/pip wheel --require-hashes --no-build-isolation --no-deps -w wheels -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY deploy/systemd deploy/systemd
 COPY docs/meshbridge.1 docs/
 COPY meshbridge meshbridge
 # Installed from the locked wheels alone, so a lock that misses something ends the build here.

@@ -3,14 +3,14 @@
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.support import DEADLINE_SECONDS, Process, free_port, meshbridge_command, program, write_config
+from tests.integration.service_manager import Manager
+from tests.support import Process, free_port, meshbridge_command, program, write_config
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 INSTANCES = {"meshbridge.service": "meshbridge.service", "meshbridge@.service": "meshbridge@blue.service"}
@@ -67,22 +67,6 @@ def test_the_template_differs_only_in_what_an_instance_has_of_its_own() -> None:
         "StateDirectory",
     }
     assert all("%i" in line for line in several - one)
-
-
-class Manager:
-    """Stands in for systemd: the socket that a service of Type=notify writes to."""
-
-    def __init__(self, directory: Path) -> None:
-        self.address = str(directory / "notify")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.address)
-        self._socket.settimeout(DEADLINE_SECONDS)
-
-    def receive(self) -> list[str]:
-        return self._socket.recv(4096).decode().splitlines()
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def test_the_service_is_ready_when_it_listens_then_feeds_and_says_that_it_stops(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 import meshbridge
 from meshbridge.cli.completion import Shell, script
+from tests.integration.service_manager import Manager, Unit
 from tests.support import Process, free_port, write_config
 
 ROOT = Path(__file__).parents[2]
@@ -218,3 +219,78 @@ def test_the_demo_runs_with_its_extra(install: Install, tmp_path: Path) -> None:
     with Process([str(home / "bin" / "meshbridge"), "demo"], tmp_path / "log", {"TERM": "dumb"}) as demo:
         demo.wait_for_output("/talker/stdout")
         assert demo.end(signal.SIGINT) == 0, demo.output()
+
+
+# --- docs/deployment.md ---------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+BY_PIP = "sudo python3 -m venv /opt/meshbridge && sudo /opt/meshbridge/bin/pip install meshbridge\n"
+# What the page says, the unit that runs then, its instance, and the file of it that a person brings along.
+STEPS = {
+    "one": ("## systemd", "meshbridge.service", "", "meshbridge.yaml"),
+    "many": ("### Many on a host", "meshbridge@.service", "blue", "blue.yaml"),
+}
+
+
+def steps(heading: str) -> str:
+    """The first commands below a heading."""
+    found = re.search(rf"^{heading}$.*?^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_the_steps_of_the_guide_lead_to_a_running_service(install: Install, tmp_path: Path, case: str) -> None:
+    """All but the download is done, with the folders of the system under one of the test's."""
+    heading, file, instance, config = STEPS[case]
+    root, home = tmp_path / "root", tmp_path / "home"
+    (root / "opt").mkdir(parents=True)
+    (root / "opt" / "meshbridge").symlink_to(install())
+    (root / "etc" / "systemd" / "system").mkdir(parents=True)
+    home.mkdir()
+    write_config(
+        home / config,
+        {
+            "daemons": {"node-a": {"url": f"tcp://127.0.0.1:{free_port()}", "username": "bridge"}},
+            "exporter": {"listen": "127.0.0.1:0"},
+        },
+    )
+    (home / "appmesh-password").write_text("secret\n", encoding="utf-8")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, script_text in {"sudo": 'exec "$@"', "systemctl": f'echo "$@" >> {tmp_path}/systemctl'}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script_text}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    assert steps("## systemd").startswith(BY_PIP)
+    assert len(steps("## systemd").splitlines()) == 5
+    lines = steps("## systemd").removeprefix(BY_PIP) if case == "one" else _copying_units() + steps(heading)
+    subprocess.run(
+        ["sh", "-eu", "-c", re.sub(r"(?<![\w/])/(etc|opt)/", rf"{root}/\1/", lines)],
+        cwd=home, env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=30,
+    )  # fmt: skip
+    started = file.replace("@.", f"@{instance}.").removesuffix(".service")
+    assert (tmp_path / "systemctl").read_text().split() == ["enable", "--now", started]
+    unit = Unit(root / "etc" / "systemd" / "system" / file, root, instance)
+    unit.load_credentials(tmp_path / "credentials")
+    manager = Manager(tmp_path)
+    journal = root / "var" / "lib" / unit.settings("StateDirectory")[0]
+    environ = {
+        "MESHBRIDGE_JOURNAL__PATH": str(journal),  # the default, which is the system's
+        **unit.environment(),
+        "NOTIFY_SOCKET": manager.address,
+        "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials"),
+    }
+    try:
+        with Process(unit.settings("ExecStart")[0].split(), tmp_path / "log", environ) as bridge:
+            assert manager.receive() == ["READY=1"], bridge.output()
+            assert bridge.end() == 0
+    finally:
+        manager.close()
+    assert (journal / "journal.db").exists()
+    secret = root / "etc/meshbridge" / ("credentials" if case == "one" else "blue.credentials")
+    assert [file.stat().st_mode & 0o777 for file in secret.iterdir()] == [0o600]
+
+
+def _copying_units() -> str:
+    (line,) = [line for line in steps("## systemd").splitlines() if line.startswith("sudo cp ")]
+    return f"{line}\n"
