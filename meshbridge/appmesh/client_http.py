@@ -14,10 +14,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
-from typing import IO, Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 import orjson
@@ -37,7 +38,16 @@ from meshbridge.appmesh.exceptions import (
     AppMeshTimeoutError,
 )
 from meshbridge.appmesh.exchange import Exchange
-from meshbridge.appmesh.files import MultipartFile, file_attributes, open_local, replacing
+from meshbridge.appmesh.files import (
+    MultipartFile,
+    RemoteFile,
+    SizedSource,
+    Source,
+    Upload,
+    file_attributes,
+    open_local,
+    replacing,
+)
 from meshbridge.appmesh.http_session import HttpSession, read_headers
 from meshbridge.appmesh.run_output import READ_BYTES, RunOutput
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
@@ -54,6 +64,8 @@ from meshbridge.appmesh.tokens import (
 __all__ = ["AppMeshClient"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Answers whose token the client takes (PROTOCOL.md, 'Authentication').
 _TOKEN_WHERE_ASKED_FOR = frozenset({"/appmesh/login", "/appmesh/auth", "/appmesh/totp/validate"})
@@ -200,7 +212,7 @@ class AppMeshClient:
         token = self._bearer() if authorize else ""
         message = self._message(method, uri, query, headers, body, token, forward_to)
         response = self._exchanged(exchange, message, timeout_seconds)
-        if token and self._is_refused(token, response, exchange, timeout_seconds):
+        if token and self._is_refused(token, response.http_status, exchange, timeout_seconds):
             newer = self._newer_token(token)
             if newer:
                 # Another one is to be had, and nothing was done yet.
@@ -254,14 +266,14 @@ class AppMeshClient:
     def _bearer(self) -> str:
         return self._tokens.get() if self._provider is None else self._provider.token()
 
-    def _is_refused(self, token: str, response: ResponseMessage, exchange: Exchange, timeout_seconds: float) -> bool:
-        """Whether an answer means that the daemon does not take the token.
+    def _is_refused(self, token: str, status: int, exchange: Exchange, timeout_seconds: float) -> bool:
+        """Whether an answer of ``status`` means that the daemon does not take the token.
 
         To a text that is no token it answers 500, as to a fault of its own (PROTOCOL.md, 'Surprises'). Where somebody
         gives other ones, it is asked what it says of this one.
         """
-        if response.http_status != HTTPStatus.INTERNAL_SERVER_ERROR or self._provider is None:
-            return response.http_status == HTTPStatus.UNAUTHORIZED
+        if status != HTTPStatus.INTERNAL_SERVER_ERROR or self._provider is None:
+            return status == HTTPStatus.UNAUTHORIZED
         asked = self._message("POST", "/appmesh/auth", None, None, b"", token, "")
         answer = self._exchanged(exchange, asked, timeout_seconds)
         return answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.INTERNAL_SERVER_ERROR}
@@ -877,12 +889,12 @@ class AppMeshClient:
             AppMeshRequestError: 406 where there is no such file.
 
         """
-        session = self._file_session()
-        if urlsplit(session.base_url).port == _WSS_PORT:
-            self._download_by_ticket(session, remote_file, local_file, preserve_permissions)
-        else:
-            message = self._file_message("GET", "/appmesh/file/download", quote(remote_file))
-            self._download(session, message, local_file, preserve_permissions)
+        with (
+            self.open_download(remote_file) as remote,
+            replacing(local_file, remote.attributes if preserve_permissions else {}) as file,
+        ):
+            for chunk in remote.chunks:
+                file.write(chunk)
 
     def upload_file(self, local_file: str, remote_file: str, preserve_permissions: bool = True) -> None:
         """Copies a file to the daemon's host, with its mode, owner and group where ``preserve_permissions``.
@@ -892,59 +904,119 @@ class AppMeshClient:
             AppMeshRequestError: 403 where the remote file exists already.
 
         """
-        session = self._file_session()
-        if urlsplit(session.base_url).port == _WSS_PORT:
-            self._upload_by_ticket(session, local_file, remote_file, preserve_permissions)
-        else:
-            message = self._file_message("POST", "/appmesh/file/upload", quote(remote_file))
-            with open_local(local_file) as file:
-                if preserve_permissions:
-                    message.headers.update(file_attributes(local_file))
-                body = MultipartFile(file, os.path.basename(local_file))  # noqa: PTH119 the reference takes strings
-                message.headers["Content-Type"] = body.content_type
-                self._upload(session, message, body)
+        with open_local(local_file) as file:
+            attributes = file_attributes(local_file) if preserve_permissions else {}
+            name = os.path.basename(local_file)  # noqa: PTH119 the reference takes strings
+            self._send_file(remote_file, Upload(file, os.fstat(file.fileno()).st_size, name, attributes))
 
-    def _file_session(self) -> HttpSession:
+    @contextlib.contextmanager
+    def open_download(self, remote_file: str) -> Iterator[RemoteFile]:
+        """A file of the daemon's host, to be read as it comes, for as long as the context lasts; for one thread.
+
+        Raises:
+            AppMeshError: as :meth:`download_file`, also while it is read: then the file is not whole.
+
+        """
+        with contextlib.ExitStack() as opened:
+            yield self._authorized(lambda token: opened.enter_context(self._download(remote_file, token)))
+
+    def upload_stream(
+        self, source: Source, remote_file: str, *, size: int | None = None, attributes: Mapping[str, str] | None = None
+    ) -> None:
+        """Sends what ``source`` gives as a file to the daemon's host; on return it is there.
+
+        ``size`` is how many bytes that are; without it, as many as there are, which only TCP can carry.
+        ``attributes`` are those of a :class:`~meshbridge.appmesh.files.RemoteFile`.
+
+        Raises:
+            ValueError: the transport needs a size.
+            AppMeshRequestError: 403 where the remote file exists already.
+            OSError: ``source`` gives less than ``size``, or fails itself.
+
+        """
+        name = os.path.basename(remote_file)  # noqa: PTH119 a path of another host
+        self._send_file(remote_file, Upload(source, size, name, attributes or {}))
+
+    def _send_file(self, remote_file: str, upload: Upload) -> None:
+        if upload.size is None:
+            self._authorized(lambda token: self._upload(remote_file, token, upload))
+            return
+        sized = SizedSource(upload.source, upload.size)
+        upload = replace(upload, source=sized)
+        try:
+            self._authorized(lambda token: self._upload(remote_file, token, upload))
+        except AppMeshConnectionError:
+            if sized.failure is not None:
+                raise sized.failure from None
+            raise
+
+    def _authorized(self, transfer: Callable[[str], T]) -> T:
+        """What ``transfer`` gives with the client's token; begun again with another one where that was refused."""
+        token = self._bearer()
+        try:
+            return transfer(token)
+        except AppMeshError as error:
+            if not token or error.status is None:
+                raise
+            if not self._is_refused(token, error.status, self._exchange, self._timeout_seconds):
+                raise
+            newer = self._newer_token(token)
+            if not newer:
+                raise
+        return transfer(newer)
+
+    @contextlib.contextmanager
+    def _download(self, remote_file: str, token: str) -> Iterator[RemoteFile]:
+        with self._file_session() as session:
+            if self._takes_tickets(session):
+                answer = self._request("GET", "/appmesh/file/download", headers={_FILE_PATH: remote_file})
+                message = _transfer_message("GET", "/appmesh/file/download/ws", remote_file, answer)
+            else:
+                message = self._file_message("GET", "/appmesh/file/download", quote(remote_file), token)
+            with session.open(message, self._timeout_seconds) as response:
+                if response.status_code != HTTPStatus.OK:
+                    raise answer_error(message, _read(message, response))
+                length = response.headers.get("Content-Length", "")
+                size = int(length) if length.isdecimal() else None
+                yield RemoteFile(read_headers(response), size, response.iter_content(_CHUNK_BYTES))
+
+    def _upload(self, remote_file: str, token: str, upload: Upload) -> None:
+        if upload.size is None:
+            raise ValueError("over HTTPS the size of a file must be known before it is sent")
+        with self._file_session() as session:
+            if self._takes_tickets(session):
+                answer = self._request("POST", "/appmesh/file/upload", headers={_FILE_PATH: remote_file})
+                message = _transfer_message("POST", "/appmesh/file/upload/ws", remote_file, answer)
+                body: Any = upload.source
+            else:
+                if self._provider is not None:
+                    token = self._checked(token)
+                message = self._file_message("POST", "/appmesh/file/upload", quote(remote_file), token)
+                body = MultipartFile(upload.source, upload.name, upload.size)
+                message.headers["Content-Type"] = body.content_type
+            message.headers.update(upload.attributes)
+            with session.open(message, self._timeout_seconds, body) as response:
+                if response.status_code != HTTPStatus.OK:
+                    raise answer_error(message, _read(message, response))
+
+    def _checked(self, token: str) -> str:
+        """A token that the daemon takes: a body that was sent once can't be sent again with another."""
+        refused = self._is_refused(token, HTTPStatus.INTERNAL_SERVER_ERROR, self._exchange, self._timeout_seconds)
+        return (self._newer_token(token) or token) if refused else token
+
+    @contextlib.contextmanager
+    def _file_session(self) -> Iterator[HttpSession]:
+        """What carries one file."""
         if not isinstance(self._exchange, HttpSession):
             raise AppMeshRequestError("files need a transport of their own, which this client's exchange is not")
-        return self._exchange
+        yield self._exchange
 
-    def _file_message(self, method: str, uri: str, file_path: str) -> RequestMessage:
-        headers = {_FILE_PATH: file_path}
-        return self._message(method, uri, None, headers, b"", self._bearer(), self._forward_header())
+    def _takes_tickets(self, session: HttpSession) -> bool:
+        """Whether this is the WSS port, whose answers hand out a token for one transfer, over HTTPS."""
+        return urlsplit(session.base_url).port == _WSS_PORT
 
-    def _download(
-        self,
-        session: HttpSession,
-        message: RequestMessage,
-        local_file: str,
-        preserve: bool,
-    ) -> None:
-        with session.open(message, self._timeout_seconds) as response:
-            if response.status_code != HTTPStatus.OK:
-                raise answer_error(message, _read(message, response))
-            with replacing(local_file, read_headers(response) if preserve else {}) as file:
-                for chunk in response.iter_content(_CHUNK_BYTES):
-                    file.write(chunk)
-
-    def _upload(self, session: HttpSession, message: RequestMessage, body: IO[bytes] | MultipartFile) -> None:
-        with session.open(message, self._timeout_seconds, body) as response:
-            if response.status_code != HTTPStatus.OK:
-                raise answer_error(message, _read(message, response))
-
-    def _download_by_ticket(self, session: HttpSession, remote_file: str, local_file: str, preserve: bool) -> None:
-        """The way of the WSS port: the answer hands out a token for one transfer, over HTTPS."""
-        answer = self._request("GET", "/appmesh/file/download", headers={_FILE_PATH: remote_file})
-        message = _transfer_message("GET", "/appmesh/file/download/ws", remote_file, answer)
-        self._download(session, message, local_file, preserve)
-
-    def _upload_by_ticket(self, session: HttpSession, local_file: str, remote_file: str, preserve: bool) -> None:
-        with open_local(local_file) as file:
-            answer = self._request("POST", "/appmesh/file/upload", headers={_FILE_PATH: remote_file})
-            message = _transfer_message("POST", "/appmesh/file/upload/ws", remote_file, answer)
-            if preserve:
-                message.headers.update(file_attributes(local_file))
-            self._upload(session, message, file)
+    def _file_message(self, method: str, uri: str, file_path: str, token: str) -> RequestMessage:
+        return self._message(method, uri, None, {_FILE_PATH: file_path}, b"", token, self._forward_header())
 
 
 # --- small change ------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """The client over TCP."""
 
+import contextlib
 import socket
+from collections.abc import Iterator
 
 from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.files import RemoteFile, Upload
 from meshbridge.appmesh.line import ReopeningLine
 from meshbridge.appmesh.tcp_files import FileConnection
 from meshbridge.appmesh.tcp_transport import TCPTransport
@@ -51,12 +54,14 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
         """Ends the connection, the subscriptions and the client's threads."""
         super().close()
 
-    def download_file(self, remote_file: str, local_file: str, preserve_permissions: bool = True) -> None:
-        message = self._file_message("GET", "/appmesh/file/download", remote_file)
+    @contextlib.contextmanager
+    def _download(self, remote_file: str, token: str) -> Iterator[RemoteFile]:
+        message = self._file_message("GET", "/appmesh/file/download", remote_file, token)
         with FileConnection(self._transport()) as connection:
-            connection.download(message, local_file, preserve_permissions)
+            yield connection.download(message)
 
-    def upload_file(self, local_file: str, remote_file: str, preserve_permissions: bool = True) -> None:
-        message = self._file_message("POST", "/appmesh/file/upload", remote_file)
+    def _upload(self, remote_file: str, token: str, upload: Upload) -> None:
+        message = self._file_message("POST", "/appmesh/file/upload", remote_file, token)
+        message.headers.update(upload.attributes)
         with FileConnection(self._transport()) as connection:
-            connection.upload(message, local_file, preserve_permissions)
+            connection.upload(message, upload.source)

@@ -6,11 +6,22 @@ import logging
 import os
 import pwd
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 from uuid import uuid4
 
-__all__ = ["MultipartFile", "apply_attributes", "file_attributes", "open_local", "replacing"]
+__all__ = [
+    "MultipartFile",
+    "RemoteFile",
+    "SizedSource",
+    "Source",
+    "Upload",
+    "apply_attributes",
+    "file_attributes",
+    "open_local",
+    "replacing",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +95,81 @@ def replacing(path: str, attributes: Mapping[str, str]) -> Iterator[IO[bytes]]:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file on a daemon's host, as it comes."""
+
+    attributes: Mapping[str, str]
+    """``X-File-Mode`` (decimal), ``X-File-User``, ``X-File-Group``, as far as the daemon tells."""
+    size: int | None
+    """In bytes; None where the transport does not tell it before the end."""
+    chunks: Iterator[bytes | bytearray]
+
+
+class Source(Protocol):
+    """What is sent as a file."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, at most ``size``; none at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What is sent, and how it is to be there."""
+
+    source: Source
+    size: int | None
+    """In bytes; None: as many as there are."""
+    name: str
+    attributes: Mapping[str, str]
+    """As of a :class:`RemoteFile`."""
+
+
+class SizedSource:
+    """A source of which a size was promised: no more of it is read, and less is an error."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source = source
+        self._size = size
+        self._left = size
+        self.failure: OSError | None = None
+        """What was wrong with the source; a transport may take it for an error of its own."""
+
+    def __len__(self) -> int:
+        """In bytes; requests sends it as the Content-Length."""
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        """The next ``size`` bytes, fewer only at the end."""
+        size = self._left if size < 0 else min(size, self._left)
+        data = b""
+        try:
+            while len(data) < size:
+                part = self._source.read(size - len(data))
+                if not part:
+                    raise OSError("the file became shorter while it was sent")
+                data = data + part if data else part
+        except OSError as error:
+            self.failure = error
+            raise
+        self._left -= len(data)
+        return data
+
+
 class MultipartFile:
     """A ``multipart/form-data`` body around a file, read as it is sent: its memory does not grow with the file."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, source: Source, name: str, size: int) -> None:
         boundary = uuid4().hex
         self.content_type = f"multipart/form-data; boundary={boundary}"
-        self._file = file
         self._head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="filename"\r\n\r\n{name}\r\n'
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="filename"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
-        self._left = os.fstat(file.fileno()).st_size
-        self._length = len(self._head) + self._left + len(self._tail)
+        self._file = SizedSource(source, size)
+        self._length = len(self._head) + size + len(self._tail)
 
     def __len__(self) -> int:
         """In bytes; requests sends it as the Content-Length."""
@@ -110,15 +181,8 @@ class MultipartFile:
             size = self._length
         parts = [self._head[:size]]
         self._head = self._head[size:]
-        size -= len(parts[0])
-        while size > 0 and self._left:
-            data = self._file.read(min(size, self._left))
-            if not data:
-                raise OSError(f"{self._file.name} became shorter while it was sent")
-            parts.append(data)
-            self._left -= len(data)
-            size -= len(data)
-        if size > 0:
-            parts.append(self._tail[:size])
-            self._tail = self._tail[size:]
+        parts.append(self._file.read(size - len(parts[0])))
+        size -= sum(map(len, parts))
+        parts.append(self._tail[:size])
+        self._tail = self._tail[size:]
         return b"".join(parts)

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from meshbridge.appmesh.answers import answer_error
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError
-from meshbridge.appmesh.files import file_attributes, open_local, replacing
+from meshbridge.appmesh.files import RemoteFile, Source
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage
 from meshbridge.appmesh.tcp_transport import TCPTransport
 
@@ -31,24 +31,19 @@ class FileConnection:
     def __exit__(self, *exception: object) -> None:
         self._transport.close()
 
-    def download(self, request: RequestMessage, local_file: str, preserve: bool) -> None:
-        """Writes what ``request`` gives to ``local_file``."""
+    def download(self, request: RequestMessage) -> RemoteFile:
+        """What ``request`` asks for; its chunks come from this connection."""
         request.headers[_RECEIVE] = "true"
         response = self._ask(request, _RECEIVE)
-        with replacing(local_file, response.headers if preserve else {}) as file:
-            while (data := self._transport.receive_message()) is not None:
-                file.write(data)
+        return RemoteFile(response.headers, None, iter(self._transport.receive_message, None))
 
-    def upload(self, request: RequestMessage, local_file: str, preserve: bool) -> None:
-        """Sends ``local_file``; on return the daemon has all of it."""
-        with open_local(local_file) as file:
-            request.headers.update({_SEND: "true", "Content-Type": "application/octet-stream"})
-            if preserve:
-                request.headers.update(file_attributes(local_file))
-            self._ask(request, _SEND)
-            while data := file.read(_CHUNK_BYTES):
-                self._transport.send_message(data)
-            self._transport.send_message([])
+    def upload(self, request: RequestMessage, source: Source) -> None:
+        """Sends all of ``source``; on return the daemon has it."""
+        request.headers.update({_SEND: "true", "Content-Type": "application/octet-stream"})
+        self._ask(request, _SEND)
+        while data := source.read(_CHUNK_BYTES):
+            self._transport.send_message(data)
+        self._transport.send_message([])
         # Nothing answers the end of a file. But the connection carries messages again after it, and in order: an
         # answer, whatever it says, means that the file was read to its end. Health is asked without a login.
         self._exchange(RequestMessage(http_method="GET", request_uri="/appmesh/app/-/health"))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import io
 import struct
 import sys
 import threading
@@ -352,3 +353,57 @@ def test_what_a_daemon_of_2x_does_not_offer_is_said_so(sdk: Sdk, client: Any) ->
         client.get_auth_config()
     with pytest.raises(sdk.package.AppMeshNotOfferedError):
         client.get_current_principal()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ours
+def test_files_go_as_streams_both_ways(sdk: Sdk, transport: str, client: Any, host_directory: Path) -> None:
+    content = bytes(range(256)) * 1000
+    remote = host_directory / "remote"
+    client.upload_stream(io.BytesIO(content), str(remote), size=len(content), attributes={"X-File-Mode": str(0o640)})
+    assert remote.read_bytes() == content
+    assert remote.stat().st_mode & 0o777 == 0o640
+    with client.open_download(str(remote)) as file:
+        assert file.size in {None, len(content)}
+        assert file.attributes["X-File-Mode"] == str(0o640)
+        assert b"".join(file.chunks) == content
+    with sdk.refused(403, "file already exist"):
+        client.upload_stream(io.BytesIO(content), str(remote), size=len(content))
+    with sdk.refused(406, "file not found"), client.open_download(str(host_directory / "none")):
+        pass
+    if transport == "tcp":
+        client.upload_stream(io.BytesIO(content), str(host_directory / "unsized"))
+        assert (host_directory / "unsized").read_bytes() == content
+    else:
+        with pytest.raises(ValueError, match="size"):
+            client.upload_stream(io.BytesIO(content), str(host_directory / "unsized"))
+    with pytest.raises(OSError, match="shorter"):
+        client.upload_stream(io.BytesIO(b"12"), str(host_directory / "short"), size=3)
+
+
+@pytest.mark.ours
+def test_a_file_goes_with_the_next_token_where_the_first_was_refused(
+    sdk: Sdk, transport: str, daemon: Daemon, client: Any, host_directory: Path
+) -> None:
+    good = client._tokens.get()
+
+    class Tokens:
+        def __init__(self) -> None:
+            self.given = "garbage"
+
+        def token(self) -> str:
+            return self.given
+
+        def rejected(self, token: str) -> bool:
+            assert token == "garbage"
+            self.given = good
+            return True
+
+    client._provider = Tokens()
+    remote = str(host_directory / "file")
+    client.upload_stream(io.BytesIO(b"123"), remote, size=3)
+    client._provider = Tokens()
+    with client.open_download(remote) as file:
+        assert b"".join(file.chunks) == b"123"

@@ -117,7 +117,7 @@ def test_a_multipart_body_comes_in_pieces_of_the_size_asked_for(directory: Path,
     path = directory / "file"
     path.write_bytes(content)
     with path.open("rb") as file:
-        body = MultipartFile(file, "file é")
+        body = MultipartFile(file, "file é", len(content))
         pieces = []
         while data := body.read(piece):
             assert len(data) <= piece
@@ -138,7 +138,7 @@ def test_a_body_can_be_read_at_once(directory: Path) -> None:
     path = directory / "file"
     path.write_bytes(b"abc")
     with path.open("rb") as file:
-        body = MultipartFile(file, "n")
+        body = MultipartFile(file, "n", 3)
         assert len(body.read()) == len(body)
         assert body.read() == b""
 
@@ -147,7 +147,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_an_error(directory: Path) -> No
     path = directory / "file"
     path.write_bytes(b"abc")
     with path.open("rb") as file:
-        body = MultipartFile(file, "n")
+        body = MultipartFile(file, "n", 3)
         path.write_bytes(b"")
         with pytest.raises(OSError, match="became shorter"):
             body.read()
