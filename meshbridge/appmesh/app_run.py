@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from meshbridge.appmesh.run_output import RunOutput
+
 if TYPE_CHECKING:
     from meshbridge.appmesh.client_http import AppMeshClient
 
@@ -37,6 +39,16 @@ class AppRun:
         """While it lasts, this thread's requests go where the run is; those of other threads are left alone."""
         with self._client.using(forward_to=self._forward_to):
             yield
+
+    def reader(self, handler: OutputHandler, position: int = 0) -> RunOutput:
+        """Reads its output piece by piece from ``position`` on; the run stays at the daemon.
+
+        Inside :meth:`forward_to`, each ``read()`` hands what there is to ``handler``, and ``exit_code`` is known at the
+        end.
+        """
+        output = self._client._run_output(self, handler)  # noqa: SLF001 a handle of this client
+        output.position = position
+        return output
 
     def wait(self, stdout_handler: OutputHandler = None, timeout: int = 0) -> int | None:
         """Waits for the end and gives the exit code: ``wait_for_async_run`` of the client that started the run.

@@ -145,15 +145,18 @@ class SizedSource:
         data = b""
         try:
             while len(data) < size:
-                part = self._source.read(size - len(data))
-                if not part:
-                    raise OSError("the file became shorter while it was sent")
-                data = data + part if data else part
+                data += self._next(size - len(data))
         except OSError as error:
             self.failure = error
             raise
         self._left -= len(data)
         return data
+
+    def _next(self, size: int) -> bytes:
+        part = self._source.read(size)
+        if not part:
+            raise OSError("the file became shorter while it was sent")
+        return part
 
 
 class MultipartFile:

@@ -48,19 +48,21 @@ class RunOutput:
             AppMeshRequestError: the daemon gives no output (any more).
 
         """
-        while True:
-            response = self._fetch(self.position, wait_seconds)
-            if response.http_status != _OK:
-                raise AppMeshRequestError(f"no output: status {response.http_status}", status=response.http_status)
-            code = response.headers.get("X-Exit-Code", "")
-            ended = code.removeprefix("-").isdigit()
-            self._deliver(response.body, final=ended)
-            if ended and not response.body:
-                self.exit_code = int(code)
-                return
-            if not ended and len(response.body) < READ_BYTES // 2:
-                return
+        while self.read(wait_seconds):
             wait_seconds = 0
+
+    def read(self, wait_seconds: int = 0) -> bool:
+        """Reads one piece, of :data:`READ_BYTES` at most; whether it pays to go on at once. As :meth:`pull` raises."""
+        response = self._fetch(self.position, wait_seconds)
+        if response.http_status != _OK:
+            raise AppMeshRequestError(f"no output: status {response.http_status}", status=response.http_status)
+        code = response.headers.get("X-Exit-Code", "")
+        ended = code.removeprefix("-").isdigit()
+        self._deliver(response.body, final=ended)
+        if ended and not response.body:
+            self.exit_code = int(code)
+            return False
+        return ended or len(response.body) >= READ_BYTES // 2
 
     def _deliver(self, data: bytes, *, final: bool) -> None:
         """Hands on whole characters; what may be the beginning of one is read again with its end."""

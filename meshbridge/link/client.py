@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.client_tcp import AppMeshClientTCP
@@ -23,6 +24,8 @@ IDLE_SECONDS = 300.0  # a connection that nobody asked over for so long is not k
 _CONNECT_SECONDS = 8.0
 _ANSWER_SECONDS = 30.0  # unless who asks sets another limit
 _CHECK_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 class DaemonClient:
@@ -110,11 +113,28 @@ class _LinkTokens:
     def __init__(self, credentials: Credentials, open_exchange: Callable[[float], Exchange]) -> None:
         self._credentials = credentials
         self._open_exchange = open_exchange
+        self._lock = threading.Lock()  # held while the daemon is asked for a token
+        self._attempts = 0
+        self._failure: AppMeshConnectionError | None = None  # of the last attempt
 
     def token(self) -> str:
         """The link's token; gets one where there is none. As :meth:`Credentials.token` raises."""
-        with contextlib.closing(_Opening(self._open_exchange)) as exchange:
-            return self._credentials.token(exchange)
+        if self._credentials.present is not None:
+            return self._ask(self._credentials.token)
+        attempts = self._attempts
+        with self._lock:
+            if self._failure is not None and self._attempts > attempts:
+                # The daemon was not reached while this thread waited: many threads don't try one after the other.
+                raise AppMeshConnectionError(self._failure.message) from self._failure
+            try:
+                token = self._ask(self._credentials.token)
+                self._failure = None
+            except AppMeshConnectionError as error:
+                self._failure = error
+                raise
+            finally:
+                self._attempts += 1
+            return token
 
     def rejected(self, token: str) -> bool:
         """The daemon answered 401 to ``token``; whether that was about the token, and there is another one.
@@ -122,12 +142,22 @@ class _LinkTokens:
         It may have been about what the request said, such as a wrong code of a second factor. A caller's mistakes must
         not have the link log in again and again.
         """
-        with contextlib.closing(_Opening(self._open_exchange)) as exchange:
+
+        def another(exchange: Exchange) -> bool:
             try:
                 operations.ask(exchange, "POST", "/appmesh/auth", token=token, timeout_seconds=_CHECK_SECONDS)
             except (TokenRefusedError, AppMeshRequestError):
                 return self._credentials.token(exchange, refused=token) != token
             return False
+
+        return self._ask(another)
+
+    def _ask(self, question: Callable[[Exchange], T]) -> T:
+        exchange = _Opening(self._open_exchange)
+        try:
+            return question(exchange)
+        finally:
+            exchange.close()
 
 
 class _Opening:

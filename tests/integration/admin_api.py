@@ -9,13 +9,16 @@ from typing import Any
 import requests
 import uvicorn
 from fastapi import FastAPI, Request
+from pydantic import SecretStr
 
 from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Scope
 from meshbridge.admin.problems import Problem
+from meshbridge.emulator import Emulator
 from meshbridge.journal import Journal
-from meshbridge.link import Link
+from meshbridge.link import DaemonOptions, Link
+from meshbridge.options import Tls
 from tests.support import wait_for
 
 ORDER = list(Scope)
@@ -40,6 +43,19 @@ def application_for(links: Sequence[Link], journal: Journal) -> FastAPI:
     return new_application(bridge, gate)
 
 
+def options_for(emulator: Emulator, scheme: str, **extra: object) -> DaemonOptions:
+    addresses = {"tcp": emulator.tcp_address, "wss": emulator.wss_address, "https": emulator.https_address}
+    address = addresses[scheme]
+    assert address is not None
+    settings = {
+        "url": f"{scheme}://{address[0]}:{address[1]}",
+        "username": "admin",
+        "password": SecretStr("admin123"),
+        "tls": Tls(ca_file=emulator.ca_file),
+    }
+    return DaemonOptions.model_validate(settings | extra)
+
+
 class Api:
     """Asks it."""
 
@@ -47,6 +63,15 @@ class Api:
         self.port = port
         self.root = f"http://127.0.0.1:{port}"
         self.session = requests.Session()
+
+    @contextlib.contextmanager
+    def another(self) -> Iterator["Api"]:
+        """As this, for another thread."""
+        other = Api(self.port)
+        try:
+            yield other
+        finally:
+            other.session.close()
 
     def ask(self, method: str, path: str, *, scope: str = "admin", **arguments: Any) -> requests.Response:
         arguments.setdefault("timeout", 60)

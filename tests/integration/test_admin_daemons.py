@@ -1,16 +1,21 @@
 """Each operation of the SDK over HTTP, at an emulated daemon, compared with what the SDK itself says."""
 
+import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pyotp
 import pytest
+import requests
 from pydantic import SecretStr
 
-from meshbridge.appmesh import AppMeshClient, AppMeshClientTCP
+from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Tls
-from tests.integration.admin_api import Api, application_for, serving
+from meshbridge.link import Link
+from tests.integration.admin_api import Api, application_for, options_for, serving
 from tests.support import wait_for
 
 NODE = "/api/v1/daemons/node-a"
@@ -20,19 +25,6 @@ NODE = "/api/v1/daemons/node-a"
 def emulator() -> Iterator[Emulator]:
     with Emulator(EmulatorOptions()) as daemon:
         yield daemon
-
-
-def options_for(emulator: Emulator, scheme: str, **extra: object) -> DaemonOptions:
-    addresses = {"tcp": emulator.tcp_address, "wss": emulator.wss_address, "https": emulator.https_address}
-    address = addresses[scheme]
-    assert address is not None
-    settings = {
-        "url": f"{scheme}://{address[0]}:{address[1]}",
-        "username": "admin",
-        "password": SecretStr("admin123"),
-        "tls": Tls(ca_file=emulator.ca_file),
-    }
-    return DaemonOptions.model_validate(settings | extra)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +82,266 @@ def test_apps_are_registered_seen_and_removed_as_by_the_sdk(api: Api, sdk: AppMe
     assert sdk.get_app("web").status == 1
     assert api.json("DELETE", f"{NODE}/apps/web")["deleted"] is True
     assert api.json("DELETE", f"{NODE}/apps/web", 404)["detail"] == "node-a has no app 'web'"
+
+
+def test_what_was_read_may_be_sent_back_but_a_mask_may_not(api: Api, sdk: AppMeshClient) -> None:
+    api.json("PUT", f"{NODE}/apps/copy", json={"command": "sleep 600", "env": {"MY_TOKEN": "hunter2"}})
+    wait_for(lambda: sdk.get_app("copy").pid, "its process")
+    read = api.json("GET", f"{NODE}/apps/copy")
+    assert read["env"] == {"MY_TOKEN": "********"}
+    refused = api.json("PUT", f"{NODE}/apps/copy", 422, json=read)
+    assert refused["detail"] == "env.MY_TOKEN is masked: give its value, or leave it out"
+    read["env"] = {"MY_TOKEN": "hunter3"}
+    api.json("PUT", f"{NODE}/apps/copy", json=read)
+    again = sdk.get_app("copy")
+    assert (again.env, again.owner) == ({"MY_TOKEN": "hunter3"}, "admin")
+    wrong = api.json("PUT", f"{NODE}/apps/copy", 422, json={"comand": "sleep"})
+    assert wrong["errors"][0]["where"] == "body.comand"
+    sdk.delete_app("copy")
+
+
+def test_output_is_read_by_position_process_and_index(api: Api, sdk: AppMeshClient) -> None:
+    sdk.add_app(App({"name": "talker", "command": "printf 'one two'", "shell": True}))
+    url = f"{NODE}/apps/talker/output"
+    wait_for(lambda: api.json("GET", url)["finished"], "its end")
+    assert api.json("GET", url, params={"position": 4}) == {
+        "output": "two",
+        "position": 7,
+        "exit_code": 0,
+        "finished": True,
+    }
+    assert sdk.get_app_output("talker", 4).output == "two"
+    past = api.json("GET", url, 404, params={"position": 1000})
+    assert (past["kind"], past["daemon"]) == ("not-kept", "node-a")
+    assert "does not keep that output" in past["detail"]
+    assert api.json("GET", url, 404, params={"index": 9})["kind"] == "not-kept"
+    assert api.json("GET", url, 404, params={"process_uuid": "nope"})["kind"] == "not-kept"
+    assert api.json("GET", f"{NODE}/apps/ghost/output", 404)["detail"] == "node-a has no app 'ghost'"
+    waited = api.json("GET", url, params={"wait": 5})
+    assert waited["finished"]
+    sdk.delete_app("talker")
+
+
+# --- runs and tasks ---------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_run_and_waited_for(api: Api, sdk: AppMeshClient) -> None:
+    asked = {"command": "printf hello; exit 3", "max_time": 20}
+    assert api.json("POST", f"{NODE}/runs", params={"wait": "true"}, json=asked) == {"exit_code": 3, "output": "hello"}
+    assert sdk.run_app_sync("printf hello; exit 3", 20) == (3, "hello")
+    cut = api.json("POST", f"{NODE}/runs", params={"wait": "true"}, json={"command": "sleep 60", "max_time": "1s"})
+    assert cut["exit_code"] == 9
+    refused = api.json("POST", f"{NODE}/runs", 422, params={"wait": "true"}, json={"command": "x", "max_time": "2h"})
+    assert refused["where"] == "body.max_time"
+
+
+def lines(response: requests.Response) -> Iterator[dict[str, Any]]:
+    return (json.loads(line) for line in response.iter_lines())
+
+
+def test_a_run_is_followed_while_it_writes_and_removed(api: Api, sdk: AppMeshClient, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    command = f"printf 'é1'; while [ ! -e {go} ]; do sleep 0.05; done; printf '2\\377'; exit 4"
+    started = api.json("POST", f"{NODE}/runs", 202, json={"command": command})
+    url = f"{NODE}/runs/{started['name']}/output"
+    with api.ask("GET", url, params={"process_uuid": started["process_uuid"]}, stream=True) as response:
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        following = lines(response)
+        assert next(following) == {"position": 0, "output": "é1"}  # it writes no more before it may
+        go.touch()
+        rest = list(following)
+    assert rest == [{"position": 3, "output": "2\ufffd"}, {"exit_code": 4, "finished": True}]
+    with api.ask("GET", url, params={"position": 3}, stream=True) as response:
+        assert list(lines(response)) == rest
+    assert sdk.get_app(started["name"]).status == 2, "to follow a run leaves it where it is"
+    assert api.json("DELETE", f"{NODE}/runs/{started['name']}", scope="operate")["deleted"] is True
+    assert api.json("GET", url, 404)["kind"] == "daemon-refused"
+
+
+def test_output_of_many_megabytes_is_followed_in_pieces(api: Api) -> None:
+    count = 5_000_000
+    started = api.json("POST", f"{NODE}/runs", 202, json={"command": f"head -c {count} /dev/zero | tr '\\0' x"})
+    with api.ask("GET", f"{NODE}/runs/{started['name']}/output", stream=True) as response:
+        pieces = list(lines(response))
+    assert pieces[-1] == {"exit_code": 0, "finished": True}
+    position = 0
+    for piece in pieces[:-1]:
+        assert piece["position"] == position
+        assert len(piece["output"]) <= 1024 * 1024
+        position += len(piece["output"])
+    assert position == count
+    api.json("DELETE", f"{NODE}/runs/{started['name']}")
+
+
+def test_a_run_that_is_removed_while_it_is_followed_ends_the_stream_with_a_problem(
+    api: Api, sdk: AppMeshClient
+) -> None:
+    started = api.json("POST", f"{NODE}/runs", 202, json={"command": "printf x; sleep 600"})
+    with api.ask("GET", f"{NODE}/runs/{started['name']}/output", stream=True) as response:
+        following = lines(response)
+        assert next(following)["output"] == "x"
+        sdk.delete_app(started["name"])
+        (last,) = (line for line in following if line.get("output") is None)
+    assert last["error"]["status"] == 404
+
+
+def test_only_runs_are_removed_as_runs(api: Api, sdk: AppMeshClient) -> None:
+    sdk.add_app(App({"name": "stays", "command": "sleep 600"}))
+    assert api.json("DELETE", f"{NODE}/runs/stays", 404)["detail"] == "node-a has no run 'stays'"
+    assert api.json("DELETE", f"{NODE}/runs/ghost", 404)["kind"] == "daemon-refused"
+    assert sdk.get_app("stays").status == 1
+    sdk.delete_app("stays")
+
+
+def test_an_app_is_run_once_more(api: Api, sdk: AppMeshClient) -> None:
+    sdk.add_app(App({"name": "job", "command": "printf done", "shell": True}))
+    url = f"{NODE}/apps/job/runs"
+    found = api.json("POST", url, scope="operate", params={"wait": "true"}, json={"max_time": "20s"})
+    assert found == {"exit_code": 0, "output": "done"}
+    started = api.json("POST", url, 202, scope="operate", json={})
+    assert started["name"].startswith("job_")
+    api.json("DELETE", f"{NODE}/runs/{started['name']}")
+    assert api.json("POST", f"{NODE}/apps/ghost/runs", 400, json={})["daemon_status"] == 400
+    sdk.delete_app("job")
+
+
+TASK_SERVER = """
+from meshbridge.appmesh import AppMeshServerTCP
+server = AppMeshServerTCP({ca!r}, tcp_address={address!r})
+while True:
+    payload = server.task_fetch()
+    server.task_return(b"got:" + payload)
+"""
+
+
+def test_tasks(api: Api, sdk: AppMeshClient, emulator: Emulator, tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(TASK_SERVER.format(ca=str(emulator.ca_file), address=emulator.tcp_address))
+    root = Path(__file__).parents[2]
+    command = f"{sys.executable} {script}"
+    sdk.add_app(App({"name": "worker", "command": command, "env": {"PYTHONPATH": str(root)}}))
+    url = f"{NODE}/apps/worker/task"
+    assert api.json("POST", url, params={"wait": 30}, json={"data": "é"}) == {"result": "got:é"}
+    assert api.json("POST", url, params={"wait": 30}, json={"data": {"a": 1}}) == {"result": 'got:{"a":1}'}
+    assert sdk.run_task("worker", "é", 30) == "got:é"
+    assert api.json("DELETE", url) == {"cancelled": sdk.cancel_task("worker")} == {"cancelled": False}
+    sdk.delete_app("worker")
+
+
+# --- the daemon and its host ------------------------------------------------------------------------------------------
+
+
+def test_labels(api: Api, sdk: AppMeshClient) -> None:
+    assert api.json("PUT", f"{NODE}/labels/zone", json={"value": "a b/c"}) == {"zone": "a b/c"}
+    assert api.json("GET", f"{NODE}/labels") == sdk.list_labels()
+    assert sdk.list_labels()["zone"] == "a b/c"
+    api.json("DELETE", f"{NODE}/labels/zone")
+    assert "zone" not in sdk.list_labels()
+
+
+def test_the_configuration_is_shown_without_its_salt_and_changed(api: Api, sdk: AppMeshClient) -> None:
+    shown, own = api.json("GET", f"{NODE}/config"), sdk.get_config()
+    assert own["REST"]["JWT"].pop("JWTSalt") not in json.dumps(shown)
+    assert shown["REST"]["JWT"].pop("JWTSalt") == "********"
+    assert shown == own
+    changed = api.json("PATCH", f"{NODE}/config", json={"BaseConfig": {"Description": "rack 4"}})
+    assert changed["BaseConfig"]["Description"] == sdk.get_config()["BaseConfig"]["Description"] == "rack 4"
+    assert changed["REST"]["JWT"]["JWTSalt"] == "********"
+    refused = api.json("PATCH", f"{NODE}/config", 422, json={"REST": {"JWT": {"JWTSalt": "********"}}})
+    assert refused["where"] == "REST.JWT.JWTSalt"
+    assert api.json("PATCH", f"{NODE}/config", 502, json={"REST": {"RestListenPort": "x"}})["daemon_status"] == 500
+    assert api.json("PUT", f"{NODE}/log-level", json={"level": "WARN"}) == {"level": "WARN"}
+    assert sdk.get_config()["BaseConfig"]["LogLevel"] == "WARN"
+
+
+def test_resources_and_metrics(api: Api, sdk: AppMeshClient) -> None:
+    shown, own = api.json("GET", f"{NODE}/resources"), sdk.get_host_resources()
+    assert shown.keys() == own.keys()
+    assert shown["appmesh_start_time_unix_seconds"] == own["appmesh_start_time_unix_seconds"]
+    response = api.ask("GET", f"{NODE}/metrics")
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = {line.split()[2] for line in sdk.get_metrics().splitlines() if line.startswith("# TYPE")}
+    assert {line.split()[2] for line in response.text.splitlines() if line.startswith("# TYPE")} == families
+
+
+# --- users ------------------------------------------------------------------------------------------------------------
+
+
+def test_users_roles_groups_and_permissions(api: Api, sdk: AppMeshClient) -> None:
+    assert api.json("GET", f"{NODE}/users") == sdk.list_users()
+    own = sdk.get_current_user()
+    assert api.json("GET", f"{NODE}/users/self") == own
+    assert api.json("GET", f"{NODE}/users/self/permissions") == sdk.get_user_permissions()
+    for area, same in (
+        ("groups", sdk.list_groups),
+        ("permissions", sdk.list_permissions),
+        ("roles", sdk.list_roles),
+    ):
+        assert api.json("GET", f"{NODE}/{area}") == same()
+    fields = {"key": "Abcd1234!", "email": "a@b", "group": "user", "roles": ["view"], "exec_user": "", "locked": False}
+    added = api.ask("PUT", f"{NODE}/users/anna", json=fields)
+    assert added.status_code == 200
+    assert "Abcd1234!" not in added.text
+    assert sdk.list_users()["anna"]["roles"] == ["view"]
+    api.json("POST", f"{NODE}/users/anna/lock")
+    assert sdk.list_users()["anna"]["locked"] is True
+    api.json("POST", f"{NODE}/users/anna/unlock")
+    assert sdk.list_users()["anna"]["locked"] is False
+    api.json("PUT", f"{NODE}/users/anna/password", json={"new_password": "Efgh5678!"})
+    api.json("PUT", f"{NODE}/roles/watch", json={"permissions": ["app-view"]})
+    assert sdk.list_roles()["watch"] == ["app-view"]
+    api.json("DELETE", f"{NODE}/roles/watch")
+    assert api.json("DELETE", f"{NODE}/roles/watch", 404)["detail"] == "role not found"
+    api.json("DELETE", f"{NODE}/users/anna")
+    assert "anna" not in sdk.list_users()
+    assert api.json("DELETE", f"{NODE}/users/anna", 404)["detail"] == "user not found"
+
+
+def test_a_refused_password_is_named_nowhere(api: Api) -> None:
+    wrong = {"old_password": "swordfish", "new_password": "Efgh5678!"}
+    response = api.ask("PUT", f"{NODE}/users/self/password", json=wrong)
+    assert response.status_code == 400
+    assert "old password for user <admin> is incorrect" in response.text
+    malformed = api.ask("PUT", f"{NODE}/users/self/password", json={"new_password": ["swordfish"]})
+    assert malformed.status_code == 422
+    assert "swordfish" not in response.text + malformed.text
+
+
+def test_a_second_factor_of_the_bridges_own_user_comes_and_goes(
+    emulator: Emulator, journal: Journal, sdk: AppMeshClient
+) -> None:
+    sdk.add_user("robot", {"key": "Abcd1234!", "group": "admin", "roles": sdk_roles(sdk), "email": "", "locked": False})
+    link = Link("node-t", options_for(emulator, "tcp", username="robot", password=SecretStr("Abcd1234!")), journal)
+    with serving(application_for([link], journal)) as api:
+        root = "/api/v1/daemons/node-t"
+        secret = api.json("POST", f"{root}/totp/secret")["secret"]
+        wrong = api.json("POST", f"{root}/totp", 422, json={"code": "000000"})
+        assert wrong["where"] == "body.code"
+        before = link.status().token_expires_at
+        for _ in range(4):  # a caller's wrong codes are no reason for the link to log in again and again
+            api.json("POST", f"{root}/totp", 422, json={"code": "000000"})
+        assert link.status().token_expires_at == before
+        api.json("POST", f"{root}/totp", json={"code": pyotp.TOTP(secret).now()})
+        assert sdk.list_users()["robot"]["mfa_enabled"] is True
+        api.json("DELETE", f"{root}/users/self/totp")
+        assert sdk.list_users()["robot"]["mfa_enabled"] is False
+    assert link.stop(10)
+    sdk.delete_user("robot")
+
+
+def sdk_roles(sdk: AppMeshClient) -> list[str]:
+    return sorted(sdk.list_roles())
+
+
+def test_what_only_the_other_generation_offers_is_said_so(api: Api) -> None:
+    for method, path in (
+        ("GET", "auth-config"),
+        ("GET", "principals"),
+        ("GET", "principals/self"),
+        ("GET", "principals/self/permissions"),
+        ("DELETE", "principals/x"),
+    ):
+        refused = api.json(method, f"{NODE}/{path}", 404)
+        assert refused["kind"] == "not-offered"
+        assert "2.x" in refused["detail"]
+    assert api.json("PUT", f"{NODE}/principals/x", 404, json={"roles": []})["kind"] == "not-offered"

@@ -8,10 +8,10 @@ API's description.
 
 from fastapi import APIRouter
 
-from meshbridge.admin.daemons import apps, links
+from meshbridge.admin.daemons import apps, configuration, files, host, links, principals, runs, users
 
 __all__ = ["router"]
 
 router = APIRouter()
-for _area in (links, apps):
+for _area in (links, apps, runs, files, configuration, users, principals, host):
     router.include_router(_area.router)

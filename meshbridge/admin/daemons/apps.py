@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import AppName, AppSettings, app_of
+from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, sdk
 from meshbridge.admin.daemons.refusals import answers, not_kept
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
@@ -77,26 +77,26 @@ class Output(Options):
     finished: bool = Field(description="whether it has ended")
 
 
-@router.get("", dependencies=[needs(Scope.READ)], responses={200: _APPS}, openapi_extra={"x-sdk": ["list_apps"]})
+@router.get("", dependencies=[needs(Scope.READ)], responses={200: _APPS}, openapi_extra=sdk("list_apps"))
 async def list_apps(ask: Ask) -> Response:
     """Every app and run."""
     return await ask(lambda client: _json([_shown(app) for app in client.list_apps()]))
 
 
-@router.get("/{app}", dependencies=[needs(Scope.READ)], responses={200: _AN_APP}, openapi_extra={"x-sdk": ["get_app"]})
+@router.get("/{app}", dependencies=[needs(Scope.READ)], responses={200: _AN_APP}, openapi_extra=sdk("get_app"))
 async def get_app(ask: Ask, app: _App) -> Response:
     """One app or run."""
     return await ask(lambda client: _json(_shown(client.get_app(app))))
 
 
-@router.put("/{app}", dependencies=[needs(Scope.ADMIN)], responses={200: _AN_APP}, openapi_extra={"x-sdk": ["add_app"]})
+@router.put("/{app}", dependencies=[needs(Scope.ADMIN)], responses={200: _AN_APP}, openapi_extra=sdk("add_app"))
 async def add_app(ask: Ask, app: _App, settings: AppSettings) -> Response:
     """Register an app, or register it again: its process is ended then, and a new one started."""
     refuse_masks(settings.model_dump())
     return await ask(lambda client: _json(_shown(client.add_app(app_of(app, settings)))))
 
 
-@router.delete("/{app}", dependencies=[needs(Scope.ADMIN)], openapi_extra={"x-sdk": ["delete_app"]})
+@router.delete("/{app}", dependencies=[needs(Scope.ADMIN)], openapi_extra=sdk("delete_app"))
 async def delete_app(ask: Ask, app: _App) -> Changed:
     """Remove an app, and end its process."""
     if not await ask(lambda client: client.delete_app(app)):
@@ -104,27 +104,27 @@ async def delete_app(ask: Ask, app: _App) -> Changed:
     return Changed(app=app, deleted=True)
 
 
-@router.post("/{app}/enable", dependencies=[needs(Scope.OPERATE)], openapi_extra={"x-sdk": ["enable_app"]})
+@router.post("/{app}/enable", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("enable_app"))
 async def enable_app(ask: Ask, app: _App) -> Changed:
     """Let it be started, now and as its settings say."""
     await ask(lambda client: client.enable_app(app))
     return Changed(app=app, enabled=True)
 
 
-@router.post("/{app}/disable", dependencies=[needs(Scope.OPERATE)], openapi_extra={"x-sdk": ["disable_app"]})
+@router.post("/{app}/disable", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("disable_app"))
 async def disable_app(ask: Ask, app: _App) -> Changed:
     """End its process, and keep it from being started."""
     await ask(lambda client: client.disable_app(app))
     return Changed(app=app, enabled=False)
 
 
-@router.get("/{app}/health", dependencies=[needs(Scope.READ)], openapi_extra={"x-sdk": ["check_app_health"]})
+@router.get("/{app}/health", dependencies=[needs(Scope.READ)], openapi_extra=sdk("check_app_health"))
 async def check_app_health(ask: Ask, app: _App) -> Health:
     """Whether it is healthy, as the daemon last saw it."""
     return Health(app=app, healthy=await ask(lambda client: client.check_app_health(app)))
 
 
-@router.get("/{app}/output", dependencies=[needs(Scope.READ)], openapi_extra={"x-sdk": ["get_app_output"]})
+@router.get("/{app}/output", dependencies=[needs(Scope.READ)], openapi_extra=sdk("get_app_output"))
 async def get_app_output(ask: Ask, app: _App, wanted: Annotated[OutputQuery, Query()]) -> Output:
     """A piece of what it has written."""
 
@@ -144,6 +144,41 @@ async def get_app_output(ask: Ask, app: _App, wanted: Annotated[OutputQuery, Que
         exit_code=found.exit_code,
         finished=found.exit_code is not None,
     )
+
+
+class TaskRequest(Options):
+    """What an app is to work on."""
+
+    data: str | dict[str, Any] = Field(description="text, or JSON", examples=["payload"])
+
+
+class TaskResult(Options):
+    """What the app made of it."""
+
+    result: str = Field(description="bytes that are no UTF-8 are U+FFFD")
+
+
+class Cancelled(Options):
+    """Whether there was something to cancel."""
+
+    cancelled: bool
+
+
+@router.post("/{app}/task", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("run_task"))
+async def run_task(
+    ask: Ask,
+    app: _App,
+    task: TaskRequest,
+    wait: Annotated[int, Query(ge=1, le=3600, description="seconds to wait for the result")] = 300,
+) -> TaskResult:
+    """Hand data to a running app that takes tasks, and wait for what it returns."""
+    return TaskResult(result=await ask(lambda client: client.run_task(app, task.data, wait), waits=True))
+
+
+@router.delete("/{app}/task", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("cancel_task"))
+async def cancel_task(ask: Ask, app: _App) -> Cancelled:
+    """Cancel the task that an app works on."""
+    return Cancelled(cancelled=await ask(lambda client: client.cancel_task(app)))
 
 
 def no_such_app(ask: Asking, app: str) -> Problem:

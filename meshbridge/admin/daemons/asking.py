@@ -1,8 +1,12 @@
 """How an operation asks its daemon: in a thread, of which each daemon has its share, and within a time."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +26,7 @@ T = TypeVar("T")
 
 _AT_ONCE = 8  # requests to one daemon under way together: a silent one takes no thread from the others
 _WAITING_AT_ONCE = 16  # of those that wait for a process beside them
+_STREAMS_AT_ONCE = 32  # files and runs that are followed
 _SECONDS = 30.0
 _MOST_SECONDS = 300.0
 
@@ -42,23 +47,30 @@ _Timeout = Annotated[
         alias="timeout",
         gt=0,
         le=_MOST_SECONDS,
-        description="seconds to wait for the daemon, beyond what it is told to wait",
+        description="seconds to wait for the answer of a daemon that is connected, beyond what it is told to wait",
     ),
 ]
 
 
+class Kind(Enum):
+    """What a request takes; the value is how many of them one daemon's requests may take together."""
+
+    SHORT = _AT_ONCE
+    WAITING = _WAITING_AT_ONCE
+    STREAM = _STREAMS_AT_ONCE
+
+
 class Shares:
-    """The threads that each daemon's requests may take, for one application."""
+    """The threads and streams that each daemon's requests may take, for one application."""
 
     def __init__(self) -> None:
-        self._semaphores: dict[tuple[str, bool], anyio.Semaphore] = {}
+        self._semaphores: dict[tuple[str, Kind], anyio.Semaphore] = {}
         self.threads = anyio.CapacityLimiter(math.inf)  # the semaphores are the limit
 
-    def of(self, daemon: str, *, waits: bool) -> anyio.Semaphore:
-        found = self._semaphores.get((daemon, waits))
+    def of(self, daemon: str, kind: Kind) -> anyio.Semaphore:
+        found = self._semaphores.get((daemon, kind))
         if found is None:
-            found = anyio.Semaphore(_WAITING_AT_ONCE if waits else _AT_ONCE)
-            self._semaphores[daemon, waits] = found
+            found = self._semaphores[daemon, kind] = anyio.Semaphore(kind.value)
         return found
 
 
@@ -79,27 +91,57 @@ class Asking:
             Problem: whatever went wrong, as the caller is to see it.
 
         """
-        share = self.shares.of(self.daemon, waits=waits)
+        share = self.shares.of(self.daemon, Kind.WAITING if waits else Kind.SHORT)
         if not await _taken(share, 0.0 if waits else self.timeout_seconds):
-            detail = f"too many requests to {self.daemon} are under way: try again later"
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="busy")
+            raise self._busy()
         try:
-            # Which a cancelled request waits for: the thread ends by its own limits.
-            return await anyio.to_thread.run_sync(self.run, operation, limiter=self.shares.threads)
+            return await self.in_thread(partial(self.run, operation))
         finally:
             share.release()
 
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives; a request that is cancelled waits for it, since it ends by its own limits."""
+        return await anyio.to_thread.run_sync(work, limiter=self.shares.threads)
+
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Counts a stream for as long as it lasts.
+
+        Raises:
+            Problem: there are too many.
+
+        """
+        share = self.shares.of(self.daemon, Kind.STREAM)
+        try:
+            share.acquire_nowait()
+        except anyio.WouldBlock:
+            raise self._busy() from None
+        try:
+            yield
+        finally:
+            share.release()
+
+    def _busy(self) -> Problem:
+        detail = f"too many requests to {self.daemon} are under way: try again later"
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="busy", daemon=self.daemon)
+
     def run(self, operation: Callable[[AppMeshClient], T]) -> T:
         """As the call itself, on this thread."""
+        with self.told(), self.bridge.client(self.daemon) as client, self.settings(client):
+            found = operation(client)
+        return found  # noqa: RET504 for mypy a context may swallow an exception
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Errors of the SDK as the problems that they are to the caller."""
         try:
-            with (
-                self.bridge.client(self.daemon) as client,
-                client.using(forward_to=self.forward_to, timeout_seconds=self.timeout_seconds),
-            ):
-                found = operation(client)
+            yield
         except AppMeshError as error:
             raise problem_of(self.daemon, error) from error
-        return found
+
+    def settings(self, client: AppMeshClient) -> AbstractContextManager[None]:
+        """What the request says of where and how long to ask; for this thread."""
+        return client.using(forward_to=self.forward_to, timeout_seconds=self.timeout_seconds)
 
 
 async def _taken(share: anyio.Semaphore, seconds: float) -> bool:

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from meshbridge.appmesh import App
 from meshbridge.options import Options
 
-__all__ = ["AppName", "AppSettings", "Moment", "app_of"]
+__all__ = ["AppName", "AppSettings", "Moment", "app_of", "sdk"]
 
 AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 
@@ -120,3 +120,8 @@ def app_of(name: str | None, settings: AppSettings) -> App:
     """The SDK's form."""
     fields = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     return App({**fields, **({} if name is None else {"name": name})})
+
+
+def sdk(*methods: str) -> dict[str, Any]:
+    """Which methods of the SDK an operation is, for its description."""
+    return {"x-sdk": list(methods)}

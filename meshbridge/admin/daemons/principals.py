@@ -1,0 +1,59 @@
+"""Daemons of 3.x: who issues their tokens, and whom they know by them. Those of 2.x answer that they don't offer it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path
+
+from meshbridge.admin.daemons.asking import Ask
+from meshbridge.admin.daemons.masking import masked, refuse_masks
+from meshbridge.admin.daemons.models import sdk
+from meshbridge.admin.daemons.refusals import answers
+from meshbridge.admin.gate import Scope, needs
+
+__all__ = ["router"]
+
+_READ, _ADMIN = [needs(Scope.READ)], [needs(Scope.ADMIN)]
+_Principal = Annotated[str, Path(min_length=1, max_length=255, description="id of the principal")]
+
+router = APIRouter(prefix="/api/v1/daemons/{daemon}", tags=["principals"], responses=answers())
+
+
+@router.get("/auth-config", dependencies=_READ, openapi_extra=sdk("get_auth_config"))
+async def get_auth_config(ask: Ask) -> dict[str, Any]:
+    """Who issues tokens for the daemon."""
+    return await ask(lambda client: client.get_auth_config())
+
+
+@router.get("/principals", dependencies=_ADMIN, openapi_extra=sdk("list_principals"))
+async def list_principals(ask: Ask) -> Any:
+    """Everyone whom the daemon knows by their tokens."""
+    return masked(await ask(lambda client: client.list_principals()))
+
+
+@router.get("/principals/self", dependencies=_READ, openapi_extra=sdk("get_current_principal"))
+async def get_current_principal(ask: Ask) -> dict[str, Any]:
+    """Whom the daemon takes this bridge for."""
+    return masked(await ask(lambda client: client.get_current_principal()))  # type: ignore[no-any-return]  # an object stays one
+
+
+@router.get("/principals/self/permissions", dependencies=_READ, openapi_extra=sdk("get_principal_permissions"))
+async def get_principal_permissions(ask: Ask) -> list[str]:
+    """What this bridge may do there."""
+    return await ask(lambda client: client.get_principal_permissions())
+
+
+@router.put("/principals/{principal}", dependencies=_ADMIN, openapi_extra=sdk("update_principal"))
+async def update_principal(
+    ask: Ask, principal: _Principal, settings: Annotated[dict[str, Any], Body(examples=[{"roles": ["view"]}])]
+) -> dict[str, Any]:
+    """Add a principal, or change one."""
+    refuse_masks(settings)
+    await ask(lambda client: client.update_principal(principal, settings))
+    return {"name": principal, "done": True}
+
+
+@router.delete("/principals/{principal}", dependencies=_ADMIN, openapi_extra=sdk("delete_principal"))
+async def delete_principal(ask: Ask, principal: _Principal) -> dict[str, Any]:
+    """Remove a principal."""
+    await ask(lambda client: client.delete_principal(principal))
+    return {"name": principal, "done": True}

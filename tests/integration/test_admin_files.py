@@ -1,0 +1,196 @@
+"""Files through the admin API: streamed both ways, in constant memory, with nothing left of what broke off."""
+
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection, IncompleteRead
+from pathlib import Path
+
+import pytest
+
+from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.journal import Journal, JournalOptions
+from meshbridge.link import Link
+from tests.integration.admin_api import Api, application_for, options_for, serving
+from tests.support import wait_for
+
+SCHEMES = ["tcp", "wss", "https"]
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator(EmulatorOptions()) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def api(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    journal = Journal(JournalOptions(path=tmp_path_factory.mktemp("journal")))
+    journal.open()
+    links = [Link(scheme, options_for(emulator, scheme), journal) for scheme in SCHEMES]
+    with serving(application_for(links, journal)) as served:
+        yield served
+    for link in links:
+        assert link.stop(10)
+    journal.close()
+
+
+def url(daemon: str) -> str:
+    return f"/api/v1/daemons/{daemon}/files"
+
+
+class Block:
+    """A body of the same block over and over, and what it hashes to."""
+
+    def __init__(self, size: int) -> None:
+        self.block = os.urandom(MIB)
+        self.left = self.size = size
+        self.hash = hashlib.blake2b()
+        self.growth = Growth()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, size: int) -> bytes:
+        self.growth.look()
+        part = self.block[: min(size, self.left)]
+        self.left -= len(part)
+        self.hash.update(part)
+        return part
+
+
+class Growth:
+    """By how much the memory of this process has grown at most, in MiB: the API, the emulator and the caller."""
+
+    def __init__(self) -> None:
+        self._before = resident_bytes()
+        self.most = 0.0
+
+    def look(self) -> None:
+        self.most = max(self.most, (resident_bytes() - self._before) / MIB)
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_large_file_goes_up_and_down_in_constant_memory(
+    api: Api, scheme: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    size = (1024 if request.config.getoption("--faults") == "long" else 64) * MIB
+    path = tmp_path / "large"
+    body = Block(size)
+    response = api.ask("PUT", url(scheme), params={"path": str(path), "mode": "0640"}, data=body, timeout=600)
+    assert (response.status_code, response.json()) == (201, {"path": str(path), "bytes": size})
+    assert path.stat().st_size == size
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert body.growth.most < 40
+
+    growth, came = Growth(), hashlib.blake2b()
+    with api.ask("GET", url(scheme), params={"path": str(path)}, stream=True, timeout=600) as response:
+        assert response.status_code == 200
+        assert response.headers["X-File-Mode"] == "0640"
+        for chunk in response.iter_content(MIB):
+            came.update(chunk)
+            growth.look()
+    assert came.digest() == body.hash.digest()
+    assert growth.most < 40
+    path.unlink()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\r\n0\r\n\r\n" * 7])
+def test_what_is_in_a_file_does_not_matter(api: Api, scheme: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert api.ask("PUT", url(scheme), params={"path": str(path)}, data=Exactly(content)).status_code == 201
+    assert path.read_bytes() == content
+    assert api.ask("GET", url(scheme), params={"path": str(path)}).content == content
+
+
+class Exactly:
+    """A body with a Content-Length, also where it is empty."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_refusals(api: Api, scheme: str, tmp_path: Path) -> None:
+    there, none = tmp_path / "there", tmp_path / "none"
+    there.write_bytes(b"x")
+    exists = api.json("PUT", url(scheme), 409, params={"path": str(there)}, data=b"y")
+    assert exists["detail"].startswith("file already exist")
+    assert there.read_bytes() == b"x"
+    assert api.json("GET", url(scheme), 404, params={"path": str(none)})["detail"].startswith("file not found")
+    assert api.json("GET", url(scheme), 403, params={"path": "../etc/passwd"})["kind"] == "daemon-refused"
+    unsized = api.json("PUT", url(scheme), 411, params={"path": str(none)}, data=iter([b"x"]))
+    assert unsized["kind"] == "length-required"
+    assert api.ask("PUT", url(scheme), params={"path": str(none), "mode": "rw"}, data=b"y").status_code == 422
+    for method in ("GET", "PUT"):
+        assert api.ask(method, url(scheme), params={"path": str(there)}, scope="operate").status_code == 403
+
+
+class Left:
+    """What a process holds: threads, and open files and sockets."""
+
+    def __init__(self) -> None:
+        self.threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("AnyIO")}
+        self.files = len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_caller_that_goes_in_the_middle_leaves_nothing_behind(api: Api, scheme: str, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"\x00" * 30 * MIB)
+    assert api.ask("GET", url(scheme), params={"path": str(path)}).status_code == 200  # what is kept is there now
+    api.session.close()
+    before = Left()
+
+    with api.another() as another:
+        response = another.ask("GET", url(scheme), params={"path": str(path)}, stream=True)
+        assert len(next(response.iter_content(1000))) == 1000
+        response.close()
+    connection = HTTPConnection("127.0.0.1", api.port)
+    connection.putrequest("PUT", f"{url(scheme)}?path={tmp_path}/half")
+    connection.putheader("Content-Length", str(30 * MIB))
+    connection.endheaders()
+    connection.send(b"\x00" * MIB)
+    assert connection.sock is not None
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+    def back() -> bool:
+        now = Left()
+        return now.threads <= before.threads and now.files <= before.files
+
+    wait_for(back, "all of it to go")
+
+
+def test_a_daemon_that_goes_in_the_middle_does_not_leave_half_a_file_that_looks_whole(
+    api: Api, emulator: Emulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"\x00" * 60 * MIB)
+    connection = HTTPConnection("127.0.0.1", api.port, timeout=60)
+    connection.request("GET", f"{url('tcp')}?path={path}")
+    response = connection.getresponse()
+    assert response.status == 200
+    came = len(response.read(MIB))
+    emulator.drop_connections()
+    with pytest.raises(IncompleteRead):  # the last chunk is missing
+        while part := response.read(MIB):
+            came += len(part)
+    assert came < 60 * MIB
+    response.close()
+    connection.close()

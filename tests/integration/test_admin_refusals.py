@@ -1,0 +1,203 @@
+"""What a daemon's refusals and silence are to a caller of the API, and what the bridge mends by itself."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import jwt
+import pytest
+from pydantic import SecretStr
+
+from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
+from meshbridge.appmesh.exchange import Exchange
+from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.journal import Journal, JournalOptions
+from meshbridge.link import DaemonOptions, Link
+from meshbridge.link.connections import new_exchange
+from tests.integration.admin_api import Api, application_for, options_for, serving
+from tests.support import free_port, wait_for
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator(EmulatorOptions()) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[tuple[str, int]]:
+    """A host that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[:2]
+
+
+@pytest.fixture(scope="module")
+def links(
+    emulator: Emulator, silent: tuple[str, int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Link]]:
+    journal = Journal(JournalOptions(path=tmp_path_factory.mktemp("journal")))
+    journal.open()
+    user = {"username": "admin", "password": SecretStr("admin123")}
+    made = {
+        "node-a": Link("node-a", options_for(emulator, "tcp"), journal),
+        "node-h": Link("node-h", options_for(emulator, "https"), journal),
+        "viewer": Link("viewer", options_for(emulator, "tcp", username="mesh", password=SecretStr("mesh123")), journal),
+        "stranger": Link("stranger", options_for(emulator, "wss", password=SecretStr("wrong")), journal),
+        "silent": Link(
+            "silent", DaemonOptions.model_validate({"url": f"tcp://127.0.0.1:{silent[1]}", **user}), journal
+        ),
+        "away": Link("away", DaemonOptions.model_validate({"url": f"tcp://127.0.0.1:{free_port()}", **user}), journal),
+    }
+    yield made
+    for link in made.values():
+        assert link.stop(10)
+    journal.close()
+
+
+@pytest.fixture(scope="module")
+def api(links: dict[str, Link]) -> Iterator[Api]:
+    with serving(application_for(list(links.values()), next(iter(links.values()))._journal)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def sdk(emulator: Emulator) -> Iterator[AppMeshClient]:
+    assert emulator.tcp_address is not None
+    with AppMeshClientTCP(emulator.tcp_address, str(emulator.ca_file)) as client:
+        client.login("admin", "admin123")
+        yield client
+
+
+def path(daemon: str, rest: str = "labels") -> str:
+    return f"/api/v1/daemons/{daemon}/{rest}"
+
+
+def test_a_daemon_that_is_not_configured_is_named_with_those_that_are(api: Api, links: dict[str, Link]) -> None:
+    refused = api.json("GET", path("nope"), 404)
+    assert refused["kind"] == "unknown-daemon"
+    assert refused["allowed"] == sorted(links)
+
+
+def test_a_missing_permission_is_a_403_that_names_it(api: Api) -> None:
+    refused = api.json("PUT", path("viewer", "apps/x"), 403, json={"command": "sleep 1"})
+    assert (refused["kind"], refused["permission"]) == ("daemon-denied", "app-reg")
+
+
+def test_a_bridge_that_may_not_log_in_is_a_502_and_never_asks_in_a_loop(api: Api) -> None:
+    for _ in range(3):
+        refused = api.json("GET", path("stranger"), 502)
+        assert refused["kind"] == "daemon-login"
+        assert "login as 'admin' refused" in refused["detail"]
+
+
+def test_a_daemon_that_is_away_is_a_502(api: Api) -> None:
+    assert api.json("GET", path("away"), 502)["kind"] == "daemon-unreachable"
+
+
+def test_a_silent_daemon_is_a_502_and_takes_no_others_time(
+    api: Api, links: dict[str, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More ask it at once than there are places for; one attempt to connect answers all who wait for it."""
+    attempts: list[float] = []
+
+    def connect(seconds: float) -> Exchange:
+        attempts.append(seconds)
+        return new_exchange("silent", links["silent"]._options, 1.0)
+
+    monkeypatch.setattr(links["silent"].client._tokens, "_open_exchange", connect)
+    said: list[int] = []
+
+    def ask() -> None:
+        with api.another() as another:
+            said.append(another.ask("GET", path("silent"), params={"timeout": 10}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: attempts, "the first attempt")
+    assert api.ask("GET", path("node-a")).status_code == 200
+    for thread in threads:
+        thread.join(30)
+    assert said == [502] * 24
+    assert len(attempts) < 24
+
+
+def test_no_answer_in_time_is_a_504(api: Api, sdk: AppMeshClient) -> None:
+    """To forward to itself is what a daemon never answers (PROTOCOL.md, 'Surprises')."""
+    host, port = sdk._address  # type: ignore[attr-defined]  # of the TCP client
+    refused = api.json("GET", path("node-a"), 504, params={"forward_to": f"{host}:{port}", "timeout": 0.3})
+    assert refused["kind"] == "daemon-timeout"
+    assert f"forwarded to {host}:{port}" in refused["detail"]
+
+
+def test_another_node_may_carry_it_out_for_an_administrator(emulator: Emulator, api: Api, sdk: AppMeshClient) -> None:
+    """The daemon sends its token there."""
+    with Emulator(EmulatorOptions(node_name="node-b")) as other:
+        emulator.join(other)
+        assert other.tcp_address is not None
+        node = "{}:{}".format(*other.tcp_address)
+        assert api.json("GET", path("node-a"), params={"forward_to": node})["HOST_NAME"] == "node-b"
+        assert api.json("GET", path("node-a"))["HOST_NAME"] == "node-a"
+        refused = api.json("GET", path("node-a"), 403, params={"forward_to": node}, scope="operate")
+        assert refused["kind"] == "scope"
+    assert api.json("GET", path("node-a"), 422, params={"forward_to": "a\r\nX-Evil: 1"})["errors"]
+
+
+@pytest.mark.parametrize("daemon", ["node-a", "node-h"])
+@pytest.mark.parametrize("garbage", [True, False])
+def test_a_token_that_is_garbage_or_was_revoked_is_seen_by_nobody(
+    emulator: Emulator, api: Api, links: dict[str, Link], daemon: str, garbage: bool
+) -> None:
+    api.json("GET", path(daemon))
+    credentials = links[daemon]._credentials
+    credentials._young_refusals = 0  # of the other cases, moments ago
+    if garbage:
+        assert credentials._token is not None
+        object.__setattr__(credentials._token, "value", "garbage")
+    else:
+        daemon_tokens = emulator._running().tokens
+        claims = jwt.decode(credentials.present or "", options={"verify_signature": False})
+        emulator._call(lambda: daemon_tokens.revoke(claims))
+    assert api.json("GET", path(daemon))["HOST_NAME"] == "node-a"
+    assert credentials.present != "garbage"
+
+
+def test_the_connection_is_closed_when_nobody_needed_it_and_made_again(api: Api, links: dict[str, Link]) -> None:
+    api.json("GET", path("viewer"))
+    client = links["viewer"].client
+    assert client.close_idle(0.0)
+    assert not client.close_idle(0.0)
+    api.json("GET", path("viewer"))
+    with client.use():
+        assert not client.close_idle(0.0), "not while it is used"
+
+
+def test_a_lost_connection_is_made_again(emulator: Emulator, api: Api) -> None:
+    api.json("GET", path("node-a"))
+    emulator.drop_connections()
+    wait_for(lambda: api.ask("GET", path("node-a")).status_code == 200, "an answer again")
+
+
+def test_names_that_are_none_are_refused_before_anybody_is_asked(api: Api) -> None:
+    assert api.json("GET", path("away", "apps/no.such"), 422)["errors"]
+    assert api.json("DELETE", path("away", "labels/%2e%2e"), 422)["detail"] == "'..' is no name"
+
+
+def test_more_waiting_calls_than_there_is_room_for_are_told_so(api: Api, sdk: AppMeshClient) -> None:
+    sdk.add_app(App({"name": "long", "command": "sleep 600"}))
+    url = path("viewer", "apps/long/output")
+    ended: list[int] = []
+
+    def wait() -> None:
+        with api.another() as session:
+            ended.append(session.ask("GET", url, params={"wait": 300}).status_code)
+
+    threads = [threading.Thread(target=wait) for _ in range(17)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: ended == [503], "the one too many")
+    assert api.ask("GET", path("viewer", "apps/long")).status_code == 200, "short ones have places of their own"
+    sdk.delete_app("long")  # which ends what they wait for
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == 17
