@@ -146,7 +146,7 @@ class Left:
 
     def __init__(self) -> None:
         self.threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("AnyIO")}
-        self.files = len(os.listdir("/proc/self/fd"))
+        self.files = len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
