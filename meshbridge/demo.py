@@ -30,6 +30,7 @@ from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.config import load
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.service import Service
+from meshbridge.wording import COLOURS, summary
 
 __all__ = ["run_demo"]
 
@@ -65,15 +66,6 @@ _SAMPLE_APPS: tuple[dict[str, Any], ...] = (
         "health_check_cmd": "test $(( $(date +%s) / 10 % 2 )) -eq 0",
     },
 )
-_COLOURS = {
-    "start": "green",
-    "exit": "red",
-    "stdout": "white",
-    "health": "yellow",
-    "status": "magenta",
-    "removed": "bright_black",
-    "gap": "bold red",
-}
 
 
 def run_demo(mqtt_url: str | None) -> None:
@@ -213,23 +205,7 @@ def _line(topic: str, event: dict[str, Any]) -> Text:
     name = topic.rpartition("/")[2]
     line = Text(f"  {event['time'][11:19]}  ", style="bright_black")
     line.append(f"{topic:<32}  ", style="cyan")
-    return line.append(_summary(name, event["data"] or {}), style=_COLOURS.get(name, "white"))
-
-
-def _summary(name: str, data: dict[str, Any]) -> str:
-    match name:
-        case "stdout":
-            return str(data["output"]).rstrip("\n").replace("\n", " ⏎ ")
-        case "start":
-            return f"pid {data['pid']}"
-        case "exit":
-            return f"exit code {data['exit_code']}"
-        case "health":
-            return "healthy" if data["health"] == 0 else "unhealthy"
-        case "status":
-            return str(data["status"])
-        case _:
-            return ", ".join(f"{key} {value}" for key, value in data.items())
+    return line.append(summary(name, event["data"] or {}), style=COLOURS.get(name, "white"))
 
 
 # --- the broker ----------------------------------------------------------------------------------------------------

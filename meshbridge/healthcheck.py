@@ -1,20 +1,17 @@
 """``meshbridge healthcheck``: asks a bridge on this host how it is, for a container's HEALTHCHECK and for probes.
 
-It runs every minute for ever, so it reads just what it needs of the configuration and imports none of the parts: that
-costs a third of what loading the settings does.
+It runs every minute for ever, so it takes a glance at the configuration only, and imports none of the parts.
 """
 
 import http.client
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from meshbridge.glance import part_of, read_file
 
 __all__ = ["CannotAskError", "ask", "exporter_url"]
 
 LISTEN = "0.0.0.0:9665"
-_KEY = "MESHBRIDGE_EXPORTER"
 _OK, _UNAUTHORIZED = 200, 401
 
 
@@ -30,9 +27,9 @@ def exporter_url(config: Path | None, environ: Mapping[str, str]) -> str:
 
     """
     try:
-        settings = _exporter(_read(config), environ)
+        settings = part_of(config, environ, "exporter", ("listen", "web_config"))
         web_config = settings.get("web_config")
-        tls = web_config is not None and "tls_server_config" in _read(Path(web_config))
+        tls = web_config is not None and "tls_server_config" in read_file(Path(web_config))
     except (OSError, ValueError) as error:
         raise CannotAskError(f"cannot read the configuration: {error}") from error
     host, _, port = str(settings.get("listen", LISTEN)).rpartition(":")
@@ -40,31 +37,6 @@ def exporter_url(config: Path | None, environ: Mapping[str, str]) -> str:
         raise CannotAskError(f"exporter.listen has no fixed port: {settings.get('listen')!r}; give --url")
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 where it listens
     return f"{'https' if tls else 'http'}://{here}:{port}"
-
-
-def _exporter(settings: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """``exporter`` of the file with what the environment says (DESIGN.md, 'Configuration')."""
-    exporter = dict(settings.get("exporter") or {})
-    exporter |= json.loads(environ.get(_KEY) or "{}")
-    for key in ("listen", "web_config"):
-        if value := environ.get(f"{_KEY}__{key.upper()}"):
-            exporter[key] = value
-    return exporter
-
-
-def _read(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    import yaml  # noqa: PLC0415 where there is a file of it
-
-    try:
-        loaded = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 both are safe
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: no YAML") from error
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
