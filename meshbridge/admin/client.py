@@ -5,7 +5,7 @@ import http.client
 import json
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ class NotRunningError(Exception):
 
 
 class RefusedError(Exception):
-    """The bridge refused; the message is its own (RFC 9457)."""
+    """The bridge refused; the message is its own (RFC 9457), ``problem`` the whole of what it said."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, problem: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.problem = problem or {}
 
 
 class Client:
@@ -50,11 +51,35 @@ class Client:
             connection.close()
 
     def get(self, path: str, **query: object) -> Any:
-        given = {key: value for key, value in query.items() if value is not None}
-        return self._ask("GET", f"{path}?{urlencode(given)}" if given else path, None)
+        return self._ask("GET", _with(path, query), None)
 
-    def post(self, path: str, body: Any = None) -> Any:
-        return self._ask("POST", path, body)
+    def post(self, path: str, body: Any = None, **query: object) -> Any:
+        return self._ask("POST", _with(path, query), body)
+
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, headers: Mapping[str, str] | None = None, **query: object
+    ) -> Iterator[http.client.HTTPResponse]:
+        """An answer to be read as it comes; each read waits for the client's timeout at most.
+
+        Raises:
+            NotRunningError, RefusedError, OSError: as the others do.
+
+        """
+        connection = _Connection(self._directory, self._timeout)
+        try:
+            with self._translated():
+                connection.request("GET", _with(path, query), headers=dict(headers or {}))
+            response = connection.getresponse()
+            if response.status >= HTTPStatus.BAD_REQUEST:
+                with contextlib.suppress(ValueError):
+                    raise _refusal(response, json.loads(response.read()))
+                raise RefusedError(response.reason, response.status)
+            yield response
+        except http.client.HTTPException as error:
+            raise OSError(f"the bridge's answer cannot be read: {error!r}") from error
+        finally:
+            connection.close()
 
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path, None)
@@ -81,9 +106,7 @@ class Client:
         finally:
             connection.close()
         if response.status >= HTTPStatus.BAD_REQUEST:
-            allowed = answer.get("allowed")
-            hint = f" (there are: {', '.join(map(str, allowed))})" if allowed else ""
-            raise RefusedError(f"{answer.get('detail', response.reason)}{hint}", response.status)
+            raise _refusal(response, answer)
         return answer
 
     @contextlib.contextmanager
@@ -92,6 +115,21 @@ class Client:
             yield
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunningError(f"no bridge runs on the journal {self._directory}") from None
+        except BrokenPipeError as error:  # not to be taken for that of a command's standard output
+            raise ConnectionResetError(*error.args) from error
+
+
+def _with(path: str, query: Mapping[str, object]) -> str:
+    """``None`` is left out, a list given several times."""
+    given = {key: value for key, value in query.items() if value is not None and value != []}
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+
+
+def _refusal(response: http.client.HTTPResponse, answer: Any) -> RefusedError:
+    problem = answer if isinstance(answer, dict) else {}
+    allowed = problem.get("allowed")
+    hint = f" (there are: {', '.join(map(str, allowed))})" if allowed else ""
+    return RefusedError(f"{problem.get('detail', response.reason)}{hint}", response.status, problem)
 
 
 class _Connection(http.client.HTTPConnection):
