@@ -1,0 +1,140 @@
+"""Speaking with the bridge that runs here, and saying what to do where that fails."""
+
+import contextlib
+import difflib
+import os
+import pwd
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import quote
+
+import typer
+
+from meshbridge.cli.output import WRONG_USAGE, complain, fail
+
+if TYPE_CHECKING:
+    from meshbridge.admin.client import Client
+
+__all__ = ["AppArgument", "DaemonOption", "Place", "app_path", "chosen_daemons", "locate", "of_each", "speaking"]
+
+_DEFAULT_JOURNAL = "/var/lib/meshbridge"
+_AT_ONCE = 8
+_MOST_NAMES = 10
+_NOT_FOUND = 404
+
+DaemonOption = Annotated[
+    str | None, typer.Option("--daemon", "-d", help="Name of the daemon; without it, whichever has the app, or all.")
+]
+AppArgument = Annotated[str, typer.Argument(help="Name of the app.", show_default=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An app at a daemon, as the daemon shows it."""
+
+    daemon: str
+    app: dict[str, Any]
+
+
+@contextlib.contextmanager
+def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Client"]:
+    """A client of the running bridge. Whatever goes wrong in the block ends the command, in words."""
+    from meshbridge.admin.client import Client, NotRunningError, RefusedError
+
+    directory = _journal_directory(config)
+    try:
+        yield Client(directory, timeout_seconds)
+    except NotRunningError:
+        say = "" if config else ", or give --config (or MESHBRIDGE_CONFIG) of the one that runs"
+        fail(f"no bridge runs on the journal {directory}: start one with `meshbridge run`{say}")
+    except RefusedError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        raise  # of standard output, which nobody reads any more
+    except PermissionError:
+        owner = _owner(directory)
+        fail(f"only {owner} may speak with the bridge on {directory}: try `sudo -u {owner} meshbridge …`")
+    except TimeoutError:
+        fail(f"the bridge gives no answer within {timeout_seconds:g} s: see its log")
+    except OSError as error:
+        fail(f"cannot speak with the bridge: {error}")
+
+
+def _journal_directory(config: Path | None) -> Path:
+    from meshbridge.glance import part_of
+
+    try:
+        return Path(part_of(config, os.environ, "journal", ("path",)).get("path") or _DEFAULT_JOURNAL)
+    except (OSError, ValueError) as error:
+        fail(f"cannot read the configuration: {error}", WRONG_USAGE)
+
+
+def _owner(directory: Path) -> str:
+    place = next(place for place in (directory, *directory.absolute().parents) if os.access(place.parent, os.X_OK))
+    try:
+        return pwd.getpwuid(place.stat().st_uid).pw_name
+    except (KeyError, OSError):
+        return "the bridge's user"
+
+
+def app_path(daemon: str, app: str, rest: str = "") -> str:
+    """The path of an app in the API."""
+    return f"/api/v1/daemons/{quote(daemon, safe='')}/apps/{quote(app, safe='')}{rest}"
+
+
+def chosen_daemons(client: "Client", daemon: str | None) -> list[str]:
+    """The one that is named, or all."""
+    names = [str(link["name"]) for link in client.get("/api/v1/daemons")]
+    if daemon is None:
+        return names
+    if daemon not in names:
+        fail(f"there is no daemon {daemon!r} here{_suggestion(daemon, names)}", WRONG_USAGE)
+    return [daemon]
+
+
+def of_each(client: "Client", daemons: Sequence[str], path: str) -> Iterator[tuple[str, Any]]:
+    """(daemon, answer) of ``/api/v1/daemons/<daemon><path>``, all at once; a refusal is the answer, too."""
+    from meshbridge.admin.client import RefusedError
+
+    def ask(daemon: str) -> Any:
+        try:
+            return client.get(f"/api/v1/daemons/{quote(daemon, safe='')}{path}")
+        except RefusedError as refused:
+            return refused
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from zip(daemons, pool.map(ask, daemons), strict=True)
+
+
+def locate(client: "Client", app: str, daemon: str | None) -> Place:
+    """Finds an app; ends the command where it is nowhere, or on several daemons and none is named."""
+    from meshbridge.admin.client import RefusedError
+
+    daemons = chosen_daemons(client, daemon)
+    found = list[Place]()
+    for name, answer in of_each(client, daemons, f"/apps/{quote(app, safe='')}"):
+        if isinstance(answer, dict):
+            found.append(Place(name, answer))
+        elif isinstance(answer, RefusedError) and answer.status != _NOT_FOUND:
+            complain(str(answer))
+    if not found:
+        _fail_without(client, app, daemon, daemons)
+    if len(found) > 1:
+        fail(f"{app} is on {', '.join(place.daemon for place in found)}: say which with --daemon", WRONG_USAGE)
+    return found[0]
+
+
+def _fail_without(client: "Client", app: str, daemon: str | None, daemons: Sequence[str]) -> NoReturn:
+    names = {one["name"] for _, apps in of_each(client, daemons, "/apps") if isinstance(apps, list) for one in apps}
+    where = f" on {daemon}" if daemon else ""
+    fail(f"there is no app {app!r}{where}{_suggestion(app, names)}")
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    listed = ", ".join(names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+    return (f": did you mean {near[0]}?" if near else "") + (f" (there are: {listed})" if names else "")
