@@ -5,31 +5,31 @@ Start: journal, couriers, exporter, links; so nothing comes in that could not be
 their cursors. What is not delivered by then is delivered after the next start.
 """
 
+import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from types import FrameType
 from typing import Any
 
-import orjson
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from meshbridge import telemetry
+from meshbridge.admin.application import new_application
+from meshbridge.admin.bridge import Bridge, ReloadRefusedError
+from meshbridge.admin.control import ControlSocket
+from meshbridge.admin.gate import open_gate
+from meshbridge.answers import explained
 from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
-from meshbridge.config import Settings
-from meshbridge.delivery import AppFigures, Courier, StateFeed
+from meshbridge.config import ConfigError, Settings
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
-from meshbridge.link import Link
 from meshbridge.notify import Notifier
-from meshbridge.routing import Route
-from meshbridge.sinks.base import Sink
-from meshbridge.sinks.options import SinkOptions
-from meshbridge.sinks.states import StateTeller
-from meshbridge.status import LinkStatus
+from meshbridge.parts import Parts, PartsError
+from meshbridge.reload import Changes, changes
 from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
 
 __all__ = ["Service"]
@@ -41,72 +41,74 @@ _IDLE_CHECK_SECONDS = 60
 
 
 class Service:
-    """One running bridge. ``start`` and ``stop`` belong to one thread; ``run`` calls both."""
+    """One running bridge. ``start`` and ``stop`` belong to one thread; ``run`` calls both. ``reload`` is for any."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings] | None = None) -> None:
+        """``load``: reads the settings again, for :meth:`reload`; without it they stay as they are."""
         self._settings = settings
-        state_directory = settings.journal.path
+        self._load = load or (lambda: settings)
         self.journal = Journal(settings.journal)
-        self.links = [Link(name, options, self.journal) for name, options in settings.daemons.items()]
-        self.couriers: list[Courier] = []
+        self.parts = Parts(self.journal)
         self.exporter = Exporter(
             settings.exporter,
             Sources(
-                daemons=lambda: [link.requests for link in self.links],
-                links=self._link_statuses,
-                sinks=lambda: [courier.status() for courier in self.couriers],
+                daemons=lambda: [link.requests for link in self.parts.links],
+                links=self.parts.link_statuses,
+                sinks=lambda: [courier.status() for courier in self.parts.couriers],
                 journal=self.journal.status,
                 ready=self._not_ready,
             ),
         )
-        self._state_directory = state_directory
-        self._figures = AppFigures(lambda: [link.requests for link in self.links])
+        bridge = Bridge(
+            sinks=lambda: self.parts.couriers,
+            links=self.parts.link_statuses,
+            journal=self.journal,
+            explain=lambda asked: explained(asked, self.journal, self._settings),
+            reload=self.reload,
+            client=self.client,
+        )
+        self._control = ControlSocket(settings.journal.path, new_application(bridge, open_gate))
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, daemon=True
         )
+        self._notifier = Notifier(os.environ)
         self._started = False
+        self._ending = threading.Event()  # set once, when the bridge is to stop
+        self._reloading = threading.Lock()  # one reload at a time, and none while the bridge starts or stops
 
     def start(self) -> None:
         """Starts every part.
 
         Raises:
             JournalError: the journal can't be opened.
+            PartsError: a sink can't be built.
             OSError: the exporter's address can't be listened on.
 
         """
         self.journal.open()
         try:
-            self.couriers = [
-                Courier(
-                    name,
-                    self._sink(name, options),
-                    self.journal,
-                    options,
-                    new_route=partial(self._route, options),
-                )
-                for name, options in self._settings.sinks.items()
-            ]
             self.exporter.start()
+            self.parts.start(self._settings)
         except BaseException:
+            self.exporter.stop(1.0)
             self.journal.close()
             raise
-        self.journal.retain_cursors(list(self._settings.sinks))
-        for courier in self.couriers:
-            courier.start()
-        for link in self.links:
-            link.start()
+        try:
+            self._control.start()
+        except OSError as error:  # a directory whose file system has no sockets, say: events go on
+            telemetry.control_socket_missing(error)
         self._scheduler.add_job(self.journal.prune, "interval", seconds=_PRUNE_SECONDS)
-        self._scheduler.add_job(self._figures.measure, "interval", seconds=_FIGURES_SECONDS)
+        self._scheduler.add_job(self.parts.figures.measure, "interval", seconds=_FIGURES_SECONDS)
         self._scheduler.add_job(self._close_idle_clients, "interval", seconds=_IDLE_CHECK_SECONDS)
         self._scheduler.start()
         self._started = True
         host, port = self.exporter.address
         telemetry.service_started(
-            daemons=len(self.links), sinks=len(self.couriers), exporter=f"{host}:{port}", journal=str(self.journal.path)
+            daemons=len(self.parts.links),
+            sinks=len(self.parts.couriers),
+            exporter=f"{host}:{port}",
+            journal=str(self.journal.path),
         )
-
-    def _link_statuses(self) -> list[LinkStatus]:
-        return [link.status() for link in self.links]
 
     def client(self, daemon: str) -> AbstractContextManager[AppMeshClient]:
         """The SDK's client of a daemon, with its link's login.
@@ -115,74 +117,102 @@ class Service:
             AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
 
         """
-        link = next((link for link in self.links if link.name == daemon), None)
+        link = next((link for link in self.parts.links if link.name == daemon), None)
         if link is None:
             raise AppMeshConnectionError(f"there is no daemon {daemon!r} here")
         return link.client.use()
 
     def _close_idle_clients(self) -> None:
-        for link in self.links:
+        for link in self.parts.links:
             link.client.close_idle()
 
-    def _sink(self, name: str, options: Any) -> Sink:
-        sink: Sink = options.build(name, self._state_directory)
-        if isinstance(sink, StateTeller):
-            sink.tell_states(StateFeed(self.journal, self._link_statuses, self._figures))
-        return sink
+    def reload(self) -> dict[str, Any]:
+        """Reads the settings again and puts in force what has changed. Says what has been done, by names:
+        ``{"daemons": {"added", "changed", "removed"}, "sinks": {…}, "need_restart"}``.
 
-    def _route(self, options: SinkOptions) -> Route:
-        labels = {name: daemon.labels for name, daemon in self._settings.daemons.items()}
-        return Route(options, owner=self._owner, labels=labels)
+        Raises:
+            ReloadRefusedError: they can't be used; then nothing has changed.
 
-    def _owner(self, daemon: str, app: str) -> str | None:
-        state = self.journal.app_state(daemon, app)
-        return None if state is None else orjson.loads(state).get("owner")
+        """
+        with self._reloading:
+            if self._ending.is_set() or not self._started:
+                raise ReloadRefusedError(["the bridge is starting or stopping"])
+            self._notifier.reloading()
+            try:
+                return self._put_in_force(self._load())
+            except (ConfigError, PartsError) as error:
+                refused = ReloadRefusedError(error.problems if isinstance(error, ConfigError) else [str(error)])
+                telemetry.settings_refused(refused.problems)
+                raise refused from error
+            finally:
+                self._notifier.ready()
+
+    def _put_in_force(self, settings: Settings) -> dict[str, Any]:
+        present = self._settings
+        found = changes(present, settings)
+        settings = settings.model_copy(update={key: getattr(present, key) for key in found.need_restart})
+        hanging = self.parts.exchange(settings, found, ending=self._ending)
+        if self._ending.is_set():
+            raise ReloadRefusedError(["the bridge is stopping"])
+        if settings.log != present.log:
+            telemetry.configure_logging(settings.log.level, settings.log.format)
+        self._settings = settings
+        done = _told(found, hanging)
+        telemetry.settings_reloaded(**done)
+        return done
 
     def stop(self) -> None:
         """Stops every part, within ten seconds whatever the far ends do."""
         deadline = time.monotonic() + _STOP_SECONDS
-        self._started = False
+        self._ending.set()
+        with self._reloading:  # one under way sees that the bridge ends
+            self._started = False
         self._scheduler.shutdown(wait=False)
-        for link in self.links:
-            link.request_stop()
-        for courier in self.couriers:
-            courier.request_stop()
-        slow = [f"link {link.name}" for link in self.links if not link.stop(_left(deadline, 3.0))]
+        links, couriers = self.parts.links, self.parts.couriers
+        self.parts.request_stop()
+        slow = [f"link {link.name}" for link in links if not link.stop(_left(deadline, 3.0))]
         self.journal.flush(_left(deadline, 2.0))
-        slow += [f"sink {courier.name}" for courier in self.couriers if not courier.stop(_left(deadline, 8.0))]
+        slow += [f"sink {courier.name}" for courier in couriers if not courier.stop(_left(deadline, 8.0))]
+        self._control.stop(_left(deadline, 1.0))
         self.exporter.stop(_left(deadline, 1.0))
         self.journal.close()
-        waiting = {status.sink: status.lag_events for status in (courier.status() for courier in self.couriers)}
+        waiting = {status.sink: status.lag_events for status in (courier.status() for courier in couriers)}
         telemetry.service_stopped(undelivered=waiting, **({"abandoned": ", ".join(slow)} if slow else {}))
 
     def run(self) -> None:
-        """Starts, waits for SIGTERM or SIGINT, and stops. To be called from the main thread.
+        """Starts, reloads at each SIGHUP until SIGTERM or SIGINT, and stops. To be called from the main thread.
 
         Raises:
-            JournalError, OSError: as :meth:`start`.
+            JournalError, PartsError, OSError: as :meth:`start`.
 
         """
-        notifier = Notifier(os.environ)
-        watchdog = Watchdog(notifier, self._looks, self._summary)
+        watchdog = Watchdog(self._notifier, self._looks, self._summary)
         received: list[str] = []
 
-        def on_signal(number: int, _frame: FrameType | None) -> None:
+        def on_end(number: int, _frame: FrameType | None) -> None:
             received.append(signal.Signals(number).name)
+            self._ending.set()  # a reload under way stops where it is
+
+        def on_reload(_number: int, _frame: FrameType | None) -> None:
+            """The byte in the pipe says it all."""
 
         # A signal that comes just before a lock is waited for does not end that wait; a byte in a pipe does.
         wake, waker = os.pipe()
         os.set_blocking(waker, False)
         fd_before = signal.set_wakeup_fd(waker)
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {signal.SIGTERM: on_end, signal.SIGINT: on_end, signal.SIGHUP: on_reload}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             self.start()
-            notifier.ready()
+            self._notifier.ready()
             watchdog.start()
             try:
                 while not received:
-                    os.read(wake, 1)
+                    if os.read(wake, 1) == bytes([signal.SIGHUP]):
+                        with contextlib.suppress(ReloadRefusedError):  # the log has said why
+                            self.reload()
             finally:
-                notifier.stopping()
+                self._notifier.stopping()
                 watchdog.stop()
                 telemetry.service_stopping(received[0] if received else "error")
                 self.stop()
@@ -195,19 +225,17 @@ class Service:
 
     def _looks(self) -> Sequence[Look]:
         """Each part as it is now, for the watchdog."""
-        https = {name for name, options in self._settings.daemons.items() if options.scheme == "https"}
         looks = [journal_look(self.journal.status(), settled=self.journal.flush(0.0))]
-        looks += [
-            link_look(link.status(), alive=link.alive)
-            for link in self.links
-            if link.name not in https  # nothing of it runs by itself
-        ]
-        waits = {name: options.batch.max_wait for name, options in self._settings.sinks.items()}
-        return looks + [sink_look(courier.status(), waits[courier.name]) for courier in self.couriers]
+        # Of a daemon without events nothing runs by itself.
+        looks += [link_look(link.status(), alive=link.alive) for link in self.parts.links if link.has_events]
+        return looks + [sink_look(courier.status(), courier.max_wait_seconds) for courier in self.parts.couriers]
 
     def _summary(self) -> str:
         """One line for ``systemctl status``."""
-        links, sinks = [link.status() for link in self.links], [courier.status() for courier in self.couriers]
+        links, sinks = (
+            [link.status() for link in self.parts.links],
+            [courier.status() for courier in self.parts.couriers],
+        )
         waiting = max((sink.lag_events for sink in sinks), default=0)
         return (
             f"{sum(link.up for link in links)} of {len(links)} daemons up, "
@@ -226,3 +254,13 @@ class Service:
 
 def _left(deadline: float, at_most: float) -> float:
     return max(0.1, min(at_most, deadline - time.monotonic()))
+
+
+def _told(found: Changes, hanging: Sequence[str]) -> dict[str, Any]:
+    return {
+        **{
+            kind: {"added": list(of.added), "changed": list(of.changed), "removed": list(of.removed)}
+            for kind, of in (("daemons", found.daemons), ("sinks", found.sinks))
+        },
+        "need_restart": [*found.need_restart, *hanging],
+    }

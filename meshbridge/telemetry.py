@@ -11,7 +11,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import structlog
@@ -76,6 +76,11 @@ _reload_success = Gauge(
     registry=REGISTRY,
 )  # fmt: skip
 
+_reload_successful = Gauge(
+    "meshbridge_config_last_reload_successful", "1 if the settings could be used when they were last read",
+    registry=REGISTRY,
+)  # fmt: skip
+
 _TOLD_LETTERS = 5  # dead letters in a row that the log has each of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("meshbridge")
@@ -125,7 +130,28 @@ def _keep(_logger: Any, _name: str, fields: Any) -> Any:
 
 def service_started(**facts: object) -> None:
     _reload_success.set(time.time())
+    _reload_successful.set(1)
     log.info("meshbridge started", version=meshbridge.__version__, **facts)
+
+
+def settings_reloaded(**facts: object) -> None:
+    _reload_success.set(time.time())
+    _reload_successful.set(1)
+    log.info("settings read again", **{key: value for key, value in facts.items() if value})
+
+
+def settings_refused(problems: Sequence[str]) -> None:
+    _reload_successful.set(0)
+    for problem in problems:
+        log.error("settings not usable: the old ones stay in force", problem=problem)
+
+
+def control_socket_missing(error: OSError) -> None:
+    log.error("no control socket: commands cannot reach this bridge", error=str(error))
+
+
+def part_hangs(part: str) -> None:
+    log.error("does not end: its new settings come into force with the next start", part=part)
 
 
 def service_stopping(reason: str) -> None:

@@ -7,6 +7,7 @@ from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
 from meshbridge.admin import gate as gates
 from meshbridge.admin import problems
+from meshbridge.admin import reload as reload_area
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Gate
 
@@ -26,4 +27,5 @@ def new_application(bridge: Bridge, gate: Gate) -> FastAPI:
     application.state.bridge = bridge
     application.include_router(bridge_area.router)
     application.include_router(daemons_area.router)
+    application.include_router(reload_area.router)
     return application

@@ -18,7 +18,7 @@ from meshbridge.journal import DeadLetter, Journal, JournalError
 from meshbridge.options import Options, When
 from meshbridge.status import LinkStatus, ReplayStatus, SinkStatus
 
-__all__ = ["Bridge", "SinkControl", "TheBridge", "router"]
+__all__ = ["Asked", "Bridge", "ReloadRefusedError", "SinkControl", "TheBridge", "router"]
 
 _MOST_LETTERS = 1000
 
@@ -37,6 +37,22 @@ class SinkControl(Protocol):
     def retry_letters(self) -> None: ...
 
 
+class ReloadRefusedError(Exception):
+    """The settings can't be used; ``problems`` has a line for each reason. Those in force stay."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = list(problems)
+
+
+class Asked(Options):
+    """An event by its id, or itself: as the daemon sends it, or as a CloudEvent."""
+
+    id: str | None = None
+    event: dict[str, Any] | None = None
+    daemon: str | None = Field(default=None, description="whose event it is; default: the first daemon")
+
+
 @dataclass(frozen=True, slots=True)
 class Bridge:
     """What the service lets the API see and do."""
@@ -44,8 +60,10 @@ class Bridge:
     sinks: Callable[[], Sequence[SinkControl]]
     links: Callable[[], Sequence[LinkStatus]]
     journal: Journal
-    explain: Callable[[str | None, Any], list[dict[str, Any]]]
-    """By id, or an event's JSON: what each sink would get. Raises LookupError, ValueError."""
+    explain: Callable[[Asked], list[dict[str, Any]]]
+    """What each sink would get of an event. Raises LookupError (no such event, or daemon), ValueError (no event)."""
+    reload: Callable[[], dict[str, Any]]
+    """Puts changed settings in force and says what it did. Raises ReloadRefusedError."""
     client: Callable[[str], AbstractContextManager[AppMeshClient]]
     """The SDK's client of a daemon, with the link's own login. Raises AppMeshConnectionError where there is none."""
 
@@ -63,13 +81,6 @@ class LettersRequest(Options):
 
     sink: str | None = None
     ids: tuple[int, ...] = ()
-
-
-class ExplainRequest(Options):
-    """An event by its id, or itself."""
-
-    id: str | None = None
-    event: dict[str, Any] | None = None
 
 
 def _bridge(request: Request) -> Bridge:
@@ -187,12 +198,12 @@ def verify(bridge: TheBridge) -> dict[str, Any]:
 
 
 @router.post("/explain", dependencies=_READ)
-def explain(bridge: TheBridge, wanted: ExplainRequest) -> list[dict[str, Any]]:
+def explain(bridge: TheBridge, wanted: Asked) -> list[dict[str, Any]]:
     """What becomes of an event at each sink, and why. Nothing is sent."""
     if (wanted.id is None) == (wanted.event is None):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "give either id or event")
     try:
-        return bridge.explain(wanted.id, wanted.event)
+        return bridge.explain(wanted)
     except LookupError as error:
         raise Problem(HTTPStatus.NOT_FOUND, str(error.args[0]), found=wanted.id, where="id") from error
     except (ValueError, JournalError) as error:

@@ -13,16 +13,18 @@ __all__ = ["healthcheck", "run", "version"]
 
 
 def run(config: ConfigOption = None) -> None:
-    """Run the bridge until SIGTERM or SIGINT."""
+    """Run the bridge until SIGTERM or SIGINT; SIGHUP makes it read its settings again."""
     settings = load_settings(config)
     from meshbridge import telemetry
+    from meshbridge.config import load
     from meshbridge.journal import JournalError
+    from meshbridge.parts import PartsError
     from meshbridge.service import Service
 
     telemetry.configure_logging(settings.log.level, settings.log.format)
     try:
-        Service(settings).run()
-    except JournalError as error:
+        Service(settings, lambda: load(config, os.environ)).run()
+    except (JournalError, PartsError) as error:
         fail(str(error), WRONG_USAGE)
     except OSError as error:
         fail(str(error))

@@ -20,6 +20,16 @@ what becomes of an event without sending it.
 
 from meshbridge.delivery.courier import Courier
 from meshbridge.delivery.explanation import Explanation, ExplanationError, event_from_json, explain
+from meshbridge.delivery.routes import new_route
 from meshbridge.delivery.states import AppFigures, StateFeed
 
-__all__ = ["AppFigures", "Courier", "Explanation", "ExplanationError", "StateFeed", "event_from_json", "explain"]
+__all__ = [
+    "AppFigures",
+    "Courier",
+    "Explanation",
+    "ExplanationError",
+    "StateFeed",
+    "event_from_json",
+    "explain",
+    "new_route",
+]

@@ -111,6 +111,11 @@ class Courier:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    @property
+    def max_wait_seconds(self) -> float:
+        """How long a batch may wait to be filled."""
+        return self._options.batch.max_wait
+
     def pause(self) -> None:
         """Offers nothing more after the write at hand, until :meth:`resume` or the next start."""
         self._paused = True

@@ -1,5 +1,6 @@
 """What becomes of an event: which sinks get it, by which rule, and what each would be sent. Sends nothing."""
 
+import base64
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
@@ -31,6 +32,17 @@ class Explanation:
     rule: str
     messages: tuple[Preview, ...] = ()
     refused: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the API and ``--json``. A body that is no text is in base64, under ``body_base64``."""
+        fields = dataclasses.asdict(self)
+        for message in fields["messages"]:
+            body: bytes = message.pop("body")
+            try:
+                message["body"] = body.decode()
+            except UnicodeDecodeError:
+                message["body_base64"] = base64.b64encode(body).decode()
+        return fields
 
 
 def explain(event: Event, sinks: Mapping[str, Any], new_route: Callable[[SinkOptions], Route]) -> list[Explanation]:

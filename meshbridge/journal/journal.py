@@ -251,8 +251,15 @@ class Journal:
     def cursor(self, name: str, *, from_start: bool = False) -> int:
         """Up to which offset ``name`` has everything. A new one starts at the tail, or at the oldest kept event."""
         with self._lock:
+            if name in self._cursors:
+                return self._cursors[name]
+        nothing: dict[str, int] = {}
+        on_disk = self._ask(lambda store: store.cursors(), nothing)  # of one that had left and comes back
+        with self._lock:
             if name not in self._cursors:
-                self._set_cursor(name, self._first - 1 if from_start else self._last)
+                known = self._dirty_cursors.get(name, on_disk.get(name))
+                begin = self._first - 1 if from_start else self._last
+                self._set_cursor(name, begin if known is None else known)
             return self._cursors[name]
 
     def commit(self, name: str, offset: int) -> None:

@@ -104,7 +104,7 @@ class Link:
     def start(self) -> None:
         """Begins to connect. A daemon over https:// has no events: only its request connection is used."""
         telemetry.declare_daemon(self.name)
-        if self._options.scheme == "https":
+        if not self.has_events:
             return
         self._repair.start()
         self._thread = threading.Thread(target=self._run, name=f"link-{self.name}", daemon=True)
@@ -133,12 +133,17 @@ class Link:
         return ended
 
     @property
+    def has_events(self) -> bool:
+        """Over https:// there are none, nor a thread to receive them."""
+        return self._options.scheme != "https"
+
+    @property
     def alive(self) -> bool:
-        """Whether the link's thread runs. Over https:// there is none."""
+        """Whether the link's thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def status(self) -> LinkStatus:
-        if self._options.scheme == "https":
+        if not self.has_events:
             return self._requests_status()
         numbering = self._numbering
         return LinkStatus(

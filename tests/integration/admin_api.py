@@ -37,7 +37,8 @@ def application_for(links: Sequence[Link], journal: Journal) -> FastAPI:
         sinks=list,
         links=lambda: [link.status() for link in links],
         journal=journal,
-        explain=lambda *_: [],
+        explain=lambda _asked: [],
+        reload=dict,
         client=lambda daemon: by_name[daemon].client.use(),
     )
     return new_application(bridge, gate)

@@ -1,0 +1,23 @@
+"""``POST /-/reload``: read the settings again."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+
+from meshbridge.admin.bridge import ReloadRefusedError, TheBridge
+from meshbridge.admin.gate import Scope, needs
+from meshbridge.admin.problems import Problem
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["bridge"])
+
+
+@router.post("/-/reload", dependencies=[needs(Scope.ADMIN)])
+def reload(bridge: TheBridge) -> dict[str, Any]:
+    """Read the settings again, and put in force what has changed; settings that can't be used change nothing."""
+    try:
+        return bridge.reload()
+    except ReloadRefusedError as error:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), problems=error.problems) from error

@@ -1,0 +1,64 @@
+"""What differs between two sets of settings, and how it can be put in force. Pure."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshbridge.config import Settings
+
+__all__ = ["Changes", "Difference", "changes"]
+
+# A listener, the journal's directory and how it is written belong to the process.
+_NEED_RESTART = ("journal", "exporter")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Names of parts of one kind."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def ending(self) -> tuple[str, ...]:
+        """Those whose present form ends."""
+        return self.changed + self.removed
+
+    @property
+    def beginning(self) -> tuple[str, ...]:
+        """Those that begin in a new form."""
+        return self.added + self.changed
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """``need_restart``: keys whose new values are in force only after the next start."""
+
+    daemons: Difference
+    sinks: Difference
+    need_restart: tuple[str, ...] = ()
+
+
+def changes(old: Settings, new: Settings) -> Changes:
+    """What is to be done so that ``new`` is in force. What is equal in both is not touched."""
+    relabelled = _labels(old) != _labels(new)
+    by_label = {name for name, sink in new.sinks.items() if relabelled and sink.when.labels}
+    return Changes(
+        daemons=_difference(old.daemons, new.daemons),
+        sinks=_difference(old.sinks, new.sinks, also=by_label),
+        need_restart=tuple(key for key in _NEED_RESTART if getattr(old, key) != getattr(new, key)),
+    )
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], also: Collection[str] = ()) -> Difference:
+    both = [name for name in new if name in old]
+    return Difference(
+        added=tuple(name for name in new if name not in old),
+        changed=tuple(name for name in both if old[name] != new[name] or name in also),
+        removed=tuple(name for name in old if name not in new),
+    )
+
+
+def _labels(settings: Settings) -> dict[str, Mapping[str, str]]:
+    return {name: daemon.labels for name, daemon in settings.daemons.items()}
