@@ -111,7 +111,8 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
         sinks=list,
         links=lambda: [LinkStatus("node-a")],
         journal=Journal(JournalOptions(path=tmp_path_factory.mktemp("journal"))),
-        explain=lambda *_: [],
+        explain=lambda _asked: [],
+        reload=dict,
         client=unreachable,
     )
     return new_application(bridge, gate)

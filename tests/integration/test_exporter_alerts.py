@@ -34,6 +34,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self.minute = 0
+        telemetry.settings_reloaded()
         telemetry.declare_daemon(self.name)
         for sink in ("stuck", "slow"):
             telemetry.declare_sink(sink)
@@ -46,6 +47,8 @@ class Bridge:
         self.minute += 1
         telemetry.events_delivered("slow", 10)
         telemetry.events_delivered("stuck", 0 if self.troubled else 10)
+        if self.minute == TROUBLE:
+            telemetry.settings_refused(["sinks.stuck.url: is missing"])
         if self.minute == LOOK - 5:
             telemetry.gap_found(self.name, 1, 15)
             telemetry.events_dropped("stuck", "size", 30)
@@ -127,6 +130,7 @@ def test_every_alert_fires_on_what_the_exporter_serves_and_none_before(tmp_path:
         {"alertname": "MeshbridgeEventsMissed", "daemon": "node"},
         {"alertname": "MeshbridgeCollectorFailing", "daemon": "node", "collector": "host"},
         {"alertname": "MeshbridgeSeriesDropped", "daemon": "node", "reason": "clash"},
+        {"alertname": "MeshbridgeReloadRefused"},
     ]
     series = recorded() | {'up{job="meshbridge",instance="other:9665"}': [f"1x{TROUBLE} 0x{END - TROUBLE}"]}
     expression = f'count by ({", ".join(told)}) (ALERTS{{alertstate="firing"}})'
