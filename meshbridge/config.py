@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from meshbridge.admin.options import AdminOptions
 from meshbridge.exporter import ExporterOptions
 from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     journal: JournalOptions = JournalOptions()
     sinks: dict[Name, SinkSettings] = Field(default={}, description="where events go, by name")
     exporter: ExporterOptions = ExporterOptions()
+    admin: AdminOptions = AdminOptions()
     log: LogOptions = LogOptions()
 
     @classmethod

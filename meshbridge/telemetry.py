@@ -80,6 +80,9 @@ _reload_successful = Gauge(
     "meshbridge_config_last_reload_successful", "1 if the settings could be used when they were last read",
     registry=REGISTRY,
 )  # fmt: skip
+_admin_refused = Counter(
+    "meshbridge_admin_refused", "Calls of the admin API whose caller was not let in", ["reason"], registry=REGISTRY
+)
 
 _TOLD_LETTERS = 5  # dead letters in a row that the log has each of
 
@@ -407,6 +410,14 @@ def web_config_read() -> None:
 
 def web_config_refused(where: str, problem: str) -> None:
     log.error("web config not usable: the old one stays in force", where=where, error=problem)
+
+
+# --- admin API -----------------------------------------------------------------------------------------------------
+
+
+def admin_refused(reason: str) -> None:
+    """``reason``: no_token, wrong_token, rate_limit, scope. The audit log has who and what."""
+    _admin_refused.labels(reason).inc()
 
 
 # --- at the start --------------------------------------------------------------------------------------------------

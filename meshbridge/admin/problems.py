@@ -1,5 +1,7 @@
 """Errors as ``application/problem+json`` (RFC 9457)."""
 
+from collections.abc import Mapping
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
@@ -10,51 +12,121 @@ from starlette.exceptions import HTTPException
 
 from meshbridge import telemetry
 
-__all__ = ["Problem", "install", "problem_response"]
+__all__ = ["MEDIA_TYPE", "Kind", "Problem", "install", "problem_content", "problem_response"]
 
-_MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE = "application/problem+json"
+
+
+class Kind(StrEnum):
+    """What kind of problem: ``type`` is ``/problems/<kind>``, for ever. Each has its paragraph in docs/api.md."""
+
+    BAD_REQUEST = "bad-request"
+    BUSY = "busy"
+    CONFLICT = "conflict"
+    DAEMON_DENIED = "daemon-denied"
+    DAEMON_FAILED = "daemon-failed"
+    DAEMON_LOGIN = "daemon-login"
+    DAEMON_REFUSED = "daemon-refused"
+    DAEMON_TIMEOUT = "daemon-timeout"
+    DAEMON_UNREACHABLE = "daemon-unreachable"
+    INTERNAL = "internal"
+    INVALID = "invalid"
+    LENGTH_REQUIRED = "length-required"
+    MASKED = "masked"
+    METHOD = "method"
+    NOT_FOUND = "not-found"
+    NOT_KEPT = "not-kept"
+    NOT_OFFERED = "not-offered"
+    RATE_LIMIT = "rate-limit"
+    SCOPE = "scope"
+    TIMEOUT = "timeout"
+    TOKEN = "token"  # noqa: S105 no secret
+    TOO_LARGE = "too-large"
+    UNKNOWN_DAEMON = "unknown-daemon"
+
+
+_BY_STATUS = {  # of problems that name no kind, and of the framework's own errors
+    HTTPStatus.BAD_REQUEST: Kind.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED: Kind.TOKEN,
+    HTTPStatus.FORBIDDEN: Kind.SCOPE,
+    HTTPStatus.NOT_FOUND: Kind.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED: Kind.METHOD,
+    HTTPStatus.REQUEST_TIMEOUT: Kind.TIMEOUT,
+    HTTPStatus.CONFLICT: Kind.CONFLICT,
+    HTTPStatus.LENGTH_REQUIRED: Kind.LENGTH_REQUIRED,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Kind.TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY: Kind.INVALID,
+    HTTPStatus.TOO_MANY_REQUESTS: Kind.RATE_LIMIT,
+    HTTPStatus.INTERNAL_SERVER_ERROR: Kind.INTERNAL,
+    HTTPStatus.SERVICE_UNAVAILABLE: Kind.BUSY,
+}
 
 
 class Problem(Exception):  # noqa: N818 RFC 9457's word
     """What is wrong with a request, or stands in its way. ``extra`` members go beside the RFC's own."""
 
-    def __init__(self, status: HTTPStatus, detail: str, **extra: Any) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        kind: Kind | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.kind = _BY_STATUS[status] if kind is None else Kind(kind)
+        self.headers = headers
         self.extra = extra
 
 
-def problem_response(
-    status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **extra: Any
-) -> JSONResponse:
-    content = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **extra}
-    return JSONResponse(content, status_code=int(status), headers=headers, media_type=_MEDIA_TYPE)
+def problem_content(problem: Problem) -> dict[str, Any]:
+    """The members of its JSON."""
+    return {
+        "type": f"/problems/{problem.kind}",
+        "title": problem.status.phrase,
+        "status": int(problem.status),
+        "detail": problem.detail,
+        "kind": problem.kind,
+        **problem.extra,
+    }
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    return JSONResponse(
+        problem_content(problem), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+    )
 
 
 def install(application: FastAPI) -> None:
     """Has every error of an application answered so, the framework's own as well."""
 
     @application.exception_handler(Problem)
-    def _problem(_request: Request, error: Problem) -> JSONResponse:
-        return problem_response(error.status, error.detail, **error.extra)
+    async def _problem(_request: Request, error: Problem) -> JSONResponse:
+        return problem_response(error)
 
     @application.exception_handler(RequestValidationError)
-    def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         # Not the input itself: it may hold a secret.
         errors = [
             {"where": ".".join(str(part) for part in one["loc"]), "problem": one["msg"].removeprefix("Value error, ")}
             for one in error.errors()
         ]
         detail = "; ".join(f"{one['where']}: {one['problem']}" for one in errors)
-        return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+        return problem_response(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors))
 
     @application.exception_handler(HTTPException)
-    def _http(_request: Request, error: HTTPException) -> JSONResponse:
+    async def _http(_request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
-        return problem_response(status, str(error.detail), dict(error.headers or {}) or None)
+        return problem_response(
+            Problem(status, str(error.detail), kind=_BY_STATUS.get(status, Kind.BAD_REQUEST), headers=error.headers)
+        )
 
     @application.exception_handler(Exception)
-    def _bug(request: Request, error: Exception) -> JSONResponse:
+    async def _bug(request: Request, error: Exception) -> JSONResponse:
         telemetry.log.error("admin API failed: please report it", path=request.url.path, exc_info=error)
-        return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this bridge's own: its log says more")
+        return problem_response(
+            Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this bridge's own: its log says more")
+        )

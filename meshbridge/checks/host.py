@@ -13,8 +13,9 @@ from typing import Any, Self
 
 from meshbridge.admin.client import Client, NotRunningError, RefusedError
 from meshbridge.config import Settings, inline_secrets
-from meshbridge.exporter import WebConfigError, WebConfigFile, split_address
+from meshbridge.exporter import WebConfigError, WebConfigFile
 from meshbridge.journal import JournalOptions
+from meshbridge.listening import split_address
 from meshbridge.status import Grade, Verdict
 
 __all__ = ["RunningBridge", "check_file", "check_journal", "check_listeners"]

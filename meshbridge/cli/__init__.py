@@ -7,7 +7,7 @@ holds the options that many commands have.
 
 import typer
 
-from meshbridge.cli import bridge, check, completion, configuration, emulation
+from meshbridge.cli import bridge, check, completion, configuration, emulation, token
 
 __all__ = ["app", "main"]
 
@@ -31,6 +31,10 @@ config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True
 app.add_typer(config_app, name="config")
 config_app.command()(configuration.show)
 config_app.command()(configuration.schema)
+
+token_app = typer.Typer(help="Make tokens for the admin API.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
+token_app.command()(token.new)
 
 
 def main() -> None:

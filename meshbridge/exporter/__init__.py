@@ -8,7 +8,7 @@ daemon's text the label ``daemon``; ``exposition`` merges the families of all da
 Nothing is kept from one scrape to the next but counters: an app or a daemon that is gone leaves no series.
 """
 
-from meshbridge.exporter.options import Collectors, ExporterOptions, split_address
+from meshbridge.exporter.options import Collectors, ExporterOptions
 from meshbridge.exporter.server import Exporter
 from meshbridge.exporter.sources import DaemonSource, Sources
 from meshbridge.exporter.webconfig import WebConfigError, WebConfigFile
@@ -21,5 +21,4 @@ __all__ = [
     "Sources",
     "WebConfigError",
     "WebConfigFile",
-    "split_address",
 ]

@@ -1,29 +1,13 @@
 """Settings of the exporter (DESIGN.md, 'Configuration')."""
 
-import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from meshbridge.listening import split_address
 from meshbridge.options import Options
 
-__all__ = ["Collectors", "ExporterOptions", "split_address"]
-
-_LAST_PORT = 65_535
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:\[\]]*)):(?P<port>\d{1,5})")
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Host and port of ``host:port``, ``[::]:9665`` or ``:9665`` (all addresses).
-
-    Raises:
-        ValueError: it is none of these.
-
-    """
-    match = _ADDRESS.fullmatch(text.strip())
-    if match is None or int(match["port"]) > _LAST_PORT:
-        raise ValueError(f"not an address to listen on: {text!r} (use host:port, such as 0.0.0.0:9665 or [::]:9665)")
-    return match["v6"] or match["host"] or "0.0.0.0", int(match["port"])  # noqa: S104 the empty host asks for all
+__all__ = ["Collectors", "ExporterOptions"]
 
 
 class Collectors(Options):

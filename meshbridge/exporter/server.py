@@ -1,6 +1,5 @@
 """The exporter's listener: a socket, a thread with its own event loop, and uvicorn in it."""
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -9,10 +8,11 @@ import uvicorn
 
 from meshbridge import telemetry
 from meshbridge.exporter.handler import ScrapeHandler
-from meshbridge.exporter.options import ExporterOptions, split_address
+from meshbridge.exporter.options import ExporterOptions
 from meshbridge.exporter.sources import Sources
 from meshbridge.exporter.web import Application
 from meshbridge.exporter.webconfig import WebConfig, WebConfigError, WebConfigFile
+from meshbridge.listening import listen_tcp, split_address
 
 __all__ = ["Exporter"]
 
@@ -42,7 +42,7 @@ class Exporter:
         """
         web_config = WebConfigFile(self._options.web_config)
         loaded = web_config.load()
-        listener = _bound(*split_address(self._options.listen))
+        listener = listen_tcp(*split_address(self._options.listen), _BACKLOG, who="the exporter")
         self._address = listener.getsockname()[:2]
         self._server = _Server(self._application, listener, web_config, loaded)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="exporter", daemon=True)
@@ -129,24 +129,3 @@ class _Server(uvicorn.Server):
         for server in before:
             server.close()
         telemetry.web_config_read()
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise OSError(error.errno, f"the exporter can't listen on {host} port {port}: {error.strerror}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and host == "::":
-            with contextlib.suppress(OSError):
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # IPv4 too, as for Prometheus
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"the exporter can't listen on {host} port {port}: {error.strerror}") from error
-    return listener

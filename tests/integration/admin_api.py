@@ -31,9 +31,9 @@ def gate(request: Request, scope: Scope) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, f"this token lacks the scope {scope}", kind="scope")
 
 
-def application_for(links: Sequence[Link], journal: Journal) -> FastAPI:
+def bridge_for(links: Sequence[Link], journal: Journal) -> Bridge:
     by_name = {link.name: link for link in links}
-    bridge = Bridge(
+    return Bridge(
         sinks=list,
         links=lambda: [link.status() for link in links],
         journal=journal,
@@ -41,7 +41,10 @@ def application_for(links: Sequence[Link], journal: Journal) -> FastAPI:
         reload=dict,
         client=lambda daemon: by_name[daemon].client.use(),
     )
-    return new_application(bridge, gate)
+
+
+def application_for(links: Sequence[Link], journal: Journal) -> FastAPI:
+    return new_application(bridge_for(links, journal), gate)
 
 
 def options_for(emulator: Emulator, scheme: str, **extra: object) -> DaemonOptions:

@@ -138,5 +138,5 @@ def test_what_is_shown_can_be_read_and_has_no_secret(tmp_path: Path) -> None:
 
 def test_the_schema_names_every_part() -> None:
     schema = Settings.model_json_schema(by_alias=True)
-    assert set(schema["properties"]) == {"daemons", "journal", "sinks", "exporter", "log"}
+    assert set(schema["properties"]) == {"daemons", "journal", "sinks", "exporter", "admin", "log"}
     assert issubclass(Settings, BaseSettings)

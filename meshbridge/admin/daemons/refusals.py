@@ -66,7 +66,7 @@ def _refused(daemon: str, said: str, status: int) -> Problem:
 
 def _denied(daemon: str, error: AppMeshError) -> Problem:
     found = _PERMISSION.search(error.message)
-    extra = {} if found is None else {"permission": found[1]}
+    extra: dict[str, Any] = {} if found is None else {"permission": found[1]}
     return Problem(HTTPStatus.FORBIDDEN, error.message, kind="daemon-denied", daemon=daemon, **extra)
 
 

@@ -18,7 +18,7 @@ from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.daemons.streams import Streamed
 from meshbridge.admin.gate import Scope, needs
-from meshbridge.admin.problems import Problem, problem_response
+from meshbridge.admin.problems import Problem, problem_content
 from meshbridge.appmesh import App, AppMeshClient, AppRun
 from meshbridge.options import Duration, Options
 
@@ -226,8 +226,7 @@ class _Following:
             try:
                 more = await self.read()
             except Problem as problem:
-                said = problem_response(problem.status, problem.detail, **problem.extra)
-                yield _line(error=orjson.Fragment(bytes(said.body)))
+                yield _line(error=problem_content(problem))
                 return
 
 

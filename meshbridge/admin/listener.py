@@ -1,0 +1,72 @@
+"""The admin listener: the API on TCP or on a unix socket, for those who have a token."""
+
+import socket
+
+from fastapi import FastAPI
+
+from meshbridge.admin.options import AdminOptions
+from meshbridge.admin.serving import Served, listen_unix, unlink_unix
+from meshbridge.listening import listen_tcp, split_address
+
+__all__ = ["AdminListener"]
+
+_MODE = 0o660
+
+
+class AdminListener:
+    """Serves an application where the settings say, whose gate asks for tokens::
+
+        application = new_application(bridge, token_gate(lambda: settings.admin.tokens))
+        listener = AdminListener(settings.admin, application)
+
+    To be made only where ``options.enabled``. A reload that leaves ``options`` equal but for ``tokens`` needs nothing
+    but a changed answer of that callable; anything else a new listener, with a new application, once this one is
+    stopped. :meth:`start` and :meth:`stop` are for the owner's thread, once each.
+    """
+
+    def __init__(self, options: AdminOptions, application: FastAPI) -> None:
+        self._options = options
+        self._application = application
+        self._served: Served | None = None
+        self._address = options.listen
+
+    def start(self) -> None:
+        """Binds, and serves from then on.
+
+        Raises:
+            OSError: the address can't be had, or the TLS files not be used; the text says which.
+
+        """
+        options = self._options
+        try:
+            tls = None if options.tls is None else options.tls.context()
+        except (OSError, ValueError) as error:
+            raise OSError(f"admin.tls: a certificate or key is not usable: {error}") from error
+        self._served = Served(self._application, self._bound(), "admin", connections=options.max_connections, tls=tls)
+        self._served.start()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as in the settings, with the port that port 0 took."""
+        return self._address
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Stops listening, ends event streams, and lets other answers go out as far as there is time."""
+        path = self._options.unix_path
+        if self._served is not None:
+            if path is not None:
+                unlink_unix(path)
+            self._served.stop(timeout_seconds)
+
+    def _bound(self) -> socket.socket:
+        options = self._options
+        path = options.unix_path
+        if path is not None:
+            try:
+                return listen_unix(path, _MODE, options.max_connections)
+            except OSError as error:
+                raise OSError(error.errno, f"the admin API can't listen on {path}: {error.strerror}") from error
+        listener = listen_tcp(*split_address(options.listen), options.max_connections, who="the admin API")
+        host, port = listener.getsockname()[:2]
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return listener

@@ -1,0 +1,123 @@
+"""What the control socket and the admin listener have in common: a thread, an event loop, and uvicorn in it."""
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import tempfile
+import threading
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from meshbridge.admin.paths import short_path
+
+__all__ = ["Served", "listen_unix", "unlink_unix"]
+
+_START_SECONDS = 10.0
+_HEAD_BYTES = 32 * 1024  # request line and headers; h11's own limit is 64 KiB
+
+
+class Served:
+    """An application behind a socket. :meth:`start` and :meth:`stop` are for the owner's thread, once each."""
+
+    def __init__(
+        self,
+        application: FastAPI,
+        listener: socket.socket,
+        name: str,
+        *,
+        connections: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._server = _Server(application, connections, tls)
+        self._listener = listener
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name=name, daemon=True)
+
+    def start(self) -> None:
+        """Raises: OSError, where it does not come to serve."""
+        self._thread.start()
+        if not self._server.serving.wait(_START_SECONDS):
+            raise OSError(f"{self._thread.name}: not served within {_START_SECONDS:.0f} s")
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Lets answers that are being sent go out, as far as there is time; False where the thread does not end."""
+        self._server.should_exit = True
+        self._thread.join(timeout_seconds / 2)
+        if self._thread.is_alive():
+            self._server.force_exit = True
+            self._thread.join(timeout_seconds / 2)
+        return not self._thread.is_alive()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, application: FastAPI, connections: int, tls: ssl.SSLContext | None) -> None:
+        config = uvicorn.Config(
+            application,
+            http="h11",  # always there with uvicorn, and the one whose head size can be limited
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # a peer could call itself whatever it likes
+            h11_max_incomplete_event_size=_HEAD_BYTES,
+            limit_concurrency=connections,
+            backlog=connections,
+            timeout_graceful_shutdown=1,
+        )
+        config.load()
+        config.ssl = tls
+        super().__init__(config)
+        self.serving = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serving.set()
+
+
+def listen_unix(path: Path, mode: int, backlog: int) -> socket.socket:
+    """A listening unix socket. It is made where nobody else can reach it, and moved into place with its mode.
+
+    A socket that an earlier life has left there is replaced; anything else, or one that is served, is not.
+
+    Raises:
+        OSError: it can't be had.
+
+    """
+    if os.path.lexists(path) and not path.is_socket():
+        raise FileExistsError(errno.EEXIST, "something is in the way that is no socket")
+    if _is_served(path):
+        raise OSError(errno.EADDRINUSE, "in use by another process")
+    with tempfile.TemporaryDirectory(prefix=".socket-", dir=path.parent) as private:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with short_path(Path(private)) as place:
+                listener.bind(f"{place}/socket")
+            made = Path(private) / "socket"
+            made.chmod(mode)
+            listener.listen(backlog)
+            made.rename(path)
+        except BaseException:
+            listener.close()
+            raise
+    return listener
+
+
+def _is_served(path: Path) -> bool:
+    try:
+        with short_path(path.parent) as place, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            probe.connect(f"{place}/{path.name}")
+    except OSError:
+        return False
+    return True
+
+
+def unlink_unix(path: Path) -> None:
+    """At the end, before the listener is closed."""
+    with contextlib.suppress(OSError):
+        path.unlink()

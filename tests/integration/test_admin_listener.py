@@ -1,0 +1,219 @@
+"""The admin listener: who may come in, and who may not, over TCP, TLS and a unix socket."""
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from meshbridge.admin.application import new_application
+from meshbridge.admin.gate import Scope, token_gate
+from meshbridge.admin.listener import AdminListener
+from meshbridge.admin.options import AdminOptions, Token
+from meshbridge.admin.tokens import digest, new_token
+from meshbridge.journal import Journal, JournalOptions
+from tests.integration.admin_api import bridge_for
+
+SECRETS = {scope: new_token() for scope in Scope}
+TOKENS = [
+    Token.model_validate({"name": f"the-{scope}", "sha256": digest(secret), "scopes": [scope]})
+    for scope, secret in SECRETS.items()
+]
+SHOW, VERIFY = ("GET", "/api/v1/bridge"), ("POST", "/api/v1/bridge/journal/verify")
+
+
+class Door:
+    """A listener, and the tokens that it takes at this moment."""
+
+    def __init__(self, journal: Journal, **settings: Any) -> None:
+        self.tokens = TOKENS
+        self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
+        application = new_application(bridge_for([], journal), token_gate(lambda: self.tokens))
+        self.listener = AdminListener(self.options, application)
+
+    def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
+        path = self.options.unix_path
+        if path is not None:
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.settimeout(30)
+            plain.connect(str(path))
+            return plain
+        host, _, port = self.listener.address.rpartition(":")
+        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=30)
+        return plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost")
+
+    def ask(
+        self, method: str, path: str, token: str | None = None, *, tls: ssl.SSLContext | None = None, **headers: str
+    ) -> tuple[http.client.HTTPResponse, Any]:
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = self.connect(tls)
+        with contextlib.closing(connection):
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token}"
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            body = response.read()
+            kind = response.headers["content-type"]
+            return response, json.loads(body) if kind and kind.endswith("json") else body
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(JournalOptions(path=tmp_path / "journal"))
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def opened(journal: Journal) -> Iterator[Callable[..., Door]]:
+    with contextlib.ExitStack() as stack:
+
+        def open_door(**settings: Any) -> Door:
+            door = Door(journal, **settings)
+            door.listener.start()
+            stack.callback(door.listener.stop, 10)
+            return door
+
+        yield open_door
+
+
+@pytest.fixture(params=["tcp", "tcp6", "unix", "tls"])
+def door_and_tls(
+    request: pytest.FixtureRequest, opened: Callable[..., Door], tmp_path: Path
+) -> tuple[Door, ssl.SSLContext | None]:
+    if request.param == "unix":
+        return opened(listen=f"unix:{tmp_path}/admin.sock"), None
+    if request.param == "tcp6":
+        return opened(listen="[::1]:0"), None
+    if request.param == "tcp":
+        return opened(), None
+    authority = trustme.CA()
+    return opened(listen="0.0.0.0:0", tls=issue(tmp_path, authority)), trusting(authority)
+
+
+def issue(directory: Path, authority: trustme.CA) -> dict[str, Any]:
+    made = authority.issue_cert("localhost", "127.0.0.1")
+    made.private_key_pem.write_to_path(str(directory / "key.pem"))
+    for number, blob in enumerate(made.cert_chain_pems):
+        blob.write_to_path(str(directory / "cert.pem"), append=number > 0)
+    return {"cert_file": directory / "cert.pem", "key_file": directory / "key.pem"}
+
+
+def trusting(authority: trustme.CA, client: trustme.CA | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if client is not None:
+        client.issue_cert("client@example.org").configure_cert(context)
+    return context
+
+
+# Who may do what: a token of the row on an operation that needs the scope of the column.
+TABLE = {
+    None: (401, 401),
+    "wrong": (401, 401),
+    Scope.READ: (200, 403),
+    Scope.OPERATE: (200, 200),
+    Scope.ADMIN: (200, 200),
+}
+
+
+def test_who_may_come_in(door_and_tls: tuple[Door, ssl.SSLContext | None]) -> None:
+    door, tls = door_and_tls
+    for who, expected in TABLE.items():
+        token = new_token() if who == "wrong" else None if who is None else SECRETS[Scope(who)]
+        for (method, path), status in zip((SHOW, VERIFY), expected, strict=True):
+            response, body = door.ask(method, path, token, tls=tls)
+            assert response.status == status, (who, method, path, body)
+            if status != 200:
+                assert response.headers["content-type"] == "application/problem+json"
+                assert response.headers["www-authenticate"].startswith("Bearer")
+                assert token is None or token not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer", "Bearer ", "Basic b3BzOm9wcw==", "bearer\tx", f"Token {SECRETS[Scope.ADMIN]}", SECRETS[Scope.ADMIN]],
+)
+def test_what_shows_no_token_is_told_how_to(opened: Callable[..., Door], authorization: str) -> None:
+    response, body = opened().ask(*SHOW, Authorization=authorization)
+    assert (response.status, body["type"]) == (401, "/problems/token")
+    assert response.headers["www-authenticate"] == 'Bearer realm="meshbridge"'
+    assert "meshbridge token new" in body["detail"]
+
+
+def test_a_refusal_says_which_scope_is_missing(opened: Callable[..., Door]) -> None:
+    response, body = opened().ask(*VERIFY, SECRETS[Scope.READ])
+    assert (response.status, body["type"]) == (403, "/problems/scope")
+    assert 'error="insufficient_scope", scope="operate"' in response.headers["www-authenticate"]
+    assert (body["found"], body["allowed"]) == ("read", ["operate", "admin"])
+
+
+def test_a_reload_changes_who_may_come_in(opened: Callable[..., Door]) -> None:
+    door = opened()
+    door.tokens = TOKENS[:1]
+    assert door.ask(*SHOW, SECRETS[Scope.ADMIN])[0].status == 401
+    assert door.ask(*SHOW, SECRETS[Scope.READ])[0].status == 200
+    door.tokens = TOKENS[1:]
+    assert door.ask(*SHOW, SECRETS[Scope.ADMIN])[0].status == 200
+    assert door.ask(*SHOW, SECRETS[Scope.READ])[0].status == 401
+
+
+def test_too_many_wrong_tokens_are_slowed_down_and_right_ones_are_not(opened: Callable[..., Door]) -> None:
+    door = opened()
+    answers = [door.ask(*SHOW, new_token())[0] for _ in range(12)]
+    assert [answer.status for answer in answers[:10]] == [401] * 10
+    assert answers[-1].status == 429
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    assert door.ask(*SHOW, SECRETS[Scope.READ])[0].status == 200
+
+
+def test_the_unix_socket_is_for_its_owner_and_group(opened: Callable[..., Door], tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    door = opened(listen=f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert [child.name for child in tmp_path.iterdir() if child.name.startswith(".")] == []
+    with pytest.raises(OSError, match="in use by another process"):
+        opened(listen=f"unix:{path}")
+    assert door.ask(*SHOW, SECRETS[Scope.READ])[0].status == 200
+    door.listener.stop(10)
+    assert not path.exists()
+
+
+def test_a_socket_left_behind_is_replaced_and_a_file_is_not(opened: Callable[..., Door], tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(str(path))
+    assert opened(listen=f"unix:{path}").ask(*SHOW, SECRETS[Scope.READ])[0].status == 200
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OSError, match="in the way"):
+        opened(listen=f"unix:{tmp_path}/file")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_callers_without_a_certificate_are_refused_where_one_is_asked_for(
+    opened: Callable[..., Door], tmp_path: Path
+) -> None:
+    authority, clients = trustme.CA(), trustme.CA()
+    clients.cert_pem.write_to_path(str(tmp_path / "clients.pem"))
+    door = opened(tls={**issue(tmp_path, authority), "client_ca_file": tmp_path / "clients.pem"})
+    assert door.ask(*SHOW, SECRETS[Scope.READ], tls=trusting(authority, clients))[0].status == 200
+    assert door.ask(*SHOW, tls=trusting(authority, clients))[0].status == 401
+    for stranger in (trusting(authority), trusting(authority, trustme.CA())):
+        with pytest.raises((OSError, http.client.HTTPException)):
+            door.ask(*SHOW, SECRETS[Scope.READ], tls=stranger)
+
+
+def test_an_address_that_is_taken_and_files_that_are_none_are_said(opened: Callable[..., Door], tmp_path: Path) -> None:
+    taken = opened().listener.address
+    with pytest.raises(OSError, match=r"the admin API can't listen on 127\.0\.0\.1 port"):
+        opened(listen=taken)
+    with pytest.raises(OSError, match=r"admin\.tls: a certificate or key is not usable"):
+        opened(tls={"cert_file": tmp_path / "none.pem", "key_file": tmp_path / "none.pem"})
