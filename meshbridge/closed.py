@@ -18,9 +18,9 @@ from meshbridge.admin.gate import open_gate
 from meshbridge.answers import explained
 from meshbridge.appmesh import AppMeshConnectionError
 from meshbridge.config import Settings
-from meshbridge.journal import Journal, JournalError
+from meshbridge.journal import Journal, JournalError, Verification, verify_directory
 
-__all__ = ["serve_closed"]
+__all__ = ["serve_closed", "verify_closed"]
 
 
 @contextlib.contextmanager
@@ -53,6 +53,17 @@ def serve_closed(settings: Settings) -> Iterator[None]:
             control.stop(1.0)
     finally:
         journal.close()
+
+
+def verify_closed(settings: Settings) -> Verification:
+    """Reads all of the journal and changes nothing in it, which to open it would do where it is damaged.
+
+    Raises:
+        JournalError: there is no journal, it is in use, or it is somebody else's.
+
+    """
+    _check_owner(settings.journal.path)
+    return verify_directory(settings.journal.path)
 
 
 def _check_owner(directory: Path) -> None:

@@ -7,7 +7,7 @@ holds the options that many commands have.
 
 import typer
 
-from meshbridge.cli import bridge, check, completion, configuration, emulation, token
+from meshbridge.cli import bridge, check, completion, configuration, delivery, emulation, journal, token
 
 __all__ = ["app", "main"]
 
@@ -20,12 +20,32 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(bridge.run)
+app.command()(bridge.reload)
 app.command()(check.check)
+app.command()(journal.explain)
+app.command()(delivery.replay)
 app.command()(emulation.demo)
 app.command()(emulation.emulate)
 app.command()(bridge.healthcheck)
 app.command()(bridge.version)
 app.command()(completion.completion)
+
+sinks_app = typer.Typer(help="Look at the sinks of the running bridge, pause and resume them.", no_args_is_help=True)
+app.add_typer(sinks_app, name="sinks")
+sinks_app.command("list")(delivery.sinks)
+sinks_app.command()(delivery.pause)
+sinks_app.command()(delivery.resume)
+
+letters_app = typer.Typer(help="Events that a far end has refused for good.", no_args_is_help=True)
+app.add_typer(letters_app, name="dead-letters")
+letters_app.command("list")(delivery.letters)
+letters_app.command()(delivery.retry)
+letters_app.command()(delivery.drop)
+
+journal_app = typer.Typer(help="Look into the journal, whether the bridge runs or not.", no_args_is_help=True)
+app.add_typer(journal_app, name="journal")
+journal_app.command()(journal.stats)
+journal_app.command()(journal.verify)
 
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")

@@ -1,15 +1,17 @@
 """The bridge itself: run it, ask it how it is."""
 
+import json
 import os
 from typing import Annotated
 
 import typer
 
 import meshbridge
-from meshbridge.cli.options import ConfigOption, load_settings
+from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
+from meshbridge.cli.running import speaking
 
-__all__ = ["healthcheck", "run", "version"]
+__all__ = ["healthcheck", "reload", "run", "version"]
 
 
 def run(config: ConfigOption = None) -> None:
@@ -28,6 +30,27 @@ def run(config: ConfigOption = None) -> None:
         fail(str(error), WRONG_USAGE)
     except OSError as error:
         fail(str(error))
+
+
+def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Make the running bridge read its settings again, and say what came of it.
+
+    Settings that can't be used change nothing.
+    """
+    with speaking(config) as client:
+        done = client.post("/-/reload")
+    if as_json:
+        print(json.dumps(done, indent=2))
+        return
+    lines = [
+        f"{kind}: {what} {', '.join(done[kind][what])}"
+        for kind in ("daemons", "sinks")
+        for what in ("added", "changed", "removed")
+        if done[kind][what]
+    ]
+    if done["need_restart"]:
+        lines.append(f"in force after a restart only: {', '.join(done['need_restart'])}")
+    print("\n".join(lines) or "nothing has changed")
 
 
 def healthcheck(

@@ -1,17 +1,19 @@
 """Options that many commands have, and what comes of them."""
 
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meshbridge.cli.output import WRONG_USAGE, complain
+from meshbridge.cli.output import WRONG_USAGE, complain, fail
 
 if TYPE_CHECKING:
     from meshbridge.config import Settings
 
-__all__ = ["ConfigOption", "JsonOption", "load_settings"]
+__all__ = ["ConfigOption", "JsonOption", "load_settings", "moment"]
 
 ConfigOption = Annotated[
     Path | None,
@@ -36,3 +38,17 @@ def load_settings(config: Path | None) -> "Settings":
         for problem in error.problems:
             complain(problem)
         raise typer.Exit(WRONG_USAGE) from None
+
+
+def moment(option: str, text: str) -> float:
+    """Unix seconds of ``1h`` (so long ago), or of a time as in ISO 8601, local where it names no zone; else exits."""
+    from meshbridge.options import parse_duration
+
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        fail(f"{option}: {text!r} is neither a time ago (10m, 2h, 1d) nor a time (2026-11-25T07:00Z)", WRONG_USAGE)

@@ -13,12 +13,23 @@ from urllib.parse import quote
 
 import typer
 
+from meshbridge.cli.options import load_settings
 from meshbridge.cli.output import WRONG_USAGE, complain, fail
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
 
-__all__ = ["AppArgument", "DaemonOption", "Place", "app_path", "chosen_daemons", "locate", "of_each", "speaking"]
+__all__ = [
+    "AppArgument",
+    "DaemonOption",
+    "Place",
+    "app_path",
+    "chosen_daemons",
+    "locate",
+    "of_each",
+    "speaking",
+    "speaking_of_journal",
+]
 
 _DEFAULT_JOURNAL = "/var/lib/meshbridge"
 _AT_ONCE = 8
@@ -61,6 +72,34 @@ def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Cl
         fail(f"the bridge gives no answer within {timeout_seconds:g} s: see its log")
     except OSError as error:
         fail(f"cannot speak with the bridge: {error}")
+
+
+@contextlib.contextmanager
+def speaking_of_journal(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Client"]:
+    """As :func:`speaking`; where no bridge runs, of the journal itself, which nobody else can open meanwhile."""
+    from meshbridge.admin.client import NotRunningError
+
+    with speaking(config, timeout_seconds) as client, contextlib.ExitStack() as stack:
+        try:
+            client.peer_pid()
+        except NotRunningError:
+            stack.enter_context(_closed_journal(config))
+        yield client
+
+
+@contextlib.contextmanager
+def _closed_journal(config: Path | None) -> Iterator[None]:
+    settings = load_settings(config)
+    from meshbridge import telemetry
+    from meshbridge.closed import serve_closed
+    from meshbridge.journal import JournalError
+
+    telemetry.configure_logging("warning", settings.log.format)
+    try:
+        with serve_closed(settings):
+            yield
+    except JournalError as error:
+        fail(str(error))
 
 
 def _journal_directory(config: Path | None) -> Path:

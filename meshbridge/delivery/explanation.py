@@ -89,7 +89,9 @@ def event_from_json(text: bytes, daemon: str) -> Event:
     try:
         return decode_push(daemon, "1", orjson.dumps(body), steady_now(), {})
     except PushError as error:
-        raise ExplanationError(f"no event of App Mesh: {error.__cause__!r}") from error
+        cause = error.__cause__
+        why = f"{cause.args[0]} is missing" if isinstance(cause, KeyError) else str(cause)
+        raise ExplanationError(f"no event of App Mesh: {why}") from error
 
 
 def _from_cloudevent(fields: dict[str, Any]) -> Event:
