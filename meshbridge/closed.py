@@ -84,5 +84,5 @@ def _no_reload() -> dict[str, Any]:
     raise ReloadRefusedError(["no bridge runs on this journal"])
 
 
-def _no_client(_daemon: str) -> NoReturn:
+def _no_client(_daemon: str, **_how: bool) -> NoReturn:
     raise AppMeshConnectionError("no bridge runs on this journal")

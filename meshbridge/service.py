@@ -110,8 +110,8 @@ class Service:
             journal=str(self.journal.path),
         )
 
-    def client(self, daemon: str) -> AbstractContextManager[AppMeshClient]:
-        """The SDK's client of a daemon, with its link's login.
+    def client(self, daemon: str, *, alone: bool = False) -> AbstractContextManager[AppMeshClient]:
+        """The SDK's client of a daemon, with its link's login; ``alone``: one that nobody else uses.
 
         Raises:
             AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
@@ -120,7 +120,7 @@ class Service:
         link = next((link for link in self.parts.links if link.name == daemon), None)
         if link is None:
             raise AppMeshConnectionError(f"there is no daemon {daemon!r} here")
-        return link.client.use()
+        return link.client.alone() if alone else link.client.use()
 
     def _close_idle_clients(self) -> None:
         for link in self.parts.links:

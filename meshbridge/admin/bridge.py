@@ -18,7 +18,7 @@ from meshbridge.journal import DeadLetter, Journal, JournalError
 from meshbridge.options import Options, When
 from meshbridge.status import LinkStatus, ReplayStatus, SinkStatus
 
-__all__ = ["Asked", "Bridge", "ReloadRefusedError", "SinkControl", "TheBridge", "router"]
+__all__ = ["Asked", "Bridge", "Clients", "ReloadRefusedError", "SinkControl", "TheBridge", "router"]
 
 _MOST_LETTERS = 1000
 
@@ -53,6 +53,18 @@ class Asked(Options):
     daemon: str | None = Field(default=None, description="whose event it is; default: the first daemon")
 
 
+class Clients(Protocol):
+    """The SDK's client of a daemon, with the link's own login."""
+
+    def __call__(self, daemon: str, /, *, alone: bool = False) -> AbstractContextManager[AppMeshClient]:
+        """One that all share; ``alone``: on a connection of its own, which any thread may end by ``close()``.
+
+        Raises:
+            AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
+
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Bridge:
     """What the service lets the API see and do."""
@@ -64,8 +76,7 @@ class Bridge:
     """What each sink would get of an event. Raises LookupError (no such event, or daemon), ValueError (no event)."""
     reload: Callable[[], dict[str, Any]]
     """Puts changed settings in force and says what it did. Raises ReloadRefusedError."""
-    client: Callable[[str], AbstractContextManager[AppMeshClient]]
-    """The SDK's client of a daemon, with the link's own login. Raises AppMeshConnectionError where there is none."""
+    client: Clients
 
 
 class ReplayRequest(Options):

@@ -2,14 +2,18 @@
 
 import contextlib
 import http.cookiejar
+import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
@@ -44,7 +48,8 @@ class HttpSession:
         self._cert = ssl_client_cert
         self._session.headers.clear()
         self._session.headers["Accept-Encoding"] = "identity"
-        self._session.mount("https://", HTTPAdapter(pool_connections=2, pool_maxsize=_POOL_SIZE))
+        self._connections = _Connections()
+        self._session.mount("https://", _Adapter(self._connections))
         self._session.cookies.set_policy(_CsrfOnly())
 
     def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
@@ -52,7 +57,7 @@ class HttpSession:
 
         Raises:
             AppMeshTimeoutError: it has not.
-            AppMeshConnectionError: the daemon cannot be reached.
+            AppMeshConnectionError: the daemon cannot be reached, or :meth:`close` was called.
 
         """
         operation = f"{message.http_method} {message.request_uri}"
@@ -108,12 +113,69 @@ class HttpSession:
                 yield response
 
     def close(self) -> None:
-        """Closes the kept connections."""
+        """Closes all connections, for good; requests that wait get :class:`AppMeshConnectionError`."""
+        self._connections.end()
         self._session.close()
 
     @property
     def _where(self) -> str:
         return urlsplit(self.base_url).netloc or repr(self.base_url)
+
+
+class _Connections:
+    """Those of one session that may be in use: requests itself only knows of those that are not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards what follows
+        self._open: weakref.WeakSet[HTTPSConnection] = weakref.WeakSet()
+        self._ended = False
+
+    def add(self, connection: HTTPSConnection) -> None:
+        """Raises OSError where they have ended."""
+        with self._lock:
+            self._open.add(connection)
+            ended = self._ended
+        if ended:
+            connection.close()
+            raise ConnectionAbortedError("the client is closed")
+
+    def end(self) -> None:
+        """Wakes whoever reads or writes; each closes its own."""
+        with self._lock:
+            self._ended = True
+            connections = list(self._open)
+        for connection in connections:
+            if (used := connection.sock) is not None:
+                with contextlib.suppress(OSError):
+                    # Not the method of a TLS socket, which takes its state away from the thread that reads.
+                    socket.socket.shutdown(used, socket.SHUT_RDWR)
+
+
+class _Adapter(HTTPAdapter):
+    """That of requests, whose connections are known to their session."""
+
+    def __init__(self, connections: _Connections) -> None:
+        class Connection(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                connections.add(self)
+
+        class Pool(HTTPSConnectionPool):
+            ConnectionCls = Connection
+
+        self._pool = Pool
+        super().__init__(pool_connections=2, pool_maxsize=_POOL_SIZE)
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
+        super().init_poolmanager(*arguments, **named)
+        self._use_pool(self.poolmanager)
+
+    def proxy_manager_for(self, *arguments: Any, **named: Any) -> Any:
+        return self._use_pool(super().proxy_manager_for(*arguments, **named))
+
+    def _use_pool(self, manager: Any) -> Any:
+        manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": self._pool}
+        return manager
 
 
 class _CsrfOnly(http.cookiejar.DefaultCookiePolicy):

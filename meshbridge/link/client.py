@@ -32,7 +32,7 @@ class DaemonClient:
     """One client, on a connection of its own; made when it is first needed, and again after it was idle.
 
     Any thread may use it, many at once. Its connection carries requests only: neither events nor scrapes wait for what
-    is asked here. Each file has yet another one.
+    is asked here. Each file has yet another one, and so has what waits by intent (:meth:`alone`).
     """
 
     def __init__(self, daemon: str, options: DaemonOptions, credentials: Credentials) -> None:
@@ -42,6 +42,7 @@ class DaemonClient:
         self._client: AppMeshClient | None = None
         self._users = 0
         self._used_at = 0.0  # monotonic seconds
+        self._alone: set[AppMeshClient] = set()
         self._closed = False
 
     @contextlib.contextmanager
@@ -66,6 +67,26 @@ class DaemonClient:
                 self._users -= 1
                 self._used_at = time.monotonic()
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[AppMeshClient]:
+        """A client for one user, who may end what it waits for: any thread may call its ``close()``.
+
+        Raises:
+            AppMeshConnectionError: :meth:`close` was called.
+
+        """
+        with self._lock:
+            if self._closed:
+                raise AppMeshConnectionError("the link is stopping")
+            client = self._new_client()
+            self._alone.add(client)
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._alone.discard(client)
+            client.close()
+
     def close_idle(self, seconds: float = IDLE_SECONDS) -> bool:
         """Ends the connection if nobody has used it for so long; whether it did."""
         with self._lock:
@@ -76,11 +97,12 @@ class DaemonClient:
         return True
 
     def close(self) -> None:
-        """Ends the connection for good; requests under way get :class:`AppMeshConnectionError`."""
+        """Ends the connections for good; requests under way get :class:`AppMeshConnectionError`."""
         with self._lock:
             self._closed = True
-            client, self._client = self._client, None
-        if client is not None:
+            clients = [*self._alone, *([] if self._client is None else [self._client])]
+            self._client = None
+        for client in clients:
             client.close()
 
     def _new_client(self) -> AppMeshClient:

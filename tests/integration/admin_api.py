@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +16,7 @@ from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Scope
 from meshbridge.admin.problems import Problem
+from meshbridge.appmesh import AppMeshClient
 from meshbridge.emulator import Emulator
 from meshbridge.journal import Journal
 from meshbridge.link import DaemonOptions, Link
@@ -33,13 +35,18 @@ def gate(request: Request, scope: Scope) -> None:
 
 def bridge_for(links: Sequence[Link], journal: Journal) -> Bridge:
     by_name = {link.name: link for link in links}
+
+    def client(daemon: str, *, alone: bool = False) -> AbstractContextManager[AppMeshClient]:
+        found = by_name[daemon].client
+        return found.alone() if alone else found.use()
+
     return Bridge(
         sinks=list,
         links=lambda: [link.status() for link in links],
         journal=journal,
         explain=lambda _asked: [],
         reload=dict,
-        client=lambda daemon: by_name[daemon].client.use(),
+        client=client,
     )
 
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import socket
-import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
@@ -14,7 +12,6 @@ from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import Link
 from tests.integration.admin_api import Api, application_for, options_for, serving
-from tests.support import wait_for
 
 SCHEMES = ["tcp", "wss", "https"]
 MIB = 2**20
@@ -139,42 +136,6 @@ def test_refusals(api: Api, scheme: str, tmp_path: Path) -> None:
     assert api.ask("PUT", url(scheme), params={"path": str(none), "mode": "rw"}, data=b"y").status_code == 422
     for method in ("GET", "PUT"):
         assert api.ask(method, url(scheme), params={"path": str(there)}, scope="operate").status_code == 403
-
-
-class Left:
-    """What a process holds: threads, and open files and sockets."""
-
-    def __init__(self) -> None:
-        self.threads = {thread.name for thread in threading.enumerate() if not thread.name.startswith("AnyIO")}
-        self.files = len(list(Path("/proc/self/fd").iterdir()))
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_caller_that_goes_in_the_middle_leaves_nothing_behind(api: Api, scheme: str, tmp_path: Path) -> None:
-    path = tmp_path / "large"
-    path.write_bytes(b"\x00" * 30 * MIB)
-    assert api.ask("GET", url(scheme), params={"path": str(path)}).status_code == 200  # what is kept is there now
-    api.session.close()
-    before = Left()
-
-    with api.another() as another:
-        response = another.ask("GET", url(scheme), params={"path": str(path)}, stream=True)
-        assert len(next(response.iter_content(1000))) == 1000
-        response.close()
-    connection = HTTPConnection("127.0.0.1", api.port)
-    connection.putrequest("PUT", f"{url(scheme)}?path={tmp_path}/half")
-    connection.putheader("Content-Length", str(30 * MIB))
-    connection.endheaders()
-    connection.send(b"\x00" * MIB)
-    assert connection.sock is not None
-    connection.sock.shutdown(socket.SHUT_RDWR)
-    connection.close()
-
-    def back() -> bool:
-        now = Left()
-        return now.threads <= before.threads and now.files <= before.files
-
-    wait_for(back, "all of it to go")
 
 
 def test_a_daemon_that_goes_in_the_middle_does_not_leave_half_a_file_that_looks_whole(

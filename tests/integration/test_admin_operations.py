@@ -104,7 +104,7 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
-    def unreachable(_daemon: str) -> Any:
+    def unreachable(_daemon: str, *, alone: bool = False) -> Any:
         raise AppMeshConnectionError("nobody there")
 
     bridge = Bridge(

@@ -1,5 +1,6 @@
 """How an operation asks its daemon: in a thread, of which each daemon has its share, and within a time."""
 
+import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator
@@ -78,6 +79,7 @@ class Shares:
 class Asking:
     """One request's way to its daemon."""
 
+    request: Request
     bridge: Bridge
     shares: Shares
     daemon: str
@@ -95,9 +97,33 @@ class Asking:
         if not await _taken(share, 0.0 if waits else self.timeout_seconds):
             raise self._busy()
         try:
+            if waits:
+                return await self._waiting(operation)
             return await self.in_thread(partial(self.run, operation))
         finally:
             share.release()
+
+    async def _waiting(self, operation: Callable[[AppMeshClient], T]) -> T:
+        """On a connection of its own, which is closed where the caller goes: nobody would take the answer."""
+        held = contextlib.ExitStack()
+        with self.told():
+            client = held.enter_context(self.bridge.client(self.daemon, alone=True))
+
+        def wait() -> T:
+            with self.told(), held, self.settings(client):
+                found = operation(client)
+            return found  # noqa: RET504 as in run
+
+        watching = asyncio.create_task(self._close_when_alone(client))
+        try:
+            return await self.in_thread(wait)
+        finally:
+            watching.cancel()
+
+    async def _close_when_alone(self, client: AppMeshClient) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
+        await self.in_thread(client.close)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """What ``work`` gives; a request that is cancelled waits for it, since it ends by its own limits."""
@@ -176,7 +202,7 @@ async def _asking(
     state: Any = request.app.state
     if not hasattr(state, "shares"):
         state.shares = Shares()
-    return Asking(bridge, state.shares, daemon, forward_to, seconds)
+    return Asking(request, bridge, state.shares, daemon, forward_to, seconds)
 
 
 Ask = Annotated[Asking, Depends(_asking)]

@@ -256,3 +256,29 @@ def test_a_place_that_cannot_be_written_to_is_the_callers_error(
     with pytest.raises(FileNotFoundError):
         client.download_file("/remote", str(tmp_path / "none" / "local"))
     assert server.requests
+
+
+def test_who_waits_is_woken_by_close_and_nothing_is_asked_after_it(server: HttpsServer, session: HttpSession) -> None:
+    asked, done, said = threading.Event(), threading.Event(), []
+
+    def handle(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        asked.set()
+        done.wait(30)
+        handler.close_connection = True
+
+    def ask() -> None:
+        with pytest.raises(AppMeshConnectionError) as caught:
+            session.request(get(), 3600)
+        said.append(caught.value)
+
+    server.handle = handle
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asked.wait(30)
+    session.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    done.set()
+    assert not isinstance(said[0], AppMeshTimeoutError)
+    with pytest.raises(AppMeshConnectionError, match="the client is closed"):
+        session.request(get(), 10)

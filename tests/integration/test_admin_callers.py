@@ -1,0 +1,219 @@
+"""Callers of the API that go in the middle of something, or neither take nor send: nothing of them stays."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.client import HTTPConnection, IncompleteRead
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from meshbridge.admin.daemons import asking, files, streams
+from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
+from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.journal import Journal, JournalOptions
+from meshbridge.link import Link
+from tests.integration.admin_api import Api, application_for, options_for, serving
+from tests.support import wait_for
+
+SCHEMES = ("tcp", "wss", "https")
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator(EmulatorOptions()) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def application(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+    journal = Journal(JournalOptions(path=tmp_path_factory.mktemp("journal")))
+    journal.open()
+    links = [Link(scheme, options_for(emulator, scheme), journal) for scheme in SCHEMES]
+    yield application_for(links, journal)
+    for link in links:
+        assert link.stop(10)
+    journal.close()
+
+
+@pytest.fixture(scope="module")
+def api(application: FastAPI) -> Iterator[Api]:
+    with serving(application) as served:
+        for scheme in SCHEMES:
+            served.json("GET", f"{root(scheme)}/labels")  # each has its token and its connection now
+        yield served
+
+
+@pytest.fixture(scope="module")
+def sdk(emulator: Emulator) -> Iterator[AppMeshClient]:
+    assert emulator.tcp_address is not None
+    with AppMeshClientTCP(emulator.tcp_address, str(emulator.ca_file)) as client:
+        client.login("admin", "admin123")
+        yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent_app(sdk: AppMeshClient) -> None:
+    """``silent`` runs for ever, writes nothing, and never takes a task."""
+    sdk.add_app(App({"name": "silent", "command": "sleep 600"}))
+
+
+@pytest.fixture(scope="module")
+def silent_run(sdk: AppMeshClient) -> str:
+    return sdk.run_app_async("sleep 600").app_name
+
+
+def root(scheme: str) -> str:
+    return f"/api/v1/daemons/{scheme}"
+
+
+class Left:
+    """What this process holds: threads, open files and sockets, and places among the requests to a daemon."""
+
+    def __init__(self, application: FastAPI) -> None:
+        names = [thread.name for thread in threading.enumerate()]
+        self.threads = Counter(name for name in names if not name.startswith("AnyIO"))
+        self.files = len(list(Path("/proc/self/fd").iterdir()))
+        shares: asking.Shares = application.state.shares
+        self.taken = {key: key[1].value - share.value for key, share in shares._semaphores.items()}
+
+
+@pytest.fixture
+def nothing_stays(api: Api, application: FastAPI) -> Iterator[None]:
+    api.session.close()
+    before = Left(application)
+    yield
+
+    def back() -> bool:
+        now = Left(application)
+        return now.threads <= before.threads and now.files <= before.files and not any(now.taken.values())
+
+    wait_for(back, "all of it to go")
+
+
+def taken(application: FastAPI, scheme: str, kind: asking.Kind) -> bool:
+    shares: asking.Shares = application.state.shares
+    return shares.of(scheme, kind).value == kind.value - 1
+
+
+@contextlib.contextmanager
+def connection(api: Api) -> Iterator[HTTPConnection]:
+    with contextlib.closing(HTTPConnection("127.0.0.1", api.port, timeout=60)) as made:
+        yield made
+
+
+def go(gone: HTTPConnection) -> None:
+    """The caller's process ends: nothing more is sent or taken."""
+    assert gone.sock is not None
+    gone.sock.shutdown(socket.SHUT_RDWR)
+
+
+WAITING = {
+    "output": ("GET", "apps/silent/output?wait=300", ""),
+    "task": ("POST", "apps/silent/task?wait=3600", '{"data": "x"}'),
+    "run": ("POST", "runs?wait=true", '{"command": "sleep 1000", "max_time": "1h"}'),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("operation", WAITING)
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_caller_that_waits_no_more(api: Api, application: FastAPI, scheme: str, operation: str) -> None:
+    method, path, body = WAITING[operation]
+    with connection(api) as caller:
+        caller.request(method, f"{root(scheme)}/{path}", body=body, headers={"Content-Type": "application/json"})
+        wait_for(lambda: taken(application, scheme, asking.Kind.WAITING), "the request to be under way")
+        go(caller)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("silent_run", "nothing_stays")
+def test_a_caller_that_follows_a_silent_run_no_more(api: Api, scheme: str, silent_run: str) -> None:
+    with connection(api) as caller:
+        caller.request("GET", f"{root(scheme)}/runs/{silent_run}/output")
+        with caller.getresponse() as following:
+            assert following.status == 200
+            go(caller)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_caller_that_goes_in_the_middle_of_a_download(api: Api, scheme: str, large: Path) -> None:
+    with connection(api) as caller:
+        caller.request("GET", f"{root(scheme)}/files?path={large}")
+        with caller.getresponse() as response:
+            assert len(response.read(1000)) == 1000
+            go(caller)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_caller_that_goes_in_the_middle_of_an_upload(api: Api, scheme: str, tmp_path: Path) -> None:
+    with connection(api) as caller:
+        begin_upload(caller, scheme, tmp_path / "half")
+        go(caller)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_caller_that_stops_in_the_middle_of_an_upload(
+    api: Api, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "STALLED_SECONDS", 0.3)
+    with connection(api) as caller:
+        begin_upload(caller, scheme, tmp_path / "half")
+        with caller.getresponse() as response:
+            assert response.status == 408
+            assert "nothing came for" in json.load(response)["detail"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_caller_that_takes_nothing_of_a_download(
+    api: Api, application: FastAPI, scheme: str, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "STALLED_SECONDS", 0.3)
+    with connection(api) as caller:
+        caller.request("GET", f"{root(scheme)}/files?path={large}")
+        wait_for(lambda: taken(application, scheme, asking.Kind.STREAM), "the download to begin")
+        wait_for(lambda: not taken(application, scheme, asking.Kind.STREAM), "it to be given up")
+        with caller.getresponse() as response, pytest.raises((IncompleteRead, ConnectionResetError)):
+            response.read()
+
+
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_body_that_drips_keeps_nobody_else_waiting(api: Api) -> None:
+    with connection(api) as caller:
+        caller.putrequest("PUT", f"{root('tcp')}/apps/dripping")
+        caller.putheader("Content-Length", "1000")
+        caller.putheader("Content-Type", "application/json")
+        caller.endheaders()
+        for _ in range(10):
+            caller.send(b" ")
+            assert ask(api, "GET", f"{root('tcp')}/apps/silent") == 200
+        go(caller)
+
+
+def ask(api: Api, method: str, path: str) -> int:
+    with api.another() as another:
+        return another.ask(method, path).status_code
+
+
+def begin_upload(caller: HTTPConnection, scheme: str, path: Path) -> None:
+    caller.putrequest("PUT", f"{root(scheme)}/files?path={path}")
+    caller.putheader("Content-Length", str(30 * MIB))
+    caller.endheaders()
+    caller.send(b"\x00" * MIB)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(60 * MIB)
+    return path
