@@ -6,10 +6,10 @@ from typing import Any
 
 from meshbridge.config import Settings
 
-__all__ = ["Changes", "Difference", "changes"]
+__all__ = ["Changes", "Difference", "changes", "put_in_force"]
 
-# A listener, the journal's directory and how it is written belong to the process.
-_NEED_RESTART = ("journal", "exporter")
+# The listeners, the journal's directory and how it is written belong to the process.
+_NEED_RESTART = ("journal", "exporter", "admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,22 @@ def changes(old: Settings, new: Settings) -> Changes:
     return Changes(
         daemons=_difference(old.daemons, new.daemons),
         sinks=_difference(old.sinks, new.sinks, also=by_label),
-        need_restart=tuple(key for key in _NEED_RESTART if getattr(old, key) != getattr(new, key)),
+        need_restart=tuple(key for key in _NEED_RESTART if _fixed(old, key) != _fixed(new, key)),
     )
+
+
+def put_in_force(old: Settings, new: Settings, found: Changes) -> Settings:
+    """``new`` without what needs a restart. Tokens are new in any case: one that was taken away opens nothing."""
+    kept: dict[str, Any] = {key: getattr(old, key) for key in found.need_restart}
+    if "admin" in kept:
+        kept["admin"] = old.admin.model_copy(update={"tokens": new.admin.tokens})
+    return new.model_copy(update=kept)
+
+
+def _fixed(settings: Settings, key: str) -> Any:
+    """What of a part stays until the process ends."""
+    part = getattr(settings, key)
+    return (part.enabled, part.model_copy(update={"tokens": ()})) if key == "admin" else part
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], also: Collection[str] = ()) -> Difference:

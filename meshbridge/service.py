@@ -1,6 +1,6 @@
 """The composition root: builds the parts, starts and stops them in order.
 
-Start: journal, couriers, exporter, links; so nothing comes in that could not be kept. Stop, the other way round: links
+Start: journal, listeners, couriers, links; so nothing comes in that could not be kept. Stop, the other way round: links
 (nothing new comes in), the journal writes what it was handed, couriers finish the write at hand, and the journal keeps
 their cursors. What is not delivered by then is delivered after the next start.
 """
@@ -21,7 +21,8 @@ from meshbridge import telemetry
 from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge, ReloadRefusedError
 from meshbridge.admin.control import ControlSocket
-from meshbridge.admin.gate import open_gate
+from meshbridge.admin.gate import open_gate, token_gate
+from meshbridge.admin.listener import AdminListener
 from meshbridge.answers import explained
 from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
 from meshbridge.config import ConfigError, Settings
@@ -29,7 +30,7 @@ from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.notify import Notifier
 from meshbridge.parts import Parts, PartsError
-from meshbridge.reload import Changes, changes
+from meshbridge.reload import Changes, changes, put_in_force
 from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
 
 __all__ = ["Service"]
@@ -68,6 +69,10 @@ class Service:
             client=self.client,
         )
         self._control = ControlSocket(settings.journal.path, new_application(bridge, open_gate))
+        self.admin: AdminListener | None = None
+        if settings.admin.enabled:
+            gate = token_gate(lambda: self._settings.admin.tokens)
+            self.admin = AdminListener(settings.admin, new_application(bridge, gate))
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, daemon=True
         )
@@ -82,15 +87,17 @@ class Service:
         Raises:
             JournalError: the journal can't be opened.
             PartsError: a sink can't be built.
-            OSError: the exporter's address can't be listened on.
+            OSError: an address can't be listened on.
 
         """
         self.journal.open()
         try:
             self.exporter.start()
+            if self.admin is not None:
+                self.admin.start()
             self.parts.start(self._settings)
         except BaseException:
-            self.exporter.stop(1.0)
+            self._stop_listeners(1.0)
             self.journal.close()
             raise
         try:
@@ -107,6 +114,7 @@ class Service:
             daemons=len(self.parts.links),
             sinks=len(self.parts.couriers),
             exporter=f"{host}:{port}",
+            admin="off" if self.admin is None else self.admin.address,
             journal=str(self.journal.path),
         )
 
@@ -150,7 +158,7 @@ class Service:
     def _put_in_force(self, settings: Settings) -> dict[str, Any]:
         present = self._settings
         found = changes(present, settings)
-        settings = settings.model_copy(update={key: getattr(present, key) for key in found.need_restart})
+        settings = put_in_force(present, settings, found)
         hanging = self.parts.exchange(settings, found, ending=self._ending)
         if self._ending.is_set():
             raise ReloadRefusedError(["the bridge is stopping"])
@@ -174,10 +182,15 @@ class Service:
         self.journal.flush(_left(deadline, 2.0))
         slow += [f"sink {courier.name}" for courier in couriers if not courier.stop(_left(deadline, 8.0))]
         self._control.stop(_left(deadline, 1.0))
-        self.exporter.stop(_left(deadline, 1.0))
+        self._stop_listeners(_left(deadline, 1.0))
         self.journal.close()
         waiting = {status.sink: status.lag_events for status in (courier.status() for courier in couriers)}
         telemetry.service_stopped(undelivered=waiting, **({"abandoned": ", ".join(slow)} if slow else {}))
+
+    def _stop_listeners(self, timeout_seconds: float) -> None:
+        if self.admin is not None:
+            self.admin.stop(timeout_seconds)
+        self.exporter.stop(timeout_seconds)
 
     def run(self) -> None:
         """Starts, reloads at each SIGHUP until SIGTERM or SIGINT, and stops. To be called from the main thread.

@@ -10,9 +10,10 @@ import pytest
 import requests
 
 from meshbridge.admin.client import Client, RefusedError
+from meshbridge.admin.tokens import digest, new_token
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.e2e.conftest import Bridge, daemon_settings
-from tests.support import wait_for, write_config
+from tests.support import free_port, wait_for, write_config
 
 REFUSED = "meshbridge_config_last_reload_successful 0.0"
 
@@ -130,3 +131,29 @@ def test_daemons_come_and_go_and_what_belongs_to_the_process_is_named(
         wait_for(lambda: outputs(tmp_path / "kept") == ["from b", "still from b"], "the event")
         assert 'daemon_up{daemon="node-a"}' not in requests.get(bridge.metrics_url, timeout=10).text
     assert process.end() == 0
+
+
+def test_a_token_that_is_taken_away_opens_nothing_from_then_on(bridge: Bridge, tmp_path: Path) -> None:
+    old, new = new_token(), new_token()
+    address = f"127.0.0.1:{free_port()}"
+    bridge.settings["admin"] = {"listen": address, "tokens": [token("old", old)]}
+    process = bridge.start()
+    bridge.wait_up()
+
+    def status(secret: str) -> int:
+        headers = {"Authorization": f"Bearer {secret}"}
+        return requests.get(f"http://{address}/api/v1/bridge", headers=headers, timeout=10).status_code
+
+    assert (status(old), status(new)) == (200, 401)
+    change(bridge, admin={"listen": address, "tokens": [token("new", new)]})
+    assert Client(tmp_path / "journal").post("/-/reload")["need_restart"] == []
+    assert (status(old), status(new)) == (401, 200)
+
+    change(bridge, admin={"listen": "127.0.0.1:0", "tokens": [token("old", old)]})
+    assert Client(tmp_path / "journal").post("/-/reload")["need_restart"] == ["admin"]
+    assert (status(old), status(new)) == (200, 401)
+    assert process.end() == 0
+
+
+def token(name: str, secret: str) -> dict[str, Any]:
+    return {"name": name, "sha256": digest(secret), "scopes": ["read"]}
