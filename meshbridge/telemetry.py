@@ -84,6 +84,8 @@ _admin_refused = Counter(
     "meshbridge_admin_refused", "Calls of the admin API whose caller was not let in", ["reason"], registry=REGISTRY
 )
 
+_streams = Gauge("meshbridge_admin_event_streams", "Streams of /api/v1/events that are open", registry=REGISTRY)
+
 _TOLD_LETTERS = 5  # dead letters in a row that the log has each of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("meshbridge")
@@ -418,6 +420,11 @@ def web_config_refused(where: str, problem: str) -> None:
 def admin_refused(reason: str) -> None:
     """``reason``: no_token, wrong_token, rate_limit, scope. The audit log has who and what."""
     _admin_refused.labels(reason).inc()
+
+
+def event_streams(change: int) -> None:
+    """``change``: 1 for one that begins, -1 for one that ends."""
+    _streams.inc(change)
 
 
 # --- at the start --------------------------------------------------------------------------------------------------

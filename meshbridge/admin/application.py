@@ -5,17 +5,21 @@ from fastapi import FastAPI
 import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
+from meshbridge.admin import events as events_area
 from meshbridge.admin import gate as gates
 from meshbridge.admin import problems
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Gate
+from meshbridge.admin.options import AdminOptions
 
 __all__ = ["new_application"]
 
+_DEFAULTS = AdminOptions()
 
-def new_application(bridge: Bridge, gate: Gate) -> FastAPI:
-    """An application for one listener, whose gate says who may do what."""
+
+def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULTS) -> FastAPI:
+    """An application for one listener, whose gate says who may do what; ``options`` are its limits."""
     application = FastAPI(
         title="meshbridge",
         version=meshbridge.__version__,
@@ -28,4 +32,5 @@ def new_application(bridge: Bridge, gate: Gate) -> FastAPI:
     application.include_router(bridge_area.router)
     application.include_router(daemons_area.router)
     application.include_router(reload_area.router)
+    events_area.install(application, bridge.journal, most=options.max_streams)
     return application

@@ -16,7 +16,7 @@ _MODE = 0o660
 class AdminListener:
     """Serves an application where the settings say, whose gate asks for tokens::
 
-        application = new_application(bridge, token_gate(lambda: settings.admin.tokens))
+        application = new_application(bridge, token_gate(lambda: settings.admin.tokens), settings.admin)
         listener = AdminListener(settings.admin, application)
 
     To be made only where ``options.enabled``. A reload that leaves ``options`` equal but for ``tokens`` needs nothing

@@ -73,10 +73,16 @@ class _Server(uvicorn.Server):
         config.ssl = tls
         super().__init__(config)
         self.serving = threading.Event()
+        self._application = application
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.serving.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the streams of events first, which would never end by themselves."""
+        self._application.state.events.close()
+        await super().shutdown(sockets)
 
 
 def listen_unix(path: Path, mode: int, backlog: int) -> socket.socket:

@@ -74,6 +74,8 @@ class Journal:
         self._fault: str | None = None
         self._damage: sqlite3.Error | None = None  # found by someone, to be mended by the journal's thread
         self.state_listeners: list[Callable[[Mapping[StateKey, str | None]], None]] = []  # told what submit is given
+        # Told, under the lock, that there is something to read: they must not wait.
+        self.append_listeners: list[Callable[[], None]] = []
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
         self.letters = DeadLetters(self._work, self._ask)
@@ -229,6 +231,28 @@ class Journal:
                     self._work.notify()
             return otherwise
 
+    def offset_before(self, moment: float) -> int:
+        """The offset behind which events came in at a moment (unix seconds) or later."""
+        first, last = self.extent
+        low, high = first - 1, last
+        while low < high:
+            middle = (low + high) // 2
+            received_at = self._received_after(middle)
+            if received_at is None or received_at >= moment:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _received_after(self, offset: int) -> float | None:
+        """When the first event behind an offset came in."""
+        with self._lock:
+            covered = offset >= self._tail.covers_after
+            first = self._tail.first_behind(offset) if covered else None
+        if covered:
+            return first.event.received_at if first else None
+        return self._ask(lambda store: store.received_at(offset), None)
+
     @property
     def extent(self) -> tuple[int, int]:
         """(offset of the first event kept, offset of the last ever given)."""
@@ -283,11 +307,7 @@ class Journal:
             events = self._last - max(offset, self._first - 1)
             if events <= 0 or self._store is None:
                 return 0, 0.0
-            covered = offset >= self._tail.covers_after
-            first = self._tail.first_behind(offset) if covered else None
-        received_at = first.event.received_at if first else None
-        if not covered:
-            received_at = self._ask(lambda store: store.received_at(offset), None)
+        received_at = self._received_after(offset)
         return events, 0.0 if received_at is None else max(0.0, time.time() - received_at)
 
     # --- daemons and their apps ----------------------------------------------------------------------------------
@@ -473,6 +493,8 @@ class Journal:
         self._count += len(rows)
         self._runs.update(_runs_of(rows))
         self._tail.extend(rows, size, self._held[0].offset - 1 if self._held else self._last)
+        for listener in self.append_listeners:
+            listener()
 
     # --- the journal's thread: a disk that takes nothing ---------------------------------------------------------
 

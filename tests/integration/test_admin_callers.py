@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from meshbridge.admin.daemons import asking, files, streams
+from meshbridge.admin import streams
+from meshbridge.admin.daemons import asking, files
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions

@@ -1,6 +1,5 @@
 """The admin listener: who may come in, and who may not, over TCP, TLS and a unix socket."""
 
-import contextlib
 import http.client
 import json
 import socket
@@ -13,75 +12,16 @@ from typing import Any
 import pytest
 import trustme
 
-from meshbridge.admin.application import new_application
-from meshbridge.admin.gate import Scope, token_gate
-from meshbridge.admin.listener import AdminListener
-from meshbridge.admin.options import AdminOptions, Token
-from meshbridge.admin.tokens import digest, new_token
-from meshbridge.journal import Journal, JournalOptions
-from tests.integration.admin_api import bridge_for
+from meshbridge.admin.options import Scope
+from meshbridge.admin.tokens import new_token
+from tests.integration.admin_door import SECRETS, TOKENS, Door, doors
 
-SECRETS = {scope: new_token() for scope in Scope}
-TOKENS = [
-    Token.model_validate({"name": f"the-{scope}", "sha256": digest(secret), "scopes": [scope]})
-    for scope, secret in SECRETS.items()
-]
 SHOW, VERIFY = ("GET", "/api/v1/bridge"), ("POST", "/api/v1/bridge/journal/verify")
 
 
-class Door:
-    """A listener, and the tokens that it takes at this moment."""
-
-    def __init__(self, journal: Journal, **settings: Any) -> None:
-        self.tokens = TOKENS
-        self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
-        application = new_application(bridge_for([], journal), token_gate(lambda: self.tokens))
-        self.listener = AdminListener(self.options, application)
-
-    def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
-        path = self.options.unix_path
-        if path is not None:
-            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            plain.settimeout(30)
-            plain.connect(str(path))
-            return plain
-        host, _, port = self.listener.address.rpartition(":")
-        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=30)
-        return plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost")
-
-    def ask(
-        self, method: str, path: str, token: str | None = None, *, tls: ssl.SSLContext | None = None, **headers: str
-    ) -> tuple[http.client.HTTPResponse, Any]:
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = self.connect(tls)
-        with contextlib.closing(connection):
-            if token is not None:
-                headers["Authorization"] = f"Bearer {token}"
-            connection.request(method, path, headers=headers)
-            response = connection.getresponse()
-            body = response.read()
-            kind = response.headers["content-type"]
-            return response, json.loads(body) if kind and kind.endswith("json") else body
-
-
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(JournalOptions(path=tmp_path / "journal"))
-    opened.open()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def opened(journal: Journal) -> Iterator[Callable[..., Door]]:
-    with contextlib.ExitStack() as stack:
-
-        def open_door(**settings: Any) -> Door:
-            door = Door(journal, **settings)
-            door.listener.start()
-            stack.callback(door.listener.stop, 10)
-            return door
-
+def opened(tmp_path: Path) -> Iterator[Callable[..., Door]]:
+    with doors(tmp_path) as open_door:
         yield open_door
 
 
@@ -143,7 +83,7 @@ def test_who_may_come_in(door_and_tls: tuple[Door, ssl.SSLContext | None]) -> No
     ["", "Bearer", "Bearer ", "Basic b3BzOm9wcw==", "bearer\tx", f"Token {SECRETS[Scope.ADMIN]}", SECRETS[Scope.ADMIN]],
 )
 def test_what_shows_no_token_is_told_how_to(opened: Callable[..., Door], authorization: str) -> None:
-    response, body = opened().ask(*SHOW, Authorization=authorization)
+    response, body = opened().ask(*SHOW, headers={"Authorization": authorization})
     assert (response.status, body["type"]) == (401, "/problems/token")
     assert response.headers["www-authenticate"] == 'Bearer realm="meshbridge"'
     assert "meshbridge token new" in body["detail"]

@@ -15,9 +15,9 @@ from meshbridge import telemetry
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.models import sdk
 from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.daemons.streams import STALLED_SECONDS, BrokenOffError, Streamed
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
+from meshbridge.admin.streams import STALLED_SECONDS, BrokenOffError, Streamed
 from meshbridge.appmesh import AppMeshError
 from meshbridge.appmesh.files import RemoteFile
 from meshbridge.options import Options

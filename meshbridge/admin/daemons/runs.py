@@ -16,9 +16,9 @@ from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.masking import refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, sdk
 from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.daemons.streams import Streamed
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, problem_content
+from meshbridge.admin.streams import Streamed
 from meshbridge.appmesh import App, AppMeshClient, AppRun
 from meshbridge.options import Duration, Options
 
