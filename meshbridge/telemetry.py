@@ -10,6 +10,7 @@ from the parts' status values when scraped, in ``meshbridge.exporter``.
 import logging
 import platform
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -54,7 +55,7 @@ _output_lost = Counter(
 _dropped = Counter(
     "meshbridge_events_dropped", "Events that a sink will never get", ["sink", "reason"], registry=REGISTRY
 )
-_filtered = Counter("meshbridge_events_filtered", "Events left out by a sink's when", ["sink"], registry=REGISTRY)
+_filtered = Counter("meshbridge_events_filtered", "Events left out by a sink's rules", ["sink"], registry=REGISTRY)
 _delivered = Counter(
     "meshbridge_sink_delivered", "Events acknowledged by the far end of the sink", ["sink"], registry=REGISTRY
 )
@@ -297,10 +298,37 @@ def journal_replaced(path: str, kept_as: str, salvaged_events: int, lost: Mappin
     )
 
 
+_TOLD_EVERY_SECONDS = 10.0  # of drops for one reason, which go on while a disk is full or a journal too small
+
+
+class _Drops:
+    """Adds drops up between two lines in the log. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._untold: dict[tuple[str, str], int] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
+
+    def add(self, sink: str, reason: str, count: int) -> int:
+        """How many are to be told now; 0: none yet."""
+        key, now = (sink, reason), time.monotonic()
+        with self._lock:
+            untold = self._untold.pop(key, 0) + count
+            if now - self._told_at.get(key, -_TOLD_EVERY_SECONDS) < _TOLD_EVERY_SECONDS:
+                self._untold[key] = untold
+                return 0
+            self._told_at[key] = now
+            return untold
+
+
+_drops = _Drops()
+
+
 def events_dropped(sink: str, reason: str, count: int) -> None:
-    """``count`` events were dropped before ``sink`` had them."""
+    """``count`` events were dropped before ``sink`` had them. The log has a line each ten seconds while it goes on."""
     _dropped.labels(sink, reason).inc(count)
-    log.warning("events dropped", sink=sink, reason=reason, count=count)
+    if told := _drops.add(sink, reason, count):
+        log.warning("events dropped", sink=sink, reason=reason, count=told)
 
 
 # --- delivery ------------------------------------------------------------------------------------------------------
@@ -356,7 +384,7 @@ def sink_gone(sink: str, error: str) -> None:
 
 
 def sink_bug(sink: str) -> None:
-    _failed.labels(sink, "bug").inc()
+    """Told once, with the traceback; :func:`sink_failed` counts."""
     log.error("sink raised an unexpected error: please report it", sink=sink, exc_info=True)  # noqa: LOG014 called while it is handled
 
 

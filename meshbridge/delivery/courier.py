@@ -25,6 +25,7 @@ __all__ = ["Courier"]
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
+_LEAST_SECONDS = 0.1  # between attempts, also where the far end wishes for no wait at all: never a hot loop
 _REMEMBERED_REPLAYS = 20  # that have ended, to be asked about
 
 _STOPPED, _CONNECTING, _UP, _WAITING, _PAUSED, _GONE = (
@@ -85,6 +86,8 @@ class Courier:
         self._beside_next = False  # the next turn is a replay's or a dead letter's
         self._connected = False
         self._letters_in_a_row = 0
+        self._idled_at = 0.0  # monotonic seconds: when the sink last had its turn
+        self._bug: str | None = None  # that the log has the traceback of
 
     # --- any thread ----------------------------------------------------------------------------------------------
 
@@ -193,7 +196,10 @@ class Courier:
     def _run(self) -> None:
         self._move(_CONNECTING)
         try:
-            while not self._stop.is_set():
+            while True:
+                self._nudge.clear()  # first: what comes after this look ends the turn's waits
+                if self._stop.is_set():
+                    return
                 try:
                     self._turn()
                 except Gone as gone:
@@ -209,7 +215,7 @@ class Courier:
                     self._settle(error.acknowledged)
                     self._fail(error)
                 except Exception as bug:  # noqa: BLE001 a sink's bug must not end its delivery, let alone the service
-                    telemetry.sink_bug(self.name)
+                    self._tell_bug(repr(bug))
                     self._connected = False
                     self._fail(SinkError(f"unexpected {bug!r}", reason="bug"))
         finally:
@@ -230,22 +236,28 @@ class Courier:
                 self._up()
         work = self._work = self._work or self._next_work()
         if work is None:
-            self._sink.idle()
-            self._up()
-            self._journal.wait(self._live.cursor, _IDLE_SECONDS)
+            self._idle()
+            self._live.wait(_IDLE_SECONDS, unless=self._nudge.is_set)
             return
         if work.batch:
             offered = work.offered
             self._sink.write(offered, self._options.write_seconds)
+            self._idled_at = time.monotonic()
             self._letters_in_a_row = 0
             self._settle(len(offered))
             self._up()
+        elif time.monotonic() - self._idled_at >= _IDLE_SECONDS:  # much is left out by a rule
+            self._idle()
         if not work.batch:
             self._work = None
 
+    def _idle(self) -> None:
+        self._sink.idle()
+        self._idled_at = time.monotonic()
+        self._up()
+
     def _next_work(self) -> Work | None:
         """Whose turn it is and who has something: new events, and beside them one batch at a time of all else."""
-        self._nudge.clear()
         beside = self._beside()
         self._beside_next = not self._beside_next and bool(beside)
         candidates: list[Work] = [*beside, self._live] if self._beside_next else [self._live, *beside]
@@ -319,7 +331,7 @@ class Courier:
             self._connected = False
         attempts = self._breaker.failures
         wish = error.after_seconds if isinstance(error, Retry) else None
-        seconds = self._options.retry.delay(attempts, self._chance()) if wish is None else wish
+        seconds = self._options.retry.delay(attempts, self._chance()) if wish is None else max(wish, _LEAST_SECONDS)
         telemetry.sink_failed(self.name, error.reason, str(error), first=attempts == 1, retry_seconds=seconds)
         self._give_up_on_old(error)
         self._move(_WAITING)
@@ -366,7 +378,14 @@ class Courier:
             telemetry.sink_recovered(self.name, self._journal.lag(self.name)[0])
         if self._breaker.succeeded():
             telemetry.breaker_closed(self.name)
+        self._bug = None
         self._move(_UP)
+
+    def _tell_bug(self, bug: str) -> None:
+        """While it is being handled."""
+        if bug != self._bug:
+            self._bug = bug
+            telemetry.sink_bug(self.name)
 
     def _note(self, error: SinkError) -> None:
         self._last_error, self._last_error_at = str(error), time.time()

@@ -94,15 +94,21 @@ class LiveWork(Work):
         self._limits = limits
         self._hurry = hurry
         self._batch_end = cursor  # where the cursor goes once the batch is through
+        self._due: float | None = None  # monotonic seconds: when a batch goes out that is not full yet
+        self._seen = cursor  # up to where it has been looked at
         self.cursor = cursor
 
     def refill(self) -> bool:
-        limits = self._limits
-        envelopes = self._journal.read(self.cursor, limits.max_events)
-        if envelopes and limits.max_wait and len(envelopes) < limits.max_events:
-            envelopes = self._fill(envelopes, limits.max_events, limits.max_wait)
+        cut_short = self._due is not None and self._journal.wait(self._seen, 0)  # more than one read gives
+        envelopes = self._journal.read(self.cursor, self._limits.max_events)
         if not envelopes:
+            self._seen = self.cursor
             return False
+        cut_short = cut_short and envelopes[-1].offset == self._seen
+        self._seen = envelopes[-1].offset
+        if not cut_short and len(envelopes) < self._limits.max_events and self._may_fill():
+            return False
+        self._due = None
         wanted = routed(envelopes, self._route)
         if len(wanted) < len(envelopes):
             telemetry.events_filtered(self._sink, len(envelopes) - len(wanted))
@@ -112,14 +118,20 @@ class LiveWork(Work):
             self._move(self._batch_end)
         return True
 
-    def _fill(self, envelopes: list[Envelope], max_events: int, max_wait: float) -> list[Envelope]:
-        """Waits for more events until the batch is full or its first event has waited long enough."""
-        deadline = time.monotonic() + max_wait
-        first = envelopes[0].offset
-        while len(envelopes) < max_events and (left := deadline - time.monotonic()) > 0 and not self._hurry():
-            self._journal.wait(envelopes[-1].offset, left)
-            envelopes = self._journal.read(first - 1, max_events) or envelopes
-        return envelopes
+    def _may_fill(self) -> bool:
+        """Whether a batch that is not full has time left, from when its first event was seen."""
+        if not self._limits.max_wait or self._hurry():
+            return False
+        now = time.monotonic()
+        if self._due is None:
+            self._due = now + self._limits.max_wait
+        return now < self._due
+
+    def wait(self, seconds: float, *, unless: Callable[[], bool]) -> None:
+        """Until there may be more than :meth:`refill` has seen, or a batch is due that is not full."""
+        if self._due is not None:
+            seconds = max(0.0, min(seconds, self._due - time.monotonic()))
+        self._journal.wait(self._seen, seconds, unless=unless)
 
     def _delivered(self, envelopes: list[Envelope]) -> None:
         pass
@@ -197,10 +209,10 @@ class ReplayWork(Work):
             telemetry.replay_ended(self._sink, self.id, self._state, self._sent, self._refused)
             return False
         envelopes = self._journal.read(self._position, self._max_events)
-        if not envelopes:  # what was left has been deleted meanwhile, or the database is being mended
-            if self._journal.status().open:
+        if not envelopes:
+            if not self._journal.wait(self._position, 0):  # what was left has been deleted meanwhile
                 self._position = self._end
-            return False
+            return False  # or the database is being mended
         within = [one for one in envelopes if one.offset <= self._end and self._wants(one)]
         self._begin(
             [Envelope(one.offset, dataclasses.replace(one.event, replayed=True)) for one in routed(within, self._route)]

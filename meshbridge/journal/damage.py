@@ -1,7 +1,7 @@
 """Puts a fresh database in the place of a damaged one, with what can still be read of it.
 
-The fresh one is made beside the damaged one and takes its place when it is complete: whenever this is cut short, the
-damaged one is still there and the next start begins again.
+The fresh one is made beside the damaged one and takes its place when it is complete. Where this is cut short, the
+damaged one is still there and the next start begins again; or it is set aside already, and the next start ends it.
 """
 
 import contextlib
@@ -18,16 +18,15 @@ from meshbridge.events import Envelope
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, envelope_of
-from meshbridge.journal.store import DATABASE, Group, Letter, StateKey, Store
+from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, StateKey, Store
 
-__all__ = ["Replacement", "replace"]
+__all__ = ["Replacement", "finish_replacement", "replace"]
 
 _FRESH = f"{DATABASE}.new"
 _KEPT = 3  # damaged ones; each can be as large as the journal, and a bad disk damages one after the other
-_SALVAGE_SECONDS = 15.0  # events wait in memory meanwhile
+_SALVAGE_SECONDS = 15.0  # without an event that can be read: then the rest is given up, for new ones wait in memory
 _GROUP = 1000
 _FURTHEST = 2**62  # offsets stay below it
-_SUFFIXES = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,20 @@ class Replacement:
     kept_as: str
     salvaged: int
     lost: Mapping[str, int] = field(default_factory=dict)  # by sink: events it had not had yet
+
+
+def finish_replacement(directory: Path) -> None:
+    """Ends a replacement that was cut short when the damaged database was set aside already.
+
+    Raises:
+        OSError: the fresh one can't be put in its place.
+
+    """
+    path, fresh = directory / DATABASE, directory / _FRESH
+    if path.exists() or not fresh.exists():
+        return
+    _remove(path)  # the damaged one's WAL: it has nothing that is not in the fresh one
+    fresh.rename(path)
 
 
 def replace(
@@ -52,7 +65,9 @@ def replace(
 
     """
     path = directory / DATABASE
-    _remove(directory / _FRESH)
+    if path.exists():
+        _remove(directory / _FRESH)
+    finish_replacement(directory)
     fresh = Store(directory, sync, _FRESH)
     try:
         with _Wreck(path) as wreck:
@@ -95,7 +110,7 @@ def _grouped(events: Iterator[Envelope]) -> Iterator[list[Envelope]]:
 
 
 def _remove(path: Path) -> None:
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
@@ -107,11 +122,11 @@ def _set_aside(path: Path) -> Path:
         for number in itertools.count()
         if not (candidate := path.with_name(f"{path.name}.damaged-{stamp}{f'-{number}' if number else ''}")).exists()
     )
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
     earlier = sorted(
-        (one for one in path.parent.glob(f"{path.name}.damaged-*") if not one.name.endswith(_SUFFIXES[1:])),
+        (one for one in path.parent.glob(f"{path.name}.damaged-*") if not one.name.endswith(SUFFIXES[1:])),
         key=lambda one: one.stat().st_mtime_ns,
     )
     for one in earlier[:-_KEPT]:
@@ -187,7 +202,7 @@ class _Wreck:
         if self._connection is None:
             return
         deadline = time.monotonic() + _SALVAGE_SECONDS
-        step = 1
+        step = 1  # over what can't be read: growing, since a damaged page has many events
         while after < up_to and time.monotonic() < deadline:
             try:
                 rows = self._connection.execute(
@@ -203,6 +218,7 @@ class _Wreck:
                     after, step = offset, 1
                     with contextlib.suppress(DamageError):
                         yield envelope_of(chunk[0])
+                        deadline = time.monotonic() + _SALVAGE_SECONDS
                 if read < _GROUP:
                     return
             except (sqlite3.Error, OverflowError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from meshbridge.events import Envelope
-from meshbridge.journal.errors import DamageError, JournalError
+from meshbridge.journal.errors import DamageError, JournalError, is_damage
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import DATABASE
@@ -72,7 +72,7 @@ def verify_directory(directory: Path) -> Verification:
 
     Raises:
         JournalInUseError: somebody has.
-        JournalError: there is none.
+        JournalError: there is none, or it can't be read.
 
     """
     if not (directory / DATABASE).exists():
@@ -85,7 +85,12 @@ def verify_directory(directory: Path) -> Verification:
 
 
 def verify(path: Path) -> Verification:
-    """Compares the structure as SQLite does it, and then each event with its checksum."""
+    """Compares the structure as SQLite does it, and then each event with its checksum.
+
+    Raises:
+        JournalError: it can't be read, and that is not the file's fault.
+
+    """
     began = time.monotonic()
     problems: list[str] = []
     events = damaged = 0
@@ -107,6 +112,8 @@ def verify(path: Path) -> Verification:
                         problems.append(str(error))
                 after = rows[-1][0]
     except (sqlite3.Error, TypeError) as error:
+        if isinstance(error, sqlite3.Error) and not is_damage(error):
+            raise JournalError(f"{path} cannot be read: {error}") from error
         problems.append(f"reading ended: {error}")
     size = path.stat().st_size if path.exists() else 0
     return Verification(str(path), size, events, damaged, time.monotonic() - began, tuple(problems[:_MOST_PROBLEMS]))

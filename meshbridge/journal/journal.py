@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from meshbridge.journal.letters import DeadLetters
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.options import JournalOptions
 from meshbridge.journal.rows import event_bytes
-from meshbridge.journal.store import DATABASE, Group, StateKey, Store
+from meshbridge.journal.store import DATABASE, Extent, Group, StateKey, Store
 from meshbridge.journal.tail import Tail
 from meshbridge.status import JournalStatus
 
@@ -64,7 +65,8 @@ class Journal:
         self._runs: dict[str, tuple[str, int | None]] = {}
         self._tail = Tail()
         self._first = 1
-        self._last = 0
+        self._last = 0  # ever given, and
+        self._newest = 0  # of those that are still kept; 0 when there is none
         self._count = 0
         self._submitted = 0  # events ever handed over, and
         self._settled = 0  # how many of them are on disk or dropped: what append and flush wait for
@@ -103,6 +105,7 @@ class Journal:
         self._directory_lock = DirectoryLock(self._options.path)
         try:
             try:
+                damage.finish_replacement(self._options.path)
                 self._use(self._opened())
             except sqlite3.Error as error:
                 if not is_damage(error):
@@ -128,7 +131,12 @@ class Journal:
             self._thread = None
         with self._lock:
             store, self._store = self._store, None
+            held, cursors = self._held, self._cursors
             self._progress.notify_all()
+        if held:  # the disk still takes nothing
+            for name, offset in cursors.items():
+                if missed := sum(row.offset > offset for row in held):
+                    telemetry.events_dropped(name, "not_written", missed)
         if store is not None:
             store.close()
         if self._directory_lock is not None:
@@ -184,12 +192,15 @@ class Journal:
 
     # --- events out ----------------------------------------------------------------------------------------------
 
-    def wait(self, after: int, timeout_seconds: float) -> bool:
-        """Waits for an event behind an offset; False when none came in time, or after :meth:`wake`."""
+    def wait(self, after: int, timeout_seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Waits for an event behind an offset; False when none came in time, or after :meth:`wake`.
+
+        Does not begin to wait where ``unless`` says so, which is asked so that no later :meth:`wake` is missed.
+        """
         with self._lock:
-            if self._last <= after:
+            if self._newest <= after and not unless():
                 self._progress.wait(timeout_seconds)
-            return self._last > after
+            return self._newest > after
 
     def wake(self) -> None:
         """Lets everyone who waits look again, so that a courier sees that it is to stop."""
@@ -264,7 +275,12 @@ class Journal:
         return inspection.find(self._options.path / DATABASE, event_id)
 
     def verify(self) -> Verification:
-        """Reads everything and compares; damage that is found is mended as if it had shown by itself."""
+        """Reads everything and compares; damage that is found is mended as if it had shown by itself.
+
+        Raises:
+            JournalError: the database can't be read, and that is not the file's fault.
+
+        """
         found = inspection.verify(self._options.path / DATABASE)
         if found.problems:
             self.report_damage(DamageError(found.problems[0]))
@@ -304,7 +320,7 @@ class Journal:
         """How many events ``name`` has not had yet, and the age in seconds of the oldest of them."""
         with self._lock:
             offset = self._cursors.get(name, self._last)
-            events = self._last - max(offset, self._first - 1)
+            events = self._newest - max(offset, self._first - 1)
             if events <= 0 or self._store is None:
                 return 0, 0.0
         received_at = self._received_after(offset)
@@ -489,7 +505,7 @@ class Journal:
         """Makes numbered events readable."""
         if not rows:
             return
-        self._last = rows[-1].offset
+        self._last = self._newest = rows[-1].offset
         self._count += len(rows)
         self._runs.update(_runs_of(rows))
         self._tail.extend(rows, size, self._held[0].offset - 1 if self._held else self._last)
@@ -521,15 +537,20 @@ class Journal:
         self._held += rows
         self._publish(rows, sum(event_bytes(row.event) for row in rows))
         if self._held_bytes > _HELD_STDOUT_BYTES:
-            everywhere = min(self._cursors.values(), default=0)
-            kept = [row for row in self._held if row.offset > everywhere]
-            if len(kept) < len(self._held):
-                self._settled += len(self._held) - len(kept)
-                self._count -= len(self._held) - len(kept)
-                self._held = kept
-                self._held_bytes = sum(event_bytes(row.event) for row in kept)
-                self._tail.delete(0, everywhere, kinds=None)
+            self._forget_held()
         self._progress.notify_all()
+
+    def _forget_held(self) -> None:
+        """Frees the memory of what every sink has had; the newest stays, so that something stands at the end."""
+        everywhere = min(min(self._cursors.values(), default=0), self._last - 1)
+        forgotten = bisect_right(self._held, everywhere, key=lambda row: row.offset)
+        if not forgotten:
+            return
+        self._settled += forgotten
+        self._count -= forgotten
+        self._held_bytes -= sum(event_bytes(row.event) for row in self._held[:forgotten])
+        del self._held[:forgotten]
+        self._tail.forget(everywhere)
 
     # --- the journal's thread: a damaged database ----------------------------------------------------------------
 
@@ -539,18 +560,19 @@ class Journal:
     def _use(self, store: Store) -> None:
         """Takes what the database says, unless this process knows better."""
         try:
-            first, last, count = store.extent()
+            extent = store.extent()
             cursors, runs, letters = store.cursors(), store.runs(), store.dead_letters()
         except BaseException:
             store.close()
             raise
         with self._lock:
             fresh = not self._last
-            self._first, self._count = first, count + len(self._held)
-            self._last = max(last, self._last)
+            self._first, self._count = extent.first, extent.count + len(self._held)
+            self._last = max(extent.last, self._last)
+            self._newest = self._held[-1].offset if self._held else extent.newest
             if fresh:
                 self._cursors, self._runs = cursors, runs
-                self._tail = Tail(last)
+                self._tail = Tail(extent.last)
             self.letters.use(letters)
             self._store = store
             self._damage = None
@@ -600,17 +622,17 @@ class Journal:
                 self.letters.use(counts)
             return
         if step is not None:
-            self._forget(store.first_offset(), step)
+            self._forget(store.extent(), step)
 
     def _present_cursors(self) -> Mapping[str, int]:
         with self._lock:
             return dict(self._cursors)
 
-    def _forget(self, first: int | None, step: Deleted) -> None:
+    def _forget(self, extent: Extent, step: Deleted) -> None:
         deletion, count, last, missed = step
         with self._lock:
             self._count -= count
-            self._first = self._last + 1 if first is None else first
+            self._first, self._newest = extent.first, extent.newest
             self._tail.delete(0, last, kinds=frozenset({deletion.kind}) if deletion.kind else None)
         for name, events in missed.items():
             if events:

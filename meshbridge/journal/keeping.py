@@ -66,8 +66,7 @@ def _over(store: Store, options: JournalOptions) -> int:
     excess = size - options.max_bytes * _LOW_WATER
     if excess <= 0:
         return 0
-    _, _, count = store.extent()
-    return min(_STEP_EVENTS, int(excess * count / size) + 1)
+    return min(_STEP_EVENTS, int(excess * store.extent().count / size) + 1)
 
 
 def _forget_letters(store: Store, options: JournalOptions) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +16,12 @@ from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, PLACES, envelope_of, event_bytes, row_of
 from meshbridge.journal.schema import prepare
 
-__all__ = ["DATABASE", "Change", "Deletion", "Group", "StateKey", "Store"]
+__all__ = ["DATABASE", "SUFFIXES", "Change", "Deletion", "Extent", "Group", "StateKey", "Store"]
 
 DATABASE = "journal.db"
+SUFFIXES = ("", "-wal", "-shm")
+"""Of the database's name: SQLite makes three files."""
+_MODE = 0o600  # output of apps is in it, whatever else may read the directory
 # The sqlite3 module gives up the interpreter's lock for each step of a statement, and getting it back can take 5 ms
 # when other threads are busy. An INSERT of many rows is one step.
 _CHUNKS = (256, 16, 1)
@@ -58,6 +62,16 @@ class Group:
     changes: Iterable[Change] = ()  # made last
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What there is."""
+
+    first: int  # offset kept; one more than ``last`` when none is
+    newest: int  # offset kept; 0 when none is
+    last: int  # offset ever given
+    count: int  # events kept
+
+
 class Deletion:
     """Events to delete: those that match ``outer`` among the oldest that match ``inner``.
 
@@ -93,6 +107,7 @@ class Store:
         self._read_lock = threading.Lock()  # guards _reader
         if self.path.exists() and not self.path.stat().st_size:
             raise DamageError("the file is empty")
+        self._keep_private()
         self._writer = self._connect(sync)
         try:
             prepare(self._writer, self.path)
@@ -105,6 +120,16 @@ class Store:
         except BaseException:
             self._writer.close()
             raise
+
+    def _keep_private(self) -> None:
+        """Makes the file where it is missing. SQLite gives its WAL the same mode."""
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))
+            for suffix in SUFFIXES:
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    self.path.with_name(self.path.name + suffix).chmod(_MODE)
+        except OSError as error:
+            raise sqlite3.OperationalError(str(error)) from error
 
     def _connect(self, sync: Sync) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -248,23 +273,17 @@ class Store:
         with self._read_lock:
             return self._reader.execute(sql, parameters).fetchall()
 
-    def extent(self) -> tuple[int, int, int]:
-        """(first offset kept, last offset ever given, number of events kept)."""
+    def extent(self) -> Extent:
         with self._read_lock:
-            first, last, known, furthest, count = self._reader.execute(
+            first, newest, known, furthest, count = self._reader.execute(
                 "SELECT (SELECT min(offset) FROM events), (SELECT max(offset) FROM events),"
                 " (SELECT value FROM counters WHERE name = 'last_offset'), (SELECT max(offset) FROM cursors),"
                 " (SELECT value FROM counters WHERE name = 'events')"
             ).fetchone()
         if known is None or count is None:
             raise DamageError("its counters are missing")
-        last = max(last or 0, known, furthest or 0)
-        return first or last + 1, last, count
-
-    def first_offset(self) -> int | None:
-        with self._read_lock:
-            row: tuple[int | None] = self._reader.execute("SELECT min(offset) FROM events").fetchone()
-            return row[0]
+        last = max(newest or 0, known, furthest or 0)
+        return Extent(first or last + 1, newest or 0, last, count)
 
     def cursors(self) -> dict[str, int]:
         with self._read_lock:

@@ -59,6 +59,13 @@ class Tail:
         """All that it has of a range."""
         return self._envelopes[self._start(after) : self._start(up_to)]
 
+    def forget(self, up_to: int) -> None:
+        """Frees memory; what is on disk is read from there."""
+        start = self._start(up_to)
+        self._bytes -= sum(event_bytes(envelope.event) for envelope in self._envelopes[:start])
+        del self._envelopes[:start]
+        self.covers_after = max(self.covers_after, up_to)
+
     def delete(self, after: int, up_to: int, *, kinds: frozenset[int] | None) -> None:
         """Forgets the events of a range, or those of some types in it, since they were deleted."""
         start, end = self._start(after), self._start(up_to)

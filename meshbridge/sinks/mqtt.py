@@ -133,6 +133,7 @@ def _kept_client_id(path: Path) -> str:
             return kept
     client_id = f"meshbridge-{uuid.uuid4().hex[:12]}"  # 23 bytes: what every 3.1.1 broker must take
     with contextlib.suppress(OSError):
+        path.touch(mode=0o600)
         path.write_text(client_id + "\n", encoding="ascii")
     return client_id
 

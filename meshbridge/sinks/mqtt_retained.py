@@ -43,8 +43,10 @@ class KnownTopics:
         self._topics.update(dict.fromkeys(new))
         if self._path is not None:
             # A disk that takes nothing costs no more than a topic that stays, should the app go while no bridge runs.
-            with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{topic}\n" for topic in new)
+            with contextlib.suppress(OSError):
+                self._path.touch(mode=0o600)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.writelines(f"{topic}\n" for topic in new)
 
     def remove(self, topic: str) -> None:
         self._too_many = self._topics.pop(topic, "") is None or self._too_many
@@ -55,6 +57,7 @@ class KnownTopics:
             return
         beside = self._path.with_name(f"{self._path.name}.new")
         with contextlib.suppress(OSError):
+            beside.touch(mode=0o600)
             beside.write_text("".join(f"{topic}\n" for topic in self._topics), encoding="utf-8")
             beside.replace(self._path)
             self._too_many = False

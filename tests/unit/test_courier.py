@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from meshbridge import telemetry
 from meshbridge.delivery import Courier
+from meshbridge.delivery import courier as courier_module
 from meshbridge.delivery.breaker import Breaker
 from meshbridge.events import Envelope
 from meshbridge.journal import Journal, JournalOptions
+from meshbridge.journal import journal as journal_module
+from meshbridge.journal.tail import Tail
 from meshbridge.options import Batch, When
 from meshbridge.options import Retry as Waits
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
@@ -90,6 +94,10 @@ def build(journal: Journal, sink: ScriptedSink) -> Iterator[Build]:
         assert courier.stop(10)
 
 
+def counted(name: str, **labels: str) -> float:
+    return telemetry.REGISTRY.get_sample_value(f"meshbridge_{name}_total", {"sink": "s", **labels}) or 0.0
+
+
 def append(journal: Journal, count: int, first: int = 1) -> None:
     journal.append([make_event(number) for number in range(first, first + count)])
 
@@ -131,6 +139,18 @@ def test_a_servers_wish_wins_over_the_back_off(journal: Journal, sink: ScriptedS
     sink.script = [Retry("slow down", after_seconds=0.0), None]
     append(journal, 1)
     build(retry=Waits(initial=1000, max=1000))
+    at_the_end(journal, 1)
+
+
+def test_a_wish_for_no_wait_at_all_makes_no_hot_loop(
+    journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "_LEAST_SECONDS", 3600.0)
+    sink.script = [Retry("slow down", after_seconds=0.0)]
+    append(journal, 1)
+    courier = build()
+    wait_for(lambda: courier.status().state is SinkState.WAITING, "the wait")
+    courier.resume()
     at_the_end(journal, 1)
 
 
@@ -200,13 +220,19 @@ def test_a_far_end_that_wants_no_more_turns_the_sink_off(journal: Journal, sink:
     assert courier.status().lag_events == 8
 
 
-def test_a_bug_in_a_sink_is_survived(journal: Journal, sink: ScriptedSink, build: Build) -> None:
-    sink.script = [ZeroDivisionError("oops"), None]
+def test_a_bug_in_a_sink_is_survived(
+    journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted each time, told once."""
+    before, told = counted("sink_failed", reason="bug"), []
+    monkeypatch.setattr(telemetry, "sink_bug", told.append)
+    sink.script = [ZeroDivisionError("oops"), ZeroDivisionError("oops"), KeyError("other"), None]
     append(journal, 2)
     courier = build()
     at_the_end(journal, 2)
     assert sink.accepted == [1, 2]
-    assert courier.status().failed == 1
+    assert courier.status().failed == counted("sink_failed", reason="bug") - before == 3
+    assert told == ["s", "s"]
 
 
 def test_what_when_leaves_out_moves_the_cursor_all_the_same(journal: Journal, sink: ScriptedSink, build: Build) -> None:
@@ -217,6 +243,79 @@ def test_what_when_leaves_out_moves_the_cursor_all_the_same(journal: Journal, si
     append(journal, 30, 5)
     at_the_end(journal, 34)
     assert sink.accepted == [2]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"sample": 0},
+        {"rate_limit": 0.0001},
+        {"when": When(exit_codes=("!0",), events=("exit",))},
+        {"when": When(owners=("ops",))},
+    ],
+)
+def test_every_rule_that_leaves_events_out_moves_the_cursor_and_counts_them(
+    journal: Journal, sink: ScriptedSink, build: Build, rule: dict[str, object]
+) -> None:
+    before = counted("events_filtered")
+    append(journal, 20)
+    journal.append([make_event(21, "EXIT", data={"exit_code": 0})])
+    build(**rule)
+    at_the_end(journal, 21)
+    wait_for(lambda: "idle" in sink.calls, "idle")
+    assert counted("events_filtered") - before == 21 - len(sink.accepted)
+    assert len(sink.accepted) == (2 if "rate_limit" in rule else 1 if "sample" in rule else 0)
+    assert journal.lag("s") == (0, 0.0)
+
+
+def test_a_sink_idles_while_much_is_left_out_and_while_a_batch_fills(
+    journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its connection would starve."""
+    monkeypatch.setattr(courier_module, "_IDLE_SECONDS", 0.0)
+    append(journal, 100)
+    build(when=When(events=("exit",)), batch=Batch(max_events=10, max_wait=3600))
+    at_the_end(journal, 100)
+    assert sink.calls.count("idle") >= 10
+    journal.append([make_event(101, "EXIT", data={"exit_code": 0})])
+    idled = sink.calls.count("idle")
+    wait_for(lambda: sink.calls.count("idle") > idled + 2, "idle")
+    assert journal.cursor("s") == 100
+    journal.append([make_event(number, "EXIT", data={"exit_code": 0}) for number in range(102, 111)])
+    at_the_end(journal, 110)
+    assert sink.offers == [list(range(101, 111))]
+
+
+def test_a_batch_that_does_not_fill_goes_out_when_its_time_is_over(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    append(journal, 3)
+    build(batch=Batch(max_events=4, max_wait=0.05))
+    at_the_end(journal, 3)
+    assert sink.offers == [[1, 2, 3]]
+
+
+def test_a_batch_whose_events_are_too_large_for_one_read_does_not_wait_for_more(
+    journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_READ_BYTES", 1)
+    append(journal, 3)
+    monkeypatch.setattr(journal, "_tail", Tail(3))  # so that they are read from the disk
+    build(batch=Batch(max_events=4, max_wait=3600))
+    wait_for(lambda: sink.accepted == [1, 2], "the two behind which there are more")
+    append(journal, 1, 4)
+    wait_for(lambda: sink.accepted == [1, 2, 3], "the third")
+
+
+def test_a_pause_and_a_stop_do_not_wait_for_a_batch_to_fill(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    append(journal, 3)
+    courier = build(batch=Batch(max_events=4, max_wait=3600))
+    wait_for(lambda: sink.calls.count("idle") > 0, "idle")
+    courier.pause()
+    wait_for(lambda: courier.status().state is SinkState.PAUSED, "the pause")
+    assert sink.offers == []
+    courier.resume()
+    assert courier.stop(5)
 
 
 def test_a_new_sink_starts_at_the_tail_unless_told_otherwise(
@@ -244,6 +343,30 @@ def test_events_too_old_are_given_up_as_dead_letters(journal: Journal, sink: Scr
     build(retry=Waits(initial=0.001, max=0.01, give_up_after=0.05))
     at_the_end(journal, 3)
     assert journal.dead_letters("s") == 3
+
+
+def test_only_what_is_too_old_is_given_up(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    old = [dataclasses.replace(make_event(number), received_at=1.0) for number in (1, 2, 3)]
+    journal.append([*old, make_event(4), make_event(5)])
+    sink.script = [Retry("no")]
+    courier = build(retry=Waits(initial=0.001, max=0.01, give_up_after=3600))
+    at_the_end(journal, 5)
+    assert sink.accepted == [4, 5]
+    assert journal.flush(10)
+    letters = journal.letters.find("s")
+    assert [(letter.envelope.event.sequence, letter.reason, letter.error) for letter in letters] == [
+        (number, "gave_up", "no") for number in (1, 2, 3)
+    ]
+    assert courier.status().dead_letters == 3
+
+
+def test_what_is_too_old_is_delivered_all_the_same_where_the_far_end_takes_it(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    journal.append([dataclasses.replace(make_event(1), received_at=1.0)])
+    build(retry=Waits(give_up_after=3600))
+    at_the_end(journal, 1)
+    assert sink.accepted == [1]
 
 
 def test_a_stop_ends_after_the_write_at_hand_and_the_rest_comes_after_the_next_start(
@@ -356,6 +479,39 @@ def test_the_breaker_is_open_between_trials_and_closed_by_one_that_comes_through
     assert not breaker.succeeded()
 
 
+def test_half_open_means_one_trial_of_the_batch_at_hand_over_a_new_connection(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    sink.script = [Retry("busy")] * 6
+    append(journal, 15)
+    courier = build(retry=Waits(initial=3600, max=3600))
+    for attempt in range(1, 6):
+        wait_for(lambda attempt=attempt: len(sink.offers) == attempt, f"attempt {attempt}")  # type: ignore[misc]
+        wait_for(lambda: courier.status().state is SinkState.WAITING, "the wait")
+        if attempt < 5:
+            assert courier.status().breaker is BreakerState.CLOSED
+            courier.resume()
+    wait_for(lambda: courier.status().breaker is BreakerState.OPEN, "the breaker")
+    wait_for(lambda: sink.calls[-1] == "close", "the connection let go")
+    states: list[BreakerState] = []
+    connect = sink.connect
+
+    def note(timeout_seconds: float) -> None:
+        states.append(courier.status().breaker)
+        connect(timeout_seconds)
+
+    sink.connect = note  # type: ignore[method-assign]
+    courier.resume()
+    wait_for(lambda: len(sink.offers) == 6, "the first trial")
+    wait_for(lambda: courier.status().breaker is BreakerState.OPEN, "the breaker, open again")
+    assert courier.status().state is SinkState.WAITING
+    courier.resume()
+    at_the_end(journal, 15)
+    assert states == [BreakerState.HALF_OPEN] * 2
+    assert sink.offers == [list(range(1, 11))] * 7 + [list(range(11, 16))]
+    assert courier.status().breaker is BreakerState.CLOSED
+
+
 def test_a_sink_that_is_down_delays_no_other(journal: Journal, sink: ScriptedSink, build: Build) -> None:
     other = ScriptedSink()
     sink.connects = [NotConnected("no route")] * 1000
@@ -445,6 +601,33 @@ def test_a_replay_can_be_cancelled_and_what_is_refused_in_it_is_counted(
     assert done.refused == 1
     assert journal.dead_letters("s") == 0
     assert not courier.cancel_replay(replay.id)
+
+
+def test_a_replay_ends_where_what_was_left_of_it_has_been_deleted(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    journal.append([dataclasses.replace(make_event(number), received_at=1.0) for number in range(1, 31)])
+    courier = build(**{"from": "end"})
+    sink.gate.clear()
+    courier.replay()
+    wait_for(lambda: courier.replays()[0].state is PassState.RUNNING, "the replay")
+    journal.prune()
+    wait_for(lambda: journal.status().events == 0, "pruning")
+    sink.gate.set()
+    done = replay_ended(courier)
+    assert (done.state, done.sent, done.looked_at, done.total) == (PassState.DONE, 10, 30, 30)
+
+
+def test_a_replay_goes_on_after_the_journal_was_mended(
+    journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(journal, 30)
+    courier = build(**{"from": "end"})
+    read, empty = journal.read, [True, True, False]
+    monkeypatch.setattr(journal, "read", lambda *a: [] if empty and empty.pop(0) else read(*a))
+    courier.replay()
+    assert replay_ended(courier).sent == 30
+    assert sink.accepted == list(range(1, 31))
 
 
 # --- dead letters ----------------------------------------------------------------------------------------------------

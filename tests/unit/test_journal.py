@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshbridge.events import Event
-from meshbridge.journal import Journal, JournalError, JournalInUseError, JournalOptions
+from meshbridge import telemetry
+from meshbridge.events import Event, EventType
+from meshbridge.journal import Journal, JournalError, JournalInUseError, JournalOptions, inspection, verify_directory
 from meshbridge.journal import journal as journal_module
 from meshbridge.journal import tail as tail_module
 from meshbridge.journal.errors import DamageError
@@ -36,6 +38,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     running = opened(tmp_path)
     yield running
     running.close()
+
+
+def dropped(sink: str, reason: str) -> float:
+    labels = {"sink": sink, "reason": reason}
+    return telemetry.REGISTRY.get_sample_value("meshbridge_events_dropped_total", labels) or 0.0
 
 
 def read_all(journal: Journal, after: int = 0, limit: int = 7) -> list[tuple[int, Event]]:
@@ -193,6 +200,26 @@ def test_an_event_is_on_the_disk_when_append_returns(tmp_path: Path, journal: Jo
     journal.append([make_event(1)])
     with sqlite3.connect(f"file:{tmp_path}/journal.db?mode=ro", uri=True) as other:
         assert other.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()}
+
+
+def test_only_its_user_may_read_a_journal(tmp_path: Path) -> None:
+    """Whatever the directory allows, also where an older version was less strict, and after a repair."""
+    opened(tmp_path).close()
+    (tmp_path / DATABASE).chmod(0o644)
+    tmp_path.chmod(0o755)
+    journal = opened(tmp_path)
+    journal.append([make_event(1)])
+    before = journal._store
+    assert modes(tmp_path) == dict.fromkeys([DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock"], 0o600)
+    journal.report_damage(DamageError("made up"))
+    wait_for(lambda: journal._store not in {None, before}, "a fresh database")
+    journal.append([make_event(2)])
+    assert set(modes(tmp_path).values()) == {0o600}
+    journal.close()
 
 
 def test_states_of_apps_are_kept_with_the_events_that_made_them(tmp_path: Path, journal: Journal) -> None:
@@ -413,6 +440,111 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.damaged-*"))
 
 
+def test_a_repair_that_was_cut_short_when_the_damaged_one_was_set_aside_is_ended_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    journal = opened(tmp_path)
+    journal.cursor("sink", from_start=True)
+    journal.append([make_event(1), make_event(2)])
+    journal.close()
+    (tmp_path / DATABASE).rename(tmp_path / f"{DATABASE}.new")
+    (tmp_path / f"{DATABASE}-wal").write_bytes(b"of the damaged one")
+    again = opened(tmp_path)
+    assert [event.sequence for _, event in read_all(again)] == [1, 2]
+    assert again.cursor("sink") == 0
+    again.close()
+    assert not (tmp_path / f"{DATABASE}.new").exists()
+
+
+# --- a look into it ------------------------------------------------------------------------------------------------
+
+
+def test_verify_counts_what_is_there_and_names_what_is_wrong(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.cursor("sink", from_start=True)
+    journal.append([make_event(number) for number in range(1, 1201)])
+    found = journal.verify()
+    assert (found.events, found.damaged, found.problems) == (1200, 0, ())
+    assert found.bytes == (tmp_path / DATABASE).stat().st_size
+    journal.close()
+    content = (tmp_path / DATABASE).read_bytes()
+    (tmp_path / DATABASE).write_bytes(content.replace(b'"line 700\\n"', b'"line 70x\\n"'))
+    found = verify_directory(tmp_path)
+    assert (found.events, found.damaged) == (1200, 1)
+    assert found.problems == ("the event at offset 700 is not the one that was written: its checksum differs",)
+    assert not set_aside(tmp_path)  # a look changes nothing
+    again = opened(tmp_path)
+    assert again.verify().damaged == 1
+    wait_for(lambda: again.status().events == 1199, "the repair that verify asks for")
+    assert len(set_aside(tmp_path)) == 1
+    again.close()
+
+
+@pytest.mark.parametrize("damage", UNREADABLE)
+def test_verify_says_so_of_a_file_that_is_no_journal(tmp_path: Path, damage: str) -> None:
+    opened(tmp_path).close()
+    UNREADABLE[damage](tmp_path / DATABASE)
+    assert verify_directory(tmp_path).problems
+
+
+def test_verify_directory_leaves_alone_what_is_missing_or_in_use(tmp_path: Path, journal: Journal) -> None:
+    with pytest.raises(JournalInUseError, match="is in use by process"):
+        verify_directory(tmp_path)
+    with pytest.raises(JournalError, match="there is no journal in"):
+        verify_directory(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+    journal.append([make_event(1)])
+
+
+def test_a_database_that_cannot_be_read_now_is_not_taken_for_damaged(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def busy(_path: Path) -> Iterator[sqlite3.Connection]:
+        raise sqlite3.OperationalError("database is locked")
+        yield
+
+    journal.append([make_event(1)])
+    monkeypatch.setattr(inspection, "_connected", busy)
+    with pytest.raises(JournalError, match="cannot be read: database is locked"):
+        journal.verify()
+    with pytest.raises(JournalError, match="cannot be read: database is locked"):
+        journal.find("node-a/1/1")
+    assert not set_aside(tmp_path)
+
+
+def test_an_event_is_found_by_its_id(journal: Journal) -> None:
+    live = make_event(7)
+    gap = Event("node-a", "1", None, EventType.GAP, "@daemon", 2.5, b"{}", key="1/gap/3-4")
+    state = Event("node-a", "1", None, live.type, "web", 2.5, b"{}", reconciled=True, key="r/web/start/17.2")
+    journal.append([live, gap, state])
+    for event in (live, gap, state):
+        found = journal.find(event.id)
+        assert found is not None
+        assert found.event == event
+    for unknown in ("node-a/1/8", "node-b/1/7", "node-a/7", "node-a", "", "/", "node-a/1/seven", "node-a/1/gap/3"):
+        assert journal.find(unknown) is None
+
+
+def test_stats_tell_a_person_what_is_there_and_how_far_each_sink_is(tmp_path: Path, journal: Journal) -> None:
+    assert journal.stats()["oldest_received_at"] is None
+    journal.cursor("ahead", from_start=True)
+    journal.cursor("behind", from_start=True)
+    events = [make_event(number) for number in range(1, 11)]
+    journal.append(events)
+    journal.commit("ahead", 10)
+    journal.commit("behind", 4)
+    journal.add_dead_letter("behind", journal.read(0, 1)[0], "refused", "no")
+    assert journal.flush(10)
+    stats = journal.stats()
+    assert (stats["path"], stats["events"], stats["first_offset"], stats["last_offset"]) == (str(tmp_path), 10, 1, 10)
+    assert stats["oldest_received_at"] == events[0].received_at
+    assert stats["max_age_seconds"] == 7 * 86400
+    assert stats["bytes"] > 0
+    assert stats["sinks"]["ahead"] == {"offset": 10, "lag_events": 0, "lag_seconds": 0.0, "dead_letters": 0}
+    assert (stats["sinks"]["behind"]["lag_events"], stats["sinks"]["behind"]["dead_letters"]) == (6, 1)
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +586,53 @@ def test_memory_forgets_first_what_every_sink_has_had(journal: Journal, monkeypa
         wait_for(lambda number=number: journal.extent[1] == number, "the event in memory")  # type: ignore[misc]
         journal.commit("sink", number)
     assert journal._held_bytes < 11_000
+
+
+def test_what_every_sink_has_had_can_still_be_read_where_the_disk_has_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a replay, say: memory that was freed is not the end of what is kept."""
+    journal.cursor("sink", from_start=True)
+    journal.append([make_event(number) for number in range(1, 6)])
+    monkeypatch.setattr(journal_module, "_HELD_STDOUT_BYTES", 0)
+    monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
+    for number in range(6, 9):
+        journal.submit([make_event(number, "EXIT", data={"exit_code": 1})])
+        wait_for(lambda number=number: journal.extent[1] == number, "the event in memory")  # type: ignore[misc]
+        journal.commit("sink", number)
+    assert [offset for offset, _ in read_all(journal)] == [1, 2, 3, 4, 5, 8]
+    assert not journal.wait(8, 0)
+
+
+def test_what_a_stop_takes_with_it_since_the_disk_is_full_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path)
+    for name, offset in (("slow", 0), ("quick", 2)):
+        journal.cursor(name, from_start=True)
+        journal.append([make_event(1), make_event(2)] if name == "slow" else [])
+        journal.commit(name, offset)
+    assert journal.flush(10)
+    before = {name: dropped(name, "not_written") for name in ("slow", "quick")}
+    monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
+    journal.submit([make_event(number) for number in range(3, 8)])
+    wait_for(lambda: journal.extent[1] == 7, "the events in memory")
+    journal.commit("quick", 6)
+    journal.close()
+    assert dropped("slow", "not_written") - before["slow"] == 5
+    assert dropped("quick", "not_written") - before["quick"] == 1
+
+
+def test_the_log_has_a_line_now_and_then_while_events_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    drops = telemetry._Drops()
+    told = []
+    for second in range(25):
+        now = 1000.0 + second
+        told.append(drops.add("sink", "size", 10))
+    assert {second: count for second, count in enumerate(told) if count} == {0: 10, 10: 100, 20: 100}
+    assert drops.add("other", "size", 3) == 3
 
 
 def test_held_events_are_bounded_and_stdout_is_dropped_first(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,6 +683,44 @@ def test_above_its_size_the_delivered_go_first_then_stdout_then_the_oldest(tmp_p
     assert all(number > 20 for number in kept if number is not None)
     assert [number for number in kept if number and number % 2 == 0] == list(range(22, 201, 2))
     assert journal.status().events == len(kept)
+    journal.close()
+
+
+def test_nobody_waits_for_events_that_are_deleted(tmp_path: Path) -> None:
+    """A sink that was away for too long has nothing to read, and must not ask again and again."""
+    journal = opened(tmp_path, max_age=60)
+    journal.cursor("away", from_start=True)
+    journal.append([dataclasses.replace(make_event(number), received_at=1.0) for number in range(1, 4)])
+    assert journal.wait(0, 0)
+    before = dropped("away", "age")
+    journal.prune()
+    wait_for(lambda: journal.status().events == 0, "pruning")
+    assert not journal.wait(0, 0)
+    assert journal.lag("away") == (0, 0.0)
+    assert dropped("away", "age") - before == 3
+    journal.close()
+    again = opened(tmp_path, max_age=60)
+    assert not again.wait(again.cursor("away"), 0)
+    again.append([make_event(4)])
+    assert again.wait(again.cursor("away"), 0)
+    assert again.lag("away")[0] == 1
+    again.close()
+
+
+def test_nobody_waits_for_output_that_is_deleted_behind_older_events(tmp_path: Path) -> None:
+    journal = opened(tmp_path, max_bytes=2**20)
+    journal.cursor("slow", from_start=True)
+    journal.append([make_event(1, "EXIT", data={"exit_code": 1})])
+    data = {"finished": False, "output": "x" * 1_100_000, "position": 0}
+    journal.append([make_event(2, data=data)])
+    assert journal.flush(10)
+    journal.prune()
+    wait_for(lambda: journal.status().events == 1, "pruning")
+    assert [event.sequence for _, event in read_all(journal)] == [1]
+    assert not journal.wait(1, 0)
+    journal.commit("slow", 1)
+    assert journal.lag("slow") == (0, 0.0)
+    assert journal.append([make_event(3)]) == 3
     journal.close()
 
 
