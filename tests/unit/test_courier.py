@@ -224,7 +224,8 @@ def test_a_bug_in_a_sink_is_survived(
     journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted each time, told once."""
-    before, told = counted("sink_failed", reason="bug"), []
+    before = counted("sink_failed", reason="bug")
+    told: list[str] = []
     monkeypatch.setattr(telemetry, "sink_bug", told.append)
     sink.script = [ZeroDivisionError("oops"), ZeroDivisionError("oops"), KeyError("other"), None]
     append(journal, 2)

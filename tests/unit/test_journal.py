@@ -499,10 +499,8 @@ def test_verify_directory_leaves_alone_what_is_missing_or_in_use(tmp_path: Path,
 def test_a_database_that_cannot_be_read_now_is_not_taken_for_damaged(
     tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextlib.contextmanager
-    def busy(_path: Path) -> Iterator[sqlite3.Connection]:
+    def busy(_path: Path) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         raise sqlite3.OperationalError("database is locked")
-        yield
 
     journal.append([make_event(1)])
     monkeypatch.setattr(inspection, "_connected", busy)
