@@ -8,10 +8,11 @@ journal it is asked over its control socket, since it holds the journal and the 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from meshbridge.checks.far_ends import check_sink
 from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_listeners
@@ -19,7 +20,7 @@ from meshbridge.config import Settings
 from meshbridge.link import try_daemon
 from meshbridge.status import Grade, Verdict
 
-__all__ = ["check_all", "check_file", "worst"]
+__all__ = ["check_all", "check_file", "report", "worst"]
 
 _AT_ONCE = 16  # parts; each takes seconds where somebody is silent
 
@@ -42,3 +43,18 @@ def worst(verdicts: Iterable[Verdict]) -> Grade:
     """The grade of all of them together."""
     grades = {verdict.grade for verdict in verdicts}
     return next((grade for grade in (Grade.FAILED, Grade.WARNING) if grade in grades), Grade.OK)
+
+
+def report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """All of them as JSON: ``{"verdict": "ok" | "warning" | "failed", "checks": [{"subject", "aspect", …}]}``."""
+    checks = [
+        {
+            "subject": verdict.subject,
+            "aspect": verdict.aspect,
+            "verdict": verdict.grade.value,
+            "text": verdict.text,
+            "remedy": verdict.remedy,
+        }
+        for verdict in verdicts
+    ]
+    return {"verdict": worst(verdicts).value, "checks": checks}

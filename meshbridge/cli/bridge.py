@@ -1,8 +1,11 @@
 """The bridge itself: run it, ask it how it is."""
 
+import contextlib
 import json
 import os
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +13,10 @@ import meshbridge
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
 from meshbridge.cli.running import speaking
+
+if TYPE_CHECKING:
+    from meshbridge.config import Settings
+    from meshbridge.service import Service
 
 __all__ = ["healthcheck", "reload", "run", "version"]
 
@@ -24,12 +31,41 @@ def run(config: ConfigOption = None) -> None:
     from meshbridge.service import Service
 
     telemetry.configure_logging(settings.log.level, settings.log.format)
+    service = Service(settings, lambda: load(config, os.environ))
     try:
-        Service(settings, lambda: load(config, os.environ)).run()
+        with _answering_tasks(service, settings, config):
+            service.run()
     except (JournalError, PartsError) as error:
         fail(str(error), WRONG_USAGE)
     except OSError as error:
         fail(str(error))
+
+
+@contextlib.contextmanager
+def _answering_tasks(service: "Service", settings: "Settings", config: Path | None) -> Iterator[None]:
+    """Where App Mesh runs this bridge: answers what it is asked."""
+    from meshbridge import telemetry
+    from meshbridge.worker import Worker, is_managed, new_server
+
+    if not is_managed(os.environ):
+        yield
+        return
+    server = new_server(settings.daemons)
+    if server is None:
+        telemetry.log.warning("App Mesh runs this bridge, but none of `daemons` is on loopback: tasks are not answered")
+        yield
+        return
+    from meshbridge.admin.bridge import show
+    from meshbridge.checks import check_all, report
+    from meshbridge.config import load
+
+    answers = {
+        "status": lambda: show(service.bridge),
+        "check": lambda: report(list(check_all(load(config, os.environ), config))),
+        "reload": service.reload,
+    }
+    with Worker(server, answers):
+        yield
 
 
 def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:

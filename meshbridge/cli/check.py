@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,7 +35,7 @@ def check(
     except ConfigError as error:
         _explain(error.problems, as_json=as_json)
         raise typer.Exit(WRONG_USAGE) from None
-    from meshbridge.checks import check_all, check_file, worst
+    from meshbridge.checks import check_all, check_file, report
 
     telemetry.configure_logging("critical")  # the verdicts say it all
     verdicts = []
@@ -43,10 +43,10 @@ def check(
         verdicts.append(verdict)
         if not as_json:
             _show(verdict)
-    grade = worst(verdicts)
+    found = report(verdicts)
     if as_json:
-        _print_json(grade.value, [_fields(verdict) for verdict in verdicts])
-    raise typer.Exit(0 if grade.value != "failed" else FAILED)
+        print(json.dumps(found, indent=2))
+    raise typer.Exit(0 if found["verdict"] != "failed" else FAILED)
 
 
 def _show(verdict: "Verdict") -> None:
@@ -55,24 +55,11 @@ def _show(verdict: "Verdict") -> None:
         print(f"     -> {verdict.remedy}", flush=True)
 
 
-def _fields(verdict: "Verdict") -> dict[str, Any]:
-    return {
-        "subject": verdict.subject,
-        "aspect": verdict.aspect,
-        "verdict": verdict.grade.value,
-        "text": verdict.text,
-        "remedy": verdict.remedy,
-    }
-
-
 def _explain(problems: list[str], *, as_json: bool) -> None:
     if not as_json:
         for problem in problems:
             complain(problem)
         return
-    found = {"subject": "configuration", "aspect": "file", "verdict": "failed"}
-    _print_json("failed", [found | {"text": problem, "remedy": None} for problem in problems])
-
-
-def _print_json(verdict: str, found: list[dict[str, Any]]) -> None:
-    print(json.dumps({"verdict": verdict, "checks": found}, indent=2))
+    found = {"subject": "configuration", "aspect": "file", "verdict": "failed", "remedy": None}
+    checks = [found | {"text": problem} for problem in problems]
+    print(json.dumps({"verdict": "failed", "checks": checks}, indent=2))

@@ -12,12 +12,12 @@ import shutil
 import signal
 import sys
 
-MARK = "MESHBRIDGE_EMULATOR"
+MARK = "EMULATED_APP_MESH"
 ROUNDS = 50  # a process may fork while the list is read; each round kills what the one before missed
 
 
 def marked_processes(mark: str) -> list[int]:
-    """Processes of this user whose environment has ``MESHBRIDGE_EMULATOR=<mark>``."""
+    """Processes of this user whose environment has ``EMULATED_APP_MESH=<mark>``."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in os.listdir("/proc"):  # noqa: PTH208 pathlib would be most of this process's start-up
