@@ -13,7 +13,7 @@ import typer
 from meshbridge.cli.options import ConfigOption, JsonOption, moment
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
 from meshbridge.cli.running import speaking, speaking_of_journal
-from meshbridge.cli.tables import age, aligned
+from meshbridge.cli.tables import age, print_table
 from meshbridge.wording import printable
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def sinks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         )
         for one in found
     ]
-    print("\n".join(aligned(("SINK", "STATE", "DELIVERED", "WAITING", "FOR", "DEAD", "LAST ERROR"), rows)))
+    print_table(("SINK", "STATE", "DELIVERED", "WAITING", "FOR", "DEAD", "LAST ERROR"), rows)
 
 
 def pause(sink: Annotated[str, typer.Argument(help="Name of the sink.")], config: ConfigOption = None) -> None:
@@ -171,7 +171,7 @@ def letters(sink: SinkOption = None, as_json: JsonOption = False, config: Config
             )
             for one in found
         ]
-        print("\n".join(aligned(("ID", "SINK", "REFUSED", "EVENT", "TYPE", "APP", "REASON", "ANSWER"), rows)))
+        print_table(("ID", "SINK", "REFUSED", "EVENT", "TYPE", "APP", "REASON", "ANSWER"), rows)
 
 
 def _letters(client: "Client", sink: str | None) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import typer
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
 from meshbridge.cli.running import speaking, speaking_of_journal
-from meshbridge.cli.tables import age, aligned, size
+from meshbridge.cli.tables import age, print_table, size
 from meshbridge.wording import printable
 
 __all__ = ["explain", "stats", "verify"]
@@ -42,7 +42,7 @@ def stats(as_json: JsonOption = False, config: ConfigOption = None) -> None:
             (name, str(one["offset"]), str(one["lag_events"]), str(one["dead_letters"]))
             for name, one in found["sinks"].items()
         ]
-        print("\n".join(aligned(("SINK", "OFFSET", "WAITING", "DEAD"), rows)))
+        print_table(("SINK", "OFFSET", "WAITING", "DEAD"), rows)
 
 
 def verify(as_json: JsonOption = False, config: ConfigOption = None) -> None:

@@ -1,24 +1,63 @@
 """Columns of text, and figures as a person reads them."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-__all__ = ["age", "aligned", "size"]
+from meshbridge.wording import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["age", "aligned", "in_colour", "print_table", "size"]
 
 _KIB = 1024
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, the header first; what is a figure stands to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    right = [all(not row[place] or row[place][0].isdigit() for row in rows) for place in range(len(header))]
-    return ["  ".join(_cells(row, widths, right)).rstrip() for row in (header, *rows)]
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """A line for each row; on a terminal, a cell that is a key of ``styles`` in that style, as rich calls it."""
+    if not sys.stdout.isatty():
+        for line in aligned(header, rows):
+            print("  ".join(line).rstrip())
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for text in in_colour(header, rows, styles):
+        console.print(text, soft_wrap=True)
 
 
-def _cells(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+def in_colour(header: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str]) -> Iterator["Text"]:
+    """The lines of a table, in bold and colours."""
+    from rich.text import Text
+
+    first, *others = aligned(header, rows)
+    yield Text("  ".join(first), style="bold")
+    for line in others:
+        text = Text()
+        for cell in line:
+            text.append(cell, style=styles.get(cell.strip(), "")).append("  ")
+        yield text
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells of each row, the header first, as wide as their column; what is a figure stands to the right."""
+    shown = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    right = [
+        any(cell[:1].isdigit() for cell in column) and all(cell[:1].isdigit() or cell in {"", "-"} for cell in column)
+        for column in ([row[place] for row in shown[1:]] for place in range(len(header)))
+    ]
     return [
-        text.rjust(width) if to_right else text.ljust(width)
-        for text, width, to_right in zip(row, widths, right, strict=True)
+        [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        for row in shown
     ]
 
 
