@@ -7,7 +7,21 @@ holds the options that many commands have.
 
 import typer
 
-from meshbridge.cli import bridge, check, completion, configuration, delivery, emulation, journal, token
+from meshbridge.cli import (
+    apps,
+    bridge,
+    check,
+    completion,
+    configuration,
+    delivery,
+    emulation,
+    execute,
+    journal,
+    logs,
+    output,
+    token,
+    top,
+)
 
 __all__ = ["app", "main"]
 
@@ -22,6 +36,14 @@ app = typer.Typer(
 app.command()(bridge.run)
 app.command()(bridge.reload)
 app.command()(check.check)
+app.command()(apps.apps)
+app.command()(apps.app)
+app.command()(logs.logs)
+# What follows the command's own first word are the words of the command to run.
+app.command("exec", context_settings={"allow_interspersed_args": False})(execute.execute)
+app.command()(apps.enable)
+app.command()(apps.disable)
+app.command()(top.top)
 app.command()(journal.explain)
 app.command()(delivery.replay)
 app.command()(emulation.demo)
@@ -60,4 +82,5 @@ token_app.command()(token.new)
 def main() -> None:
     """Entry point of the console script."""
     completion.answer_completion()
-    app()
+    with output.brought_out():
+        app()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["healthcheck", "reload", "run", "version"]
 
 
-def run(config: ConfigOption = None) -> None:
+def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, config: ConfigOption = None) -> None:
     """Run the bridge until SIGTERM or SIGINT; SIGHUP makes it read its settings again."""
+    if words:
+        given = shlex.join(words)
+        fail(
+            f"run takes no words, it is the bridge itself: did you mean `meshbridge run --config {given}`, or "
+            f"`meshbridge exec {given}` for a command at a daemon?",
+            WRONG_USAGE,
+        )
     settings = load_settings(config)
     from meshbridge import telemetry
     from meshbridge.config import load

@@ -4,14 +4,13 @@ import contextlib
 import difflib
 import os
 import pwd
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
-
-import typer
 
 from meshbridge.cli.options import load_settings
 from meshbridge.cli.output import WRONG_USAGE, complain, fail
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
     from meshbridge.admin.client import Client
 
 __all__ = [
-    "AppArgument",
-    "DaemonOption",
+    "Patience",
     "Place",
     "app_path",
     "chosen_daemons",
+    "daemon_path",
+    "journal_directory",
     "locate",
     "of_each",
     "speaking",
@@ -35,11 +35,8 @@ _DEFAULT_JOURNAL = "/var/lib/meshbridge"
 _AT_ONCE = 8
 _MOST_NAMES = 10
 _NOT_FOUND = 404
-
-DaemonOption = Annotated[
-    str | None, typer.Option("--daemon", "-d", help="Name of the daemon; without it, whichever has the app, or all.")
-]
-AppArgument = Annotated[str, typer.Argument(help="Name of the app.", show_default=False)]
+_PASSING = frozenset({502, 503, 504})  # the daemon is away, or the bridge has too much to do
+_LOOK_SECONDS = 0.5  # for who is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,10 @@ def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Cl
     """A client of the running bridge. Whatever goes wrong in the block ends the command, in words."""
     from meshbridge.admin.client import Client, NotRunningError, RefusedError
 
-    directory = _journal_directory(config)
+    try:
+        directory = journal_directory(config)
+    except (OSError, ValueError) as error:
+        fail(f"cannot read the configuration: {error}", WRONG_USAGE)
     try:
         yield Client(directory, timeout_seconds)
     except NotRunningError:
@@ -102,13 +102,16 @@ def _closed_journal(config: Path | None) -> Iterator[None]:
         fail(str(error))
 
 
-def _journal_directory(config: Path | None) -> Path:
+def journal_directory(config: Path | None) -> Path:
+    """Where the bridge of this configuration keeps its journal, and its control socket.
+
+    Raises:
+        OSError, ValueError: the file can't be read.
+
+    """
     from meshbridge.glance import part_of
 
-    try:
-        return Path(part_of(config, os.environ, "journal", ("path",)).get("path") or _DEFAULT_JOURNAL)
-    except (OSError, ValueError) as error:
-        fail(f"cannot read the configuration: {error}", WRONG_USAGE)
+    return Path(part_of(config, os.environ, "journal", ("path",)).get("path") or _DEFAULT_JOURNAL)
 
 
 def _owner(directory: Path) -> str:
@@ -119,9 +122,61 @@ def _owner(directory: Path) -> str:
         return "the bridge's user"
 
 
+class Patience:
+    """For commands that go on for ever: once they have begun, who is gone is waited for.
+
+    ``say`` is told when the wait begins, and when it is over.
+    """
+
+    def __init__(self, say: Callable[[str], None] = complain) -> None:
+        self._say = say
+        self._begun = False
+        self._waits = False
+
+    def fine(self) -> None:
+        """It works."""
+        if self._waits:
+            self._say("it goes on")
+        self._begun, self._waits = True, False
+
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[None]:
+        """What the block needs is there, or the next attempt is due when it ends.
+
+        Raises:
+            NotRunningError, RefusedError, OSError: it never worked, or waiting would not help.
+
+        """
+        from meshbridge.admin.client import NotRunningError, RefusedError
+
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # of standard output
+        except (NotRunningError, OSError) as error:
+            self._wait("the bridge is gone", error)
+        except RefusedError as error:
+            if error.status not in _PASSING:
+                raise
+            self._wait(str(error), error)
+
+    def _wait(self, why: str, error: Exception) -> None:
+        if not self._begun:
+            raise error
+        if not self._waits:
+            self._say(f"{why}: waiting for it")
+        self._waits = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def daemon_path(daemon: str, rest: str = "") -> str:
+    """The path of a daemon in the API."""
+    return f"/api/v1/daemons/{quote(daemon, safe='')}{rest}"
+
+
 def app_path(daemon: str, app: str, rest: str = "") -> str:
     """The path of an app in the API."""
-    return f"/api/v1/daemons/{quote(daemon, safe='')}/apps/{quote(app, safe='')}{rest}"
+    return daemon_path(daemon, f"/apps/{quote(app, safe='')}{rest}")
 
 
 def chosen_daemons(client: "Client", daemon: str | None) -> list[str]:
@@ -140,7 +195,7 @@ def of_each(client: "Client", daemons: Sequence[str], path: str) -> Iterator[tup
 
     def ask(daemon: str) -> Any:
         try:
-            return client.get(f"/api/v1/daemons/{quote(daemon, safe='')}{path}")
+            return client.get(daemon_path(daemon, path))
         except RefusedError as refused:
             return refused
 

@@ -1,17 +1,15 @@
 """Completion, as real shells do it."""
 
-import contextlib
 import os
-import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from meshbridge.cli.completion import Shell, script
-from tests.support import meshbridge_command, program, thread, wait_for
+from tests.integration.terminal import Terminal, terminal
+from tests.support import meshbridge_command, program
 
 
 @pytest.fixture
@@ -31,53 +29,6 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "TERM": "dumb",
         "LC_ALL": "C.UTF-8",
     }
-
-
-class Terminal:
-    """An interactive shell that one types to."""
-
-    def __init__(self, command: list[str], directory: Path, environ: dict[str, str]) -> None:
-        self._master, slave = pty.openpty()
-        self._shell = subprocess.Popen(
-            command, cwd=directory, env=environ, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
-        os.close(slave)
-        self._screen = b""
-
-    def read(self) -> None:
-        """Takes what comes until the shell has ended."""
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
-            while more := os.read(self._master, 4096):
-                self._screen += more
-
-    def type(self, keys: str) -> None:
-        self._screen = b""
-        os.write(self._master, keys.encode())
-
-    def wait_to_see(self, text: str) -> None:
-        wait_for(lambda: text in self._screen.decode(errors="replace"), f"{text!r} on {self._screen!r}")
-
-    def close(self) -> None:
-        self._shell.kill()
-        self._shell.wait()
-
-    def free(self) -> None:
-        os.close(self._master)
-
-
-@contextlib.contextmanager
-def terminal(command: list[str], directory: Path, environ: dict[str, str], setup: str) -> Iterator[Terminal]:
-    shell = Terminal(command, directory, environ)
-    try:
-        with thread(shell.read, "terminal"):
-            try:
-                shell.type(f"{setup}; echo set''up\n")
-                shell.wait_to_see("setup\r\n")
-                yield shell
-            finally:
-                shell.close()
-    finally:
-        shell.free()
 
 
 KILL_LINE = "\x15"

@@ -1,0 +1,76 @@
+"""The words that name daemons and apps. A shell completes them with what the running bridge knows."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from meshbridge.cli.running import journal_directory, of_each
+
+if TYPE_CHECKING:
+    from meshbridge.admin.client import Client
+
+__all__ = ["EVENTS", "AppArgument", "AppsArgument", "DaemonOption", "PatternsArgument", "app_patterns", "one_of"]
+
+EVENTS = ("start", "exit", "stdout", "health", "status", "removed", "gap")
+_COMPLETION_SECONDS = 2.0  # a person waits for it at the Tab key
+
+
+def one_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Completes one of ``words``."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def _daemons(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _known(ctx, incomplete, _names_of_daemons)
+
+
+def app_patterns(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Completes the name of an app that is not among the words yet."""
+    given = {name for key in ("names", "patterns", "app") for name in ctx.params.get(key) or ()}
+
+    def names(client: "Client") -> Iterator[str]:
+        daemon = ctx.params.get("daemon")
+        daemons = [daemon] if daemon else _names_of_daemons(client)
+        for _, apps in of_each(client, daemons, "/apps"):
+            if isinstance(apps, list):
+                yield from (app["name"] for app in apps if app["name"] not in given)
+
+    return _known(ctx, incomplete, names)
+
+
+def _names_of_daemons(client: "Client") -> list[str]:
+    return [link["name"] for link in client.get("/api/v1/daemons")]
+
+
+def _known(ctx: typer.Context, incomplete: str, ask: Any) -> list[str]:
+    """Nothing where nobody runs, or is slow: a shell that completes must not complain."""
+    from meshbridge.admin.client import Client, NotRunningError, RefusedError
+
+    config = ctx.params.get("config") or os.environ.get("MESHBRIDGE_CONFIG")
+    try:
+        client = Client(journal_directory(Path(config) if config else None), _COMPLETION_SECONDS)
+        return sorted({name for name in ask(client) if name.startswith(incomplete)})
+    except (NotRunningError, RefusedError, OSError, ValueError):
+        return []
+
+
+DaemonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--daemon",
+        "-d",
+        help="Name of the daemon; without it, whichever has the app, or all.",
+        autocompletion=_daemons,
+    ),
+]
+AppArgument = Annotated[str, typer.Argument(help="Name of the app.", show_default=False, autocompletion=app_patterns)]
+AppsArgument = Annotated[
+    list[str], typer.Argument(help="Names of the apps.", show_default=False, autocompletion=app_patterns)
+]
+PatternsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names of apps, or shell patterns such as 'web-*'; default: all.", autocompletion=app_patterns),
+]
