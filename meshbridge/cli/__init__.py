@@ -19,6 +19,7 @@ from meshbridge.cli import (
     journal,
     logs,
     output,
+    tail,
     token,
     top,
 )
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(bridge.run)
 app.command()(bridge.reload)
 app.command()(check.check)
+app.command()(tail.tail)
 app.command()(apps.apps)
 app.command()(apps.app)
 app.command()(logs.logs)

@@ -403,7 +403,7 @@ def test_a_full_disk(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["apps"], ["app", "x"], ["logs", "x"], ["exec", "x"], ["enable", "x"], ["top"]],
+    [["apps"], ["app", "x"], ["logs", "x"], ["exec", "x"], ["enable", "x"], ["top"], ["tail"]],
 )
 def test_no_bridge_runs(tmp_path: Path, command: list[str]) -> None:
     environ = {**os.environ, "MESHBRIDGE_JOURNAL__PATH": str(tmp_path / "none")}
