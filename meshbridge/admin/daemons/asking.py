@@ -29,7 +29,7 @@ _AT_ONCE = 8  # requests to one daemon under way together: a silent one takes no
 _WAITING_AT_ONCE = 16  # of those that wait for a process beside them
 _STREAMS_AT_ONCE = 32  # files and runs that are followed
 _SECONDS = 30.0
-_MOST_SECONDS = 300.0
+_LEAST_SECONDS, _MOST_SECONDS = 0.1, 300.0
 
 DaemonName = Annotated[str, Path(max_length=255, description="a daemon of the configuration", examples=["node-a"])]
 _Node = Annotated[
@@ -46,7 +46,7 @@ _Timeout = Annotated[
     float,
     Query(
         alias="timeout",
-        gt=0,
+        ge=_LEAST_SECONDS,
         le=_MOST_SECONDS,
         description="seconds to wait for the answer of a daemon that is connected, beyond what it is told to wait",
     ),

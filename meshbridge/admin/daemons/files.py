@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from meshbridge import telemetry
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.models import sdk
-from meshbridge.admin.daemons.refusals import answers
+from meshbridge.admin.daemons.refusals import answers, answers_of
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import STALLED_SECONDS, BrokenOffError, Streamed
@@ -43,6 +43,7 @@ _CONTENT = {
     "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}},
     "headers": {name: {"schema": {"type": "string"}} for name in (_MODE, _OWNER, _GROUP)},
 }
+_UPLOADS = answers_of(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED)
 _BODY = {"requestBody": {"required": True, "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
@@ -79,7 +80,7 @@ async def download(ask: Ask, path: _Path) -> Response:
         return Streamed(_content(ask, path, opened), held.pop_all(), headers=headers, media_type=_BINARY)
 
 
-@router.put("", status_code=HTTPStatus.CREATED, openapi_extra=sdk("upload_file") | _BODY)
+@router.put("", status_code=HTTPStatus.CREATED, responses=_UPLOADS, openapi_extra=sdk("upload_file") | _BODY)
 async def upload(ask: Ask, request: Request, path: _Path, attributes: Annotated[Attributes, Query()]) -> Placed:
     """Put a file on the daemon's host, where there is none of that name. Content-Length is needed."""
     size = _length(request)

@@ -8,13 +8,20 @@ from fastapi import APIRouter
 
 from meshbridge.admin.bridge import TheBridge
 from meshbridge.admin.daemons.asking import DaemonName
+from meshbridge.admin.daemons.refusals import answers_of
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
 from meshbridge.status import LinkStatus
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/api/v1/daemons", tags=["daemons"], dependencies=[needs(Scope.READ)])
+router = APIRouter(
+    prefix="/api/v1/daemons",
+    tags=["daemons"],
+    dependencies=[needs(Scope.READ)],
+    responses=answers_of(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+)
+_ONE = answers_of(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 @router.get("")
@@ -23,7 +30,7 @@ def daemons(bridge: TheBridge) -> list[dict[str, Any]]:
     return [_shown(link) for link in bridge.links()]
 
 
-@router.get("/{daemon}")
+@router.get("/{daemon}", responses=_ONE)
 def daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
     """One daemon, and how its link is."""
     links = {link.daemon: link for link in bridge.links()}

@@ -14,11 +14,12 @@ from meshbridge.appmesh import (
     AppMeshTimeoutError,
 )
 
-__all__ = ["answers", "not_kept", "problem_of"]
+__all__ = ["answers", "answers_of", "not_kept", "problem_of"]
 
 _PERMISSION = re.compile(r"lacks required permission '([^']+)'")
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
+_OF_THE_DAEMON = frozenset({400, 403, 404, 409, 412, 422})  # its statuses that mean to our callers what they mean to us
 _BY_TYPE: tuple[tuple[type[AppMeshError], HTTPStatus, str], ...] = (
     (AppMeshTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "daemon-timeout"),
     (AppMeshConnectionError, HTTPStatus.BAD_GATEWAY, "daemon-unreachable"),
@@ -37,7 +38,8 @@ def problem_of(daemon: str, error: AppMeshError) -> Problem:
     406 'file not found'                   404
     417 without a word                     404, said in words
     403 'file already exist'               409
-    other 4xx                              the same, in the daemon's words
+    400, 403, 404, 409, 412, 422           the same, in the daemon's words
+    other 4xx                              400, in the daemon's words
     does not know the operation            404
     5xx, an answer that can't be read      502
     no connection; no answer in time       502; 504
@@ -86,7 +88,7 @@ def _meant(status: int, said: str) -> HTTPStatus:
         return HTTPStatus.NOT_FOUND
     if status == HTTPStatus.FORBIDDEN and said.startswith("file already exist"):
         return HTTPStatus.CONFLICT
-    return HTTPStatus(status) if status in HTTPStatus._value2member_map_ else HTTPStatus.BAD_REQUEST
+    return HTTPStatus(status) if status in _OF_THE_DAEMON else HTTPStatus.BAD_REQUEST
 
 
 _PROBLEM = {
@@ -104,19 +106,24 @@ _WHEN = {
     HTTPStatus.UNAUTHORIZED: "no token, or one that is not known here",
     HTTPStatus.FORBIDDEN: "the token lacks the scope, or the user of this bridge a permission at the daemon",
     HTTPStatus.NOT_FOUND: "no such daemon here, no such thing at the daemon, or an operation that it does not offer",
+    HTTPStatus.REQUEST_TIMEOUT: "the body did not come to its end",
     HTTPStatus.CONFLICT: "there is one already",
+    HTTPStatus.LENGTH_REQUIRED: "the body has no Content-Length",
     HTTPStatus.PRECONDITION_FAILED: "the daemon does not take the request as things are",
     HTTPStatus.UNPROCESSABLE_ENTITY: "the request says something that makes no sense",
     HTTPStatus.BAD_GATEWAY: "the daemon cannot be reached, failed, or does not let this bridge in",
     HTTPStatus.SERVICE_UNAVAILABLE: "too many requests to this daemon are under way",
     HTTPStatus.GATEWAY_TIMEOUT: "the daemon does not answer in time",
 }
+_OF_UPLOADS = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED})
 
 
-def answers(*, ok: dict[str, Any] | None = None, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """Every answer of an operation, for the description of the API; ``ok`` describes the good one."""
+def answers_of(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """Those refusals of an operation, for the description of the API."""
     content = {"application/problem+json": {"schema": _PROBLEM}}
-    found: dict[int | str, dict[str, Any]] = {
-        int(answer): {"description": when, "content": content} for answer, when in _WHEN.items()
-    }
-    return found if ok is None else {status: ok, **found}
+    return {int(status): {"description": _WHEN[status], "content": content} for status in statuses}
+
+
+def answers() -> dict[int | str, dict[str, Any]]:
+    """Every refusal that any operation at a daemon may end in."""
+    return answers_of(*(_WHEN.keys() - _OF_UPLOADS))
