@@ -77,6 +77,24 @@ def explain_tls_error(error: OSError, address: tuple[str, int]) -> str:
     return f"cannot connect to {host}:{port}: {error.strerror or error}"
 
 
+def _connected(address: tuple[str, int], deadline: float) -> socket.socket:
+    """A plain connection to the first of the host's addresses that answers; each gets its share of the time.
+
+    Raises:
+        OSError: none did; of the last one.
+
+    """
+    places = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    for number, (*_, (host, *_)) in enumerate(places, 1):
+        share = (deadline - time.monotonic()) / (len(places) - number + 1)
+        try:
+            return socket.create_connection((str(host), address[1]), timeout=max(0.001, share))
+        except OSError:
+            if number == len(places):
+                raise
+    raise AssertionError("a host name has at least one address")
+
+
 class TlsStream:
     """A connected TLS socket. One thread reads; any thread may send or shut down.
 
@@ -91,6 +109,7 @@ class TlsStream:
         self._buffer = b""  # the reader's: received, of which everything before _position was taken
         self._position = 0
         self._timeout: float | None = None
+        self._until: float | None = None  # monotonic seconds
         self._closed = False
 
     @classmethod
@@ -103,7 +122,7 @@ class TlsStream:
         """
         deadline = time.monotonic() + timeout_seconds
         try:
-            plain = socket.create_connection(address, timeout=timeout_seconds)
+            plain = _connected(address, deadline)
         except OSError as error:
             raise AppMeshConnectionError(explain_tls_error(error, address)) from error
         try:
@@ -134,7 +153,7 @@ class TlsStream:
         if data := self.buffered:
             self._buffer, self._position = b"", 0
             return data
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        deadline = self._deadline()
         # Mostly there is nothing yet. To find that out by OpenSSL costs an exception, and the lock that writers need.
         with self._lock:
             idle = not self._closed and not self._socket.pending()
@@ -190,7 +209,7 @@ class TlsStream:
         return len(data)
 
     def _send(self, data: memoryview) -> int:
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        deadline = self._deadline()
         while True:
             with self._lock:
                 if self._closed:
@@ -204,6 +223,11 @@ class TlsStream:
                 except OSError as error:
                     raise AppMeshConnectionError(f"connection lost while sending: {error}") from error
             self._wait(events, deadline, "the peer takes nothing")
+
+    def _deadline(self) -> float | None:
+        """When a read or send that begins now must have ended."""
+        within = None if self._timeout is None else time.monotonic() + self._timeout
+        return min((at for at in (within, self._until) if at is not None), default=None)
 
     def _wait(self, events: int, deadline: float | None, what: str) -> None:
         poller = select.poll()
@@ -225,6 +249,10 @@ class TlsStream:
     def settimeout(self, timeout_seconds: float | None) -> None:
         """How long one read or send may wait; None: for ever."""
         self._timeout = timeout_seconds
+
+    def set_deadline(self, at: float | None) -> None:
+        """When all reads and sends must have ended, together, in monotonic seconds; None: they need not."""
+        self._until = at
 
     def gettimeout(self) -> float | None:
         return self._timeout

@@ -1,6 +1,7 @@
 """The WSS transport: one message of msgpack in each binary WebSocket message (PROTOCOL.md, 'WSS')."""
 
 import struct
+import time
 from typing import Any
 
 import websocket
@@ -31,7 +32,7 @@ class WSSTransport:
         self._socket: websocket.WebSocket | None = None
 
     def connect(self, timeout_seconds: float | None = None) -> None:
-        """Connects and upgrades, or does so afresh.
+        """Connects and upgrades, or does so afresh, all within ``timeout_seconds``.
 
         Raises:
             AppMeshConnectionError: it could not; the message says why.
@@ -39,25 +40,28 @@ class WSSTransport:
         """
         self.close()
         timeout = timeout_seconds or self.WSS_CONNECT_TIMEOUT
+        deadline = time.monotonic() + timeout
         host, port = self.address
         stream = TlsStream.connect(self.address, client_context(self._ssl_verify, self._ssl_client_cert), timeout)
-        stream.settimeout(timeout)
+        stream.set_deadline(deadline)  # of the whole upgrade, which websocket-client reads byte by byte
         try:
             connection = websocket.create_connection(
                 f"wss://[{host}]:{port}/" if ":" in host else f"wss://{host}:{port}/",
                 socket=stream,
                 subprotocols=[_SUBPROTOCOL],
-                timeout=timeout,
                 enable_multithread=True,
                 skip_utf8_validation=True,
                 suppress_origin=True,
                 redirect_limit=0,
             )
+        except AppMeshTimeoutError as error:
+            stream.close()
+            raise AppMeshConnectionError(f"no WebSocket with {host}:{port} in time") from error
         except (websocket.WebSocketException, AppMeshError, OSError) as error:
             stream.close()
             raise AppMeshConnectionError(f"{host}:{port} refused the WebSocket: {error}") from error
         connection.frame_buffer = _BoundedFrames(connection._recv, self.WSS_MAX_BLOCK_SIZE)  # noqa: SLF001 no public hook
-        stream.settimeout(None)
+        stream.set_deadline(None)
         self._stream, self._socket = stream, connection
 
     def connected(self) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from meshbridge import telemetry
@@ -14,11 +14,13 @@ from meshbridge.link.operations import LoginRefusedError, PermissionMissingError
 from meshbridge.link.options import DaemonOptions
 from meshbridge.options import Retry, chance_of_jitter
 
-__all__ = ["LOOK_SECONDS", "Credentials"]
+__all__ = ["LOOK_SECONDS", "BusyError", "Credentials"]
 
 LOOK_SECONDS = 2.0  # how often the files of secrets are looked at, while that may help
 _RENEW_AT = 0.6  # of the lifetime
 _JITTER = 0.1  # of that, either way: bridges that were started together don't renew together
+_TURN_SECONDS = 10.0  # to wait for another thread's login, which may go into a connection that is dead
+_ATTEND_SECONDS = 2.0  # the same, of the link's thread, which has more to do and comes again
 _LEAST_SECONDS = 1.0  # between renewals, whatever a token says of its life
 _REFUSED = Retry(initial=5.0, max=300.0)  # somebody must mend it
 _SILENT = Retry(initial=1.0, max=60.0)  # an issuer that can't be reached comes back by itself
@@ -26,6 +28,11 @@ _SILENT = Retry(initial=1.0, max=60.0)  # an issuer that can't be reached comes 
 _YOUNG_SECONDS = 60.0
 _YOUNG_REFUSALS = 2
 _WARN_SECONDS = 86_400.0  # before a token that is not ours to renew expires, or when 60 % of its life is over
+
+
+class BusyError(AppMeshError):
+    """Another thread is still logging in; nobody has refused anything."""
+
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -96,13 +103,14 @@ class Credentials:
 
         Raises:
             LoginRefusedError: there is none to be had, or nobody is asked at present since that was so.
+            BusyError: another thread has been asking for too long.
             AppMeshError: who gives tokens gave no usable answer.
 
         """
         token = self._token
         if token is not None and token.value != refused and not self._is_to_follow():
             return token.value
-        with self._lock:
+        with self._turn(_TURN_SECONDS):
             if self._token is not None and self._token.value == refused:
                 self._drop(refused)
             if self._token is None or (self._login.follows and self.files_changed()):
@@ -127,7 +135,7 @@ class Credentials:
             AppMeshError: it did not work; it is tried again, :attr:`due_at` says when.
 
         """
-        with self._lock:
+        with self._turn(_ATTEND_SECONDS):
             now = self._looked_at = time.monotonic()
             if self.files_changed() and (self._failure is not None or self._login.follows):
                 self._obtain(exchange)
@@ -164,6 +172,15 @@ class Credentials:
             self._warned = True
             assert token.expires_at is not None
             telemetry.token_expires_soon(self._daemon, token.expires_at)
+
+    @contextlib.contextmanager
+    def _turn(self, seconds: float) -> Iterator[None]:
+        if not self._lock.acquire(timeout=seconds):
+            raise BusyError("no token in time: another request is still logging in")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     # --- with the lock held --------------------------------------------------------------------------------------
 

@@ -23,7 +23,8 @@ from meshbridge.options import SecretFiles
 
 __all__ = ["IssuerError", "Login", "login_of"]
 
-_SECONDS = 10.0
+_SECONDS = 8.0
+_ISSUER_SECONDS = 5.0  # to connect, and for each read: the link's thread waits for it, and must find a dead daemon
 
 
 class IssuerError(AppMeshError):
@@ -198,7 +199,7 @@ class OidcLogin:
             _secret(options, "client_secret"),
             ssl_verify=ssl_verify(options.tls),
             ssl_client_cert=ssl_client_cert(options.tls),
-            timeout_seconds=_SECONDS,
+            timeout_seconds=_ISSUER_SECONDS,
         )
         try:
             grant = endpoint.grant(fields.pop("grant_type"), **fields)
@@ -242,7 +243,7 @@ class OidcLogin:
         tls = self._options.tls
         try:
             with requests.get(
-                url, timeout=_SECONDS, verify=ssl_verify(tls), cert=ssl_client_cert(tls), allow_redirects=False
+                url, timeout=_ISSUER_SECONDS, verify=ssl_verify(tls), cert=ssl_client_cert(tls), allow_redirects=False
             ) as response:
                 found = response.json() if response.ok else None
         except (requests.exceptions.RequestException, OSError, ValueError) as error:

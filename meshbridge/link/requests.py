@@ -21,6 +21,7 @@ from meshbridge.link.operations import TokenRefusedError
 __all__ = ["DaemonRequests"]
 
 _NOT_FOUND, _NOT_KEPT = 404, 417
+_CONNECT_SECONDS = 8.0  # at most, whatever time the request has: a connection that went into a hole is made anew
 _OUTPUT_BYTES = 3 * 2**20  # the most that a daemon gives at once (PROTOCOL.md, 'STDOUT')
 
 
@@ -34,7 +35,8 @@ class DaemonRequests:
         self.name = name
         self._credentials = credentials
         self._open_exchange = open_exchange
-        self._lock = threading.Lock()  # guards _exchange, and lets one thread connect while the others wait
+        self._lock = threading.Lock()  # guards _exchange; nothing is waited for while it is held
+        self._connecting = threading.Lock()  # lets one thread connect while the others wait for it
         self._exchange: Exchange | None = None
         # Written by whichever thread asked last, read by any.
         self.last_error: AppMeshError | None = None
@@ -151,15 +153,23 @@ class DaemonRequests:
 
     def _connected(self, deadline: float) -> tuple[Exchange, bool]:
         """(the connection, whether it was made just now)."""
-        if not self._lock.acquire(timeout=_left(deadline)):
+        if (kept := self._kept()) is not None:
+            return kept, False
+        if not self._connecting.acquire(timeout=_left(deadline)):
             raise AppMeshTimeoutError("no connection in time: another request is still connecting")
         try:
-            if self._exchange is not None:
-                return self._exchange, False
-            self._exchange = self._open_exchange(_left(deadline))
-            return self._exchange, True
+            if (kept := self._kept()) is not None:
+                return kept, False
+            exchange = self._open_exchange(min(_left(deadline), _CONNECT_SECONDS))
+            with self._lock:
+                self._exchange = exchange
+            return exchange, True
         finally:
-            self._lock.release()
+            self._connecting.release()
+
+    def _kept(self) -> Exchange | None:
+        with self._lock:
+            return self._exchange
 
     def _discard(self, exchange: Exchange) -> None:
         with self._lock:

@@ -30,10 +30,11 @@ from meshbridge.status import LinkState, LinkStatus
 
 __all__ = ["Link"]
 
-_CONNECT_SECONDS = 8.0
-_REQUEST_SECONDS = 10.0
 # Half-open connections are noticed within 30 s (DESIGN.md, 'Reliability to show'): silent for so long, then asked.
+# In between, the token may be seen to, which takes a request, or as long as the issuer may take.
+_CONNECT_SECONDS = 8.0
 _PROBE_AFTER_SECONDS = 10.0
+_REQUEST_SECONDS = 8.0
 _LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
 _REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
 _STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the next retry is at once again
@@ -333,13 +334,14 @@ class Link:
             return
         now = time.monotonic()
         try:
-            if now >= due_at:
-                self._credentials.attend(channel)
-            elif now >= channel.last_received + _PROBE_AFTER_SECONDS:
+            # Whether the daemon is there comes first: to see to the token may take long, again and again.
+            if now >= channel.last_received + _PROBE_AFTER_SECONDS:
                 token = self._credentials.present
                 good = operations.probe(channel, token or "", _REQUEST_SECONDS)
                 if token is not None and not good:
                     self._credentials.token(channel, refused=token)
+            elif now >= due_at:
+                self._credentials.attend(channel)
         except AppMeshConnectionError:
             raise
         except AppMeshError as error:

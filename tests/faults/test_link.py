@@ -253,6 +253,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshbridge.link.runner._PROBE_AFTER_SECONDS", 0.5)
     monkeypatch.setattr("meshbridge.link.runner._REQUEST_SECONDS", 2.0)
     monkeypatch.setattr("meshbridge.link.runner._CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr("meshbridge.link.requests._CONNECT_SECONDS", 2.0)
     monkeypatch.setattr("meshbridge.link.runner._LOST", Retry(initial=0.05, max=0.5))
     monkeypatch.setattr("meshbridge.link.runner._REFUSED", Retry(initial=0.2, max=1.0))
     monkeypatch.setattr("meshbridge.link.credentials._REFUSED", Retry(initial=0.2, max=1.0))

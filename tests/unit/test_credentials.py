@@ -4,6 +4,7 @@ import base64
 import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from pydantic import ValidationError
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshNotOfferedError
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.link import DaemonOptions, explain, operations
-from meshbridge.link.credentials import Credentials
+from meshbridge.link.credentials import BusyError, Credentials
 from meshbridge.link.operations import LoginRefusedError
 from meshbridge.link.pace import Pace
+from tests.support import thread
 
 KEY = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 SHORT_KEY = "GEZDGNBVGY3TQOJQ"
@@ -476,3 +478,31 @@ def test_a_connection_that_was_read_late_is_told_from_one_that_was_lost(
     for begun, ended, events in reads:
         pace.read(begun, ended, events)
     assert pace.was_behind(end) is behind
+
+
+def test_nobody_waits_for_long_behind_a_login_that_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshbridge.link.credentials._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("meshbridge.link.credentials._ATTEND_SECONDS", 0.05)
+    asked, answered = threading.Event(), threading.Event()
+
+    class Silent(Daemon):
+        def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
+            asked.set()
+            answered.wait()
+            return super().request(message, timeout_seconds)
+
+    credentials = keeper(user())
+
+    def log_in() -> None:
+        credentials.token(Silent())
+
+    with thread(log_in, "logs in"):
+        assert asked.wait(10)
+        other = Daemon()
+        for wait in (credentials.token, credentials.attend):
+            with pytest.raises(BusyError):
+                wait(other)
+        assert other.requests == []
+        answered.set()
+    assert credentials.token(Daemon()) == "t1"
+    assert credentials.failure is None
