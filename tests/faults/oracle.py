@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from meshbridge.emulator import RecordedEvent
-from meshbridge.events import Event, EventType
+from meshbridge.events import DAEMON_PLACE, Event, EventType
 from meshbridge.journal import Journal
 
-__all__ = ["check_events", "events_of", "states_that_differ"]
+__all__ = ["check_events", "events_of", "holes_not_told", "states_that_differ"]
 
 History = Mapping[str, Sequence[RecordedEvent]]
 """By run, in their order, all that the daemon numbered."""
@@ -78,6 +78,12 @@ def _check_run(
         first = numbers[0] if first_run else 1
         silent = set(range(first, numbers[-1] + 1)) - set(numbers) - told
         assert not silent, f"run {run}: nobody told that {sorted(silent)[:20]} were missed"
+
+
+def holes_not_told(journal: Journal, daemon: str) -> list[Any]:
+    """Of the daemon's numbering, as the journal keeps them until the next comparison tells them."""
+    kept = journal.app_states(daemon).get(DAEMON_PLACE)
+    return orjson.loads(kept)["holes"] if kept else []
 
 
 def states_that_differ(journal: Journal, daemon: str, listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

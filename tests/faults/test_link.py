@@ -19,7 +19,7 @@ from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link, operations
 from meshbridge.link.connections import new_exchange
 from meshbridge.options import Retry, Tls
-from tests.faults.oracle import check_events, events_of, states_that_differ
+from tests.faults.oracle import check_events, events_of, holes_not_told, states_that_differ
 from tests.faults.proxy import Proxy
 from tests.support import wait_for
 
@@ -324,7 +324,7 @@ def test_whatever_happens_to_the_connection_every_event_is_journaled_or_told_as_
 
 
 def _settle(scene: Scene) -> None:
-    """Until every app's last known state is what the daemon says, and all that it has numbered has come.
+    """Until every app's last known state is what the daemon says, all it has numbered has come, and holes are told.
 
     A hole shows by the next event, so one more is caused.
     """
@@ -335,10 +335,12 @@ def _settle(scene: Scene) -> None:
         listed = [app.to_dict() for app in scene.node.client.list_apps()]
         differing = states_that_differ(scene.journal, DAEMON, listed)
         expected = (str(scene.node.emulator.start_time), scene.node.emulator.sequence)
-        seen[:] = [differing, scene.journal.last_sequence(DAEMON), expected, scene.link.status()]
-        return not differing and seen[1] == expected
+        holes = holes_not_told(scene.journal, DAEMON)
+        seen[:] = [differing, scene.journal.last_sequence(DAEMON), expected, holes, scene.link.status()]
+        return not differing and seen[1] == expected and not holes
 
     try:
         wait_for(settled, seconds=20)
     except AssertionError:
         raise AssertionError(f"not settled: {seen}") from None
+    assert scene.journal.flush(10), "the journal tells of what it has yet to write"
