@@ -45,8 +45,11 @@ SinkSettings = Annotated[typing.Union[_SINKS.models], Field(discriminator="type"
 class LogOptions(Options):
     """What meshbridge says of itself, on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="what is said: error, someone must act; warning, repaired or tried again; info, changed",
+    )
+    format: Literal["text", "json"] = Field(default="text", description="json: one object a line, for machines")
 
 
 class Settings(BaseSettings):

@@ -191,8 +191,10 @@ chance_of_jitter = random.SystemRandom().random
 class Retry(Options):
     """Waits between attempts: exponential with jitter, from ``initial`` to ``max``."""
 
-    initial: Duration = Field(default=1.0, gt=0)
-    max: Duration = Field(default=300.0, gt=0)
+    initial: Duration = Field(
+        default=1.0, gt=0, description="wait after the first failure; doubled after each, less jitter"
+    )
+    max: Duration = Field(default=300.0, gt=0, description="the longest wait")
     give_up_after: Duration | None = Field(
         default=None, description="age at which an undelivered event becomes a dead letter; null: never"
     )
@@ -209,7 +211,7 @@ class Retry(Options):
 class Batch(Options):
     """How many events go to a sink in one write."""
 
-    max_events: int = Field(default=500, ge=1, le=10_000)
+    max_events: int = Field(default=500, ge=1, le=10_000, description="events in one write, at most")
     max_wait: Duration = Field(default=0.0, ge=0, description="wait this long for a batch to fill")
 
 

@@ -31,10 +31,10 @@ class OidcOptions(SecretFiles):
         default=None, description="the issuer's token endpoint; null: that of the issuer whom the daemon names"
     )
     client_id: str | None = Field(default=None, description="null: the public client that the daemon names")
-    client_secret: SecretStr | None = None
+    client_secret: SecretStr | None = Field(default=None, description="of the client; alone it is the grant")
     client_secret_file: Path | None = None
-    username: str | None = None
-    password: SecretStr | None = None
+    username: str | None = Field(default=None, description="a user of the issuer's, with password")
+    password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
     scope: str | None = Field(default=None, description="scopes, separated by spaces; null: those the daemon names")
     tls: Tls = Field(default=Tls(), description="how the issuer is trusted; the daemon has tls of its own")
@@ -83,7 +83,7 @@ class DaemonOptions(SecretFiles):
 
     url: str = Field(description="tcp://host:6059, wss://host:6058, or https://host:6060 (no events)")
     username: str | None = Field(default=None, description="a user of the daemon's own (2.x), with password")
-    password: SecretStr | None = None
+    password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
     totp_secret: SecretStr | None = Field(
         default=None, description="key of the user's two-factor login (base32); the code is computed"

@@ -50,10 +50,10 @@ def _checked_url(url: str, what: str) -> str:
 class HttpAuth(SecretFiles):
     """A bearer token, or a name and a password (basic)."""
 
-    bearer: SecretStr | None = None
+    bearer: SecretStr | None = Field(default=None, description="token, sent as Authorization: Bearer")
     bearer_file: Path | None = None
-    username: str | None = None
-    password: SecretStr | None = None
+    username: str | None = Field(default=None, description="sent with password, as Authorization: Basic")
+    password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
 
     @model_validator(mode="after")

@@ -50,10 +50,12 @@ class KafkaOptions(SinkOptions, SecretFiles):
     type: Literal["kafka"]
     brokers: TextList = Field(min_length=1, description="host:port of one or more brokers")
     topic: str = Field(default="meshbridge", description="may have {daemon}, {app} and {event} in it")
-    username: str | None = Field(default=None, description="SASL")
-    password: SecretStr | None = None
+    username: str | None = Field(default=None, description="a user of the brokers (SASL)")
+    password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="how the password is proven; PLAIN sends it as it is"
+    )
     tls: Tls | None = Field(default=None, description="encrypts; {} for the defaults")
     max_message_bytes: Size = Field(default=1_000_000, ge=4096, description="larger STDOUT is divided")
     properties: dict[str, SecretStr] = Field(

@@ -65,7 +65,9 @@ class MqttOptions(SinkOptions, BrokerOptions):
 
     type: Literal["mqtt"]
     topic: str = Field(default="meshbridge/{daemon}/{app}/{event}", description="topic of an event")
-    qos: Literal[0, 1, 2] = 1
+    qos: Literal[0, 1, 2] = Field(
+        default=1, description="of events: 0 may lose what was in flight with a connection, 2 costs twice the packets"
+    )
     state_topics: bool = Field(
         default=True, description="retained messages with the state of every app, and who is there"
     )

@@ -34,11 +34,11 @@ class BrokerOptions(SecretFiles):
 
     url: str = Field(description="mqtt://, mqtts://, ws:// or wss:// host[:port][/path]")
     protocol: Literal["5", "3.1.1"] = Field(default="5", description="MQTT version")
-    username: str | None = None
-    password: SecretStr | None = None
+    username: str | None = Field(default=None, description="a user of the broker")
+    password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
     tls: Tls = Field(default=Tls(), description="for mqtts:// and wss://")
-    keepalive: Duration = Field(default=60.0, ge=5, le=65535)
+    keepalive: Duration = Field(default=60.0, ge=5, le=65535, description="how soon a silent connection is noticed")
     client_id: str | None = Field(default=None, description="default: meshbridge-<random, kept beside the journal>")
 
     @field_validator("protocol", mode="before")

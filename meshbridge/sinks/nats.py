@@ -49,10 +49,10 @@ class NatsOptions(SinkOptions, SecretFiles):
 
     type: Literal["nats"]
     url: TextList = Field(description="nats://host:4222 or tls://host:4222, one or more servers of a cluster")
-    username: str | None = None
-    password: SecretStr | None = None
+    username: str | None = Field(default=None, description="a user of the server, with password")
+    password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
-    token: SecretStr | None = None
+    token: SecretStr | None = Field(default=None, description="instead of a user")
     token_file: Path | None = None
     credentials: Path | None = Field(default=None, description="a .creds file (JWT and seed)")
     tls: Tls = Field(default=Tls(), description="for tls://")
