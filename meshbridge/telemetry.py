@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import IO, Any
 
 import structlog
@@ -85,6 +86,10 @@ _admin_refused = Counter(
     "meshbridge_admin_refused", "Calls of the admin API whose caller was not let in", ["reason"], registry=REGISTRY
 )
 
+_cut = Counter(
+    "meshbridge_admin_connections_cut", "Connections of the admin API that were given up on", ["reason"],
+    registry=REGISTRY,
+)  # fmt: skip
 _streams = Gauge("meshbridge_admin_event_streams", "Streams of /api/v1/events that are open", registry=REGISTRY)
 
 _TOLD_LETTERS = 5  # dead letters in a row that the log has each of
@@ -448,6 +453,34 @@ def web_config_refused(where: str, problem: str) -> None:
 def admin_refused(reason: str) -> None:
     """``reason``: no_token, wrong_token, rate_limit, scope. The audit log has who and what."""
     _admin_refused.labels(reason).inc()
+
+
+def admin_call(facts: Mapping[str, object]) -> None:
+    """A line of the audit log where it has no file. What was merely read is for debugging: a page does it all day."""
+    status = facts.get("status")
+    read = facts.get("method") == "GET" and isinstance(status, int) and status < HTTPStatus.BAD_REQUEST
+    (log.debug if read else log.info)("admin call", **facts)
+
+
+def audit_failed(path: str, error: str) -> None:
+    log.error("audit file takes nothing: calls are in this log meanwhile", path=path, error=error)
+
+
+def audit_recovered(path: str) -> None:
+    log.info("audit file is written again", path=path)
+
+
+def admin_certificate_read() -> None:
+    log.info("the admin API shows a new certificate")
+
+
+def admin_certificate_refused(error: str) -> None:
+    log.error("the admin API's new certificate is not usable: the old one stays", error=error)
+
+
+def admin_connection_cut(reason: str) -> None:
+    """``reason``: garbage, slow_head, slow_body, slow_reader, too_many."""
+    _cut.labels(reason).inc()
 
 
 def event_streams(change: int) -> None:

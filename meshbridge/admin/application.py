@@ -5,10 +5,10 @@ from fastapi import FastAPI
 import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
+from meshbridge.admin import door, problems
 from meshbridge.admin import events as events_area
-from meshbridge.admin import gate as gates
-from meshbridge.admin import problems
 from meshbridge.admin import reload as reload_area
+from meshbridge.admin.audit import Audit
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Gate
 from meshbridge.admin.options import AdminOptions
@@ -26,7 +26,7 @@ def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULT
         docs_url=None,  # its page would ask others' servers for scripts
         redoc_url=None,
     )
-    gates.install(application, gate)
+    door.install(application, gate, Audit(options.audit_file), max_request_bytes=options.max_request_bytes)
     problems.install(application)
     application.state.bridge = bridge
     application.include_router(bridge_area.router)

@@ -100,6 +100,7 @@ def needs(scope: Scope) -> Any:
 
     async def check(request: Request) -> None:
         gate: Gate = request.app.state.gate
+        request.state.needed = scope
         gate(request, scope)
 
     return Depends(check)

@@ -38,11 +38,14 @@ class AdminListener:
 
         """
         options = self._options
-        try:
-            tls = None if options.tls is None else options.tls.context()
-        except (OSError, ValueError) as error:
-            raise OSError(f"admin.tls: a certificate or key is not usable: {error}") from error
-        self._served = Served(self._application, self._bound(), "admin", connections=options.max_connections, tls=tls)
+        if options.tls is not None:
+            try:
+                options.tls.context()
+            except (OSError, ValueError) as error:
+                raise OSError(f"admin.tls: a certificate or key is not usable: {error}") from error
+        self._served = Served(
+            self._application, self._bound(), "admin", connections=options.max_connections, tls=options.tls
+        )
         self._served.start()
 
     @property

@@ -53,7 +53,9 @@ class Token(Options):
 
 
 class ServerTls(Options):
-    """TLS 1.2 or newer. The files are read again when they change."""
+    """TLS 1.2 or newer. The files are read again when they change; an authority that has left its file is trusted until
+    the next start.
+    """
 
     cert_file: Path = Field(description="PEM file of the certificate, and those between it and its authority")
     key_file: Path = Field(description="PEM file of its key, without a password")
@@ -65,11 +67,16 @@ class ServerTls(Options):
         """Raises: OSError (a file is missing or no PEM; ``ssl.SSLError`` is one), ValueError (the key is encrypted)."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load_into(context)
+        if self.client_ca_file is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Has a context show the certificate as it is now, and trust the authorities too. Raises as above."""
         context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
         if self.client_ca_file is not None:
             context.load_verify_locations(self.client_ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
 
     def files(self) -> tuple[Path, ...]:
         return tuple(path for path in (self.cert_file, self.key_file, self.client_ca_file) if path is not None)

@@ -10,11 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from meshbridge import telemetry
-
-__all__ = ["MEDIA_TYPE", "Kind", "Problem", "install", "problem_content", "problem_response"]
+__all__ = ["MEDIA_TYPE", "SECURITY_HEADERS", "Kind", "Problem", "install", "problem_content", "problem_response"]
 
 MEDIA_TYPE = "application/problem+json"
+SECURITY_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+"""On every answer that does not set them itself."""
 
 
 class Kind(StrEnum):
@@ -101,7 +107,7 @@ def problem_response(problem: Problem) -> JSONResponse:
 
 
 def install(application: FastAPI) -> None:
-    """Has every error of an application answered so, the framework's own as well."""
+    """Has every error of an application answered so, the framework's own as well. (Its bugs: see ``door``.)"""
 
     @application.exception_handler(Problem)
     async def _problem(_request: Request, error: Problem) -> JSONResponse:
@@ -122,11 +128,4 @@ def install(application: FastAPI) -> None:
         status = HTTPStatus(error.status_code)
         return problem_response(
             Problem(status, str(error.detail), kind=_BY_STATUS.get(status, Kind.BAD_REQUEST), headers=error.headers)
-        )
-
-    @application.exception_handler(Exception)
-    async def _bug(request: Request, error: Exception) -> JSONResponse:
-        telemetry.log.error("admin API failed: please report it", path=request.url.path, exc_info=error)
-        return problem_response(
-            Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this bridge's own: its log says more")
         )

@@ -1,5 +1,6 @@
 """What the control socket and the admin listener have in common: a thread, an event loop, and uvicorn in it."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -12,12 +13,18 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from meshbridge import telemetry
+from meshbridge.admin.connection import Connection
+from meshbridge.admin.options import ServerTls
 from meshbridge.admin.paths import short_path
 
 __all__ = ["Served", "listen_unix", "unlink_unix"]
 
 _START_SECONDS = 10.0
 _HEAD_BYTES = 32 * 1024  # request line and headers; h11's own limit is 64 KiB
+_KEEP_ALIVE_SECONDS = 30
+_HANDSHAKE_SECONDS = 10.0  # asyncio's own is 60
+TICKS_PER_LOOK = 10  # uvicorn ticks ten times a second
 
 
 class Served:
@@ -30,10 +37,10 @@ class Served:
         name: str,
         *,
         connections: int,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
-        self._server = _Server(application, connections, tls)
-        self._listener = listener
+        """Raises: OSError, ValueError, where the TLS files are not usable."""
+        self._server = _Server(application, listener, connections, tls)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name=name, daemon=True)
 
     def start(self) -> None:
@@ -53,7 +60,7 @@ class Served:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, application: FastAPI, connections: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, application: FastAPI, listener: socket.socket, connections: int, tls: ServerTls | None) -> None:
         config = uvicorn.Config(
             application,
             http="h11",  # always there with uvicorn, and the one whose head size can be limited
@@ -65,24 +72,71 @@ class _Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,  # a peer could call itself whatever it likes
             h11_max_incomplete_event_size=_HEAD_BYTES,
-            limit_concurrency=connections,
-            backlog=connections,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=1,
         )
         config.load()
-        config.ssl = tls
         super().__init__(config)
         self.serving = threading.Event()
         self._application = application
+        self._listener = listener
+        self._connections = connections
+        self._tls = tls
+        self._context = None if tls is None else tls.context()
+        self._stamps = _stamps(tls)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 as uvicorn calls it
+        """As uvicorn's, with connections of our own, and less patience for TLS."""
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(self.config, self.server_state, self._connections),
+            sock=self._listener,
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else _HANDSHAKE_SECONDS,
+            backlog=self._connections,
+        )
+        self.servers = [server]
+        self.started = True
         self.serving.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_LOOK == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.look(now)
+            if self._tls is not None and self._context is not None and _stamps(self._tls) != self._stamps:
+                self._stamps = _stamps(self._tls)
+                self._take_certificate(self._tls, self._context)
+        return await super().on_tick(counter)
+
+    def _take_certificate(self, tls: ServerTls, context: ssl.SSLContext) -> None:
+        """Shows a new certificate from the next connection on; one that is not usable changes nothing."""
+        try:
+            tls.context()  # a whole one, before the one in use is touched
+            tls.load_into(context)
+        except (OSError, ValueError) as error:
+            telemetry.admin_certificate_refused(str(error))
+        else:
+            telemetry.admin_certificate_read()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the streams of events first, which would never end by themselves."""
         self._application.state.events.close()
         await super().shutdown(sockets)
+
+
+def _stamps(tls: ServerTls | None) -> list[tuple[int, ...] | None]:
+    found: list[tuple[int, ...] | None] = []
+    for path in () if tls is None else tls.files():
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
 
 
 def listen_unix(path: Path, mode: int, backlog: int) -> socket.socket:

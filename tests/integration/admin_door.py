@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import trustme
+import uvicorn
+
 from meshbridge.admin.application import new_application
 from meshbridge.admin.gate import token_gate
 from meshbridge.admin.listener import AdminListener
@@ -33,6 +36,11 @@ class Door:
         self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
         self.application = new_application(bridge_for([], journal), token_gate(lambda: self.tokens), self.options)
         self.listener = AdminListener(self.options, self.application)
+
+    @property
+    def server(self) -> uvicorn.Server:
+        assert self.listener._served is not None
+        return self.listener._served._server
 
     def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
         path = self.options.unix_path
@@ -98,6 +106,24 @@ def doors(directory: Path) -> Iterator[Callable[..., Door]]:
             return door
 
         yield open_door
+
+
+def issue(directory: Path) -> tuple[trustme.CA, dict[str, Path]]:
+    """A certificate for ``localhost`` by a new authority, and the settings that show it."""
+    authority = trustme.CA()
+    made = authority.issue_cert("localhost")
+    made.private_key_pem.write_to_path(str(directory / "key.pem"))
+    made.cert_chain_pems[0].write_to_path(str(directory / "cert.pem"))
+    return authority, {"cert_file": directory / "cert.pem", "key_file": directory / "key.pem"}
+
+
+def trusting(authority: trustme.CA, client: trustme.CA | None = None) -> ssl.SSLContext:
+    """How a caller trusts an authority, and shows a certificate of another."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if client is not None:
+        client.issue_cert("client@example.org").configure_cert(context)
+    return context
 
 
 class Sent(NamedTuple):

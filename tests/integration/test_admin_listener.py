@@ -7,14 +7,13 @@ import ssl
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
 from meshbridge.admin.options import Scope
 from meshbridge.admin.tokens import new_token
-from tests.integration.admin_door import SECRETS, TOKENS, Door, doors
+from tests.integration.admin_door import SECRETS, TOKENS, Door, doors, issue, trusting
 
 SHOW, VERIFY = ("GET", "/api/v1/bridge"), ("POST", "/api/v1/bridge/journal/verify")
 
@@ -35,24 +34,8 @@ def door_and_tls(
         return opened(listen="[::1]:0"), None
     if request.param == "tcp":
         return opened(), None
-    authority = trustme.CA()
-    return opened(listen="0.0.0.0:0", tls=issue(tmp_path, authority)), trusting(authority)
-
-
-def issue(directory: Path, authority: trustme.CA) -> dict[str, Any]:
-    made = authority.issue_cert("localhost", "127.0.0.1")
-    made.private_key_pem.write_to_path(str(directory / "key.pem"))
-    for number, blob in enumerate(made.cert_chain_pems):
-        blob.write_to_path(str(directory / "cert.pem"), append=number > 0)
-    return {"cert_file": directory / "cert.pem", "key_file": directory / "key.pem"}
-
-
-def trusting(authority: trustme.CA, client: trustme.CA | None = None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    if client is not None:
-        client.issue_cert("client@example.org").configure_cert(context)
-    return context
+    authority, files = issue(tmp_path)
+    return opened(listen="0.0.0.0:0", tls=files), trusting(authority)
 
 
 # Who may do what: a token of the row on an operation that needs the scope of the column.
@@ -141,9 +124,9 @@ def test_a_socket_left_behind_is_replaced_and_a_file_is_not(opened: Callable[...
 def test_callers_without_a_certificate_are_refused_where_one_is_asked_for(
     opened: Callable[..., Door], tmp_path: Path
 ) -> None:
-    authority, clients = trustme.CA(), trustme.CA()
+    (authority, files), clients = issue(tmp_path), trustme.CA()
     clients.cert_pem.write_to_path(str(tmp_path / "clients.pem"))
-    door = opened(tls={**issue(tmp_path, authority), "client_ca_file": tmp_path / "clients.pem"})
+    door = opened(tls={**files, "client_ca_file": tmp_path / "clients.pem"})
     assert door.ask(*SHOW, SECRETS[Scope.READ], tls=trusting(authority, clients))[0].status == 200
     assert door.ask(*SHOW, tls=trusting(authority, clients))[0].status == 401
     for stranger in (trusting(authority), trusting(authority, trustme.CA())):

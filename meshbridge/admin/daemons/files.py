@@ -15,6 +15,7 @@ from meshbridge import telemetry
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.models import sdk
 from meshbridge.admin.daemons.refusals import answers, answers_of
+from meshbridge.admin.door import of_any_length
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import STALLED_SECONDS, BrokenOffError, Streamed
@@ -80,7 +81,13 @@ async def download(ask: Ask, path: _Path) -> Response:
         return Streamed(_content(ask, path, opened), held.pop_all(), headers=headers, media_type=_BINARY)
 
 
-@router.put("", status_code=HTTPStatus.CREATED, responses=_UPLOADS, openapi_extra=sdk("upload_file") | _BODY)
+@router.put(
+    "",
+    status_code=HTTPStatus.CREATED,
+    dependencies=[of_any_length()],
+    responses=_UPLOADS,
+    openapi_extra=sdk("upload_file") | _BODY,
+)
 async def upload(ask: Ask, request: Request, path: _Path, attributes: Annotated[Attributes, Query()]) -> Placed:
     """Put a file on the daemon's host, where there is none of that name. Content-Length is needed."""
     size = _length(request)
