@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 from urllib.parse import quote
 
 from meshbridge.events import Envelope
@@ -26,7 +26,7 @@ _FRESH = f"{DATABASE}.new"
 _KEPT = 3  # damaged ones; each can be as large as the journal, and a bad disk damages one after the other
 _SALVAGE_SECONDS = 15.0  # without an event that can be read: then the rest is given up, for new ones wait in memory
 _GROUP = 1000
-_FURTHEST = 2**62  # offsets stay below it
+_FURTHEST = 2**48  # no journal gets so far: an offset beyond is damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,10 @@ def _set_aside(path: Path) -> Path:
     return kept
 
 
+def _is_offset(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 <= value < _FURTHEST
+
+
 class _Wreck:
     """A damaged database, read-only, as far as it goes. What can't be read is passed over."""
 
@@ -163,7 +167,7 @@ class _Wreck:
 
     def cursors(self) -> dict[str, int]:
         rows = self._rows("SELECT name, offset FROM cursors")
-        return {name: offset for name, offset in rows if isinstance(name, str) and isinstance(offset, int)}
+        return {name: offset for name, offset in rows if isinstance(name, str) and _is_offset(offset)}
 
     def runs(self) -> dict[str, tuple[str, int | None]]:
         rows = self._rows("SELECT daemon, run, sequence FROM runs")
@@ -190,36 +194,37 @@ class _Wreck:
             *self._rows("SELECT value FROM counters WHERE name = 'last_offset'"),
             *self._rows("SELECT value + (SELECT min(offset) FROM events) - 1 FROM counters WHERE name = 'events'"),
         ]
-        return max((value for (value,) in found if isinstance(value, int)), default=0)
+        return max((value for (value,) in found if _is_offset(value)), default=0)
 
     def first_offset(self) -> int | None:
-        return next(
-            (value for (value,) in self._rows("SELECT min(offset) FROM events") if isinstance(value, int)), None
-        )
+        return next((value for (value,) in self._rows("SELECT min(offset) FROM events") if _is_offset(value)), None)
 
     def events(self, after: int, up_to: int) -> Iterator[Envelope]:
-        """All that can be read of a range, in order. Behind a damaged page it goes on with growing steps."""
+        """All that can be read of a range, in order. Behind damage it goes on with growing steps.
+
+        An offset is believed only together with a whole event: one made up by damage would hide all between, and
+        seem to SQLite to be the end of what was asked for.
+        """
         if self._connection is None:
             return
         deadline = time.monotonic() + _SALVAGE_SECONDS
         step = 1  # over what can't be read: growing, since a damaged page has many events
         while after < up_to and time.monotonic() < deadline:
+            read = 0
             try:
                 rows = self._connection.execute(
                     f"SELECT {COLUMNS} FROM events WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?",  # noqa: S608 constants
                     (after, up_to, _GROUP),
                 ).fetchmany
-                read = 0
                 while chunk := rows(1):
-                    read += 1
-                    offset = chunk[0][0]
-                    if not isinstance(offset, int) or not after < offset <= up_to:
+                    envelope = envelope_of(chunk[0])
+                    if not after < envelope.offset <= up_to:
                         raise DamageError("an offset is out of order")
-                    after, step = offset, 1
-                    with contextlib.suppress(DamageError):
-                        yield envelope_of(chunk[0])
-                        deadline = time.monotonic() + _SALVAGE_SECONDS
-                if read < _GROUP:
-                    return
-            except (sqlite3.Error, OverflowError):
+                    after, step = envelope.offset, 1
+                    read += 1
+                    yield envelope
+                    deadline = time.monotonic() + _SALVAGE_SECONDS
+            except sqlite3.Error:
+                pass  # from its place on below
+            if read < _GROUP:
                 after, step = after + step, step * 2
