@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 import uvicorn
@@ -70,6 +70,9 @@ def options_for(emulator: Emulator, scheme: str, **extra: object) -> DaemonOptio
 class Api:
     """Asks it."""
 
+    called: ClassVar[set[tuple[str, str, int]]] = set()
+    """Method, path and status of all answers."""
+
     def __init__(self, port: int) -> None:
         self.port = port
         self.root = f"http://127.0.0.1:{port}"
@@ -87,7 +90,9 @@ class Api:
     def ask(self, method: str, path: str, *, scope: str = "admin", **arguments: Any) -> requests.Response:
         arguments.setdefault("timeout", 60)
         headers = {"X-Scope": scope, **arguments.pop("headers", {})}
-        return self.session.request(method, f"{self.root}{path}", headers=headers, **arguments)
+        response = self.session.request(method, f"{self.root}{path}", headers=headers, **arguments)
+        self.called.add((method, path, response.status_code))
+        return response
 
     def json(self, method: str, path: str, status: int = 200, **arguments: Any) -> Any:
         response = self.ask(method, path, **arguments)

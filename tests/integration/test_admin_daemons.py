@@ -1,28 +1,40 @@
 """Each operation of the SDK over HTTP, at an emulated daemon, compared with what the SDK itself says."""
 
+import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyotp
 import pytest
 import requests
+from fastapi import FastAPI
 from pydantic import SecretStr
 
+from meshbridge.admin.application import new_application
+from meshbridge.admin.bridge import Bridge
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
+from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import Link
-from tests.integration.admin_api import Api, application_for, options_for, serving
+from meshbridge.status import LinkStatus
+from tests.integration.admin_api import Api, application_for, gate, options_for, serving
 from tests.support import wait_for
+from tests.unit.appmesh.fakes import answer, refusal
 
 NODE = "/api/v1/daemons/node-a"
 
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
+    """One for all: nothing stays at it of what a test has done."""
+    Api.called.clear()
     with Emulator(EmulatorOptions()) as daemon:
         yield daemon
 
@@ -35,24 +47,22 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journal]:
     opened.close()
 
 
-@pytest.fixture(scope="module")
-def links(emulator: Emulator, journal: Journal) -> Iterator[dict[str, Link]]:
-    """One for each scheme; nobody starts the events of two."""
-    made = {
-        "node-a": Link("node-a", options_for(emulator, "tcp"), journal),
-        "node-w": Link("node-w", options_for(emulator, "wss"), journal),
-        "node-h": Link("node-h", options_for(emulator, "https"), journal),
-    }
-    made["node-a"].start()
-    wait_for(lambda: made["node-a"].status().up, "the link")
+@pytest.fixture(scope="module", params=["tcp", "wss", "https"])
+def link(request: pytest.FixtureRequest, emulator: Emulator, journal: Journal) -> Iterator[Link]:
+    """To the daemon by each way that there is."""
+    made = Link("node-a", options_for(emulator, request.param), journal)
     yield made
-    for link in made.values():
-        assert link.stop(10)
+    assert made.stop(10)
 
 
 @pytest.fixture(scope="module")
-def api(links: dict[str, Link], journal: Journal) -> Iterator[Api]:
-    with serving(application_for(list(links.values()), journal)) as served:
+def application(link: Link, journal: Journal) -> FastAPI:
+    return application_for([link], journal)
+
+
+@pytest.fixture(scope="module")
+def api(application: FastAPI) -> Iterator[Api]:
+    with serving(application) as served:
         yield served
 
 
@@ -62,6 +72,13 @@ def sdk(emulator: Emulator) -> Iterator[AppMeshClient]:
     with AppMeshClientTCP(emulator.tcp_address, str(emulator.ca_file)) as client:
         client.login("admin", "admin123")
         yield client
+
+
+def test_daemons_and_how_their_links_are(api: Api, link: Link) -> None:
+    (shown,) = api.json("GET", "/api/v1/daemons")
+    assert (shown["name"], shown["up"], shown["state"]) == ("node-a", False, link.status().state)
+    assert api.json("GET", NODE).keys() == shown.keys()
+    assert api.json("GET", "/api/v1/daemons/other", 404)["allowed"] == ["node-a"]
 
 
 def test_apps_are_registered_seen_and_removed_as_by_the_sdk(api: Api, sdk: AppMeshClient) -> None:
@@ -136,7 +153,7 @@ def test_a_command_is_run_and_waited_for(api: Api, sdk: AppMeshClient) -> None:
 
 
 def lines(response: requests.Response) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in response.iter_lines())
+    return (json.loads(line) for line in response.iter_lines(chunk_size=65_536))
 
 
 def test_a_run_is_followed_while_it_writes_and_removed(api: Api, sdk: AppMeshClient, tmp_path: Path) -> None:
@@ -226,6 +243,23 @@ def test_tasks(api: Api, sdk: AppMeshClient, emulator: Emulator, tmp_path: Path)
     assert sdk.run_task("worker", "é", 30) == "got:é"
     assert api.json("DELETE", url) == {"cancelled": sdk.cancel_task("worker")} == {"cancelled": False}
     sdk.delete_app("worker")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_what_the_sdk_has_put_there_and_gets(api: Api, sdk: AppMeshClient, tmp_path: Path) -> None:
+    here, there, back = tmp_path / "here", tmp_path / "there", tmp_path / "back"
+    here.write_bytes(b"\x00\xff\r\n")
+    here.chmod(0o640)
+    sdk.upload_file(str(here), str(there))
+    response = api.ask("GET", f"{NODE}/files", params={"path": str(there)})
+    assert (response.content, response.headers["X-File-Mode"]) == (here.read_bytes(), "0640")
+    there.unlink()
+    api.json("PUT", f"{NODE}/files", 201, params={"path": str(there), "mode": "0604"}, data=response.content)
+    sdk.download_file(str(there), str(back))
+    assert back.read_bytes() == here.read_bytes()
+    assert back.stat().st_mode & 0o777 == 0o604
 
 
 # --- the daemon and its host ------------------------------------------------------------------------------------------
@@ -345,3 +379,76 @@ def test_what_only_the_other_generation_offers_is_said_so(api: Api) -> None:
         assert refused["kind"] == "not-offered"
         assert "2.x" in refused["detail"]
     assert api.json("PUT", f"{NODE}/principals/x", 404, json={"roles": []})["kind"] == "not-offered"
+
+
+PRINCIPAL = {"id": "x", "roles": ["view"], "client_secret": "hunter2"}
+NEWER = {
+    "GET /appmesh/auth/config": {"issuer": "https://issuer.example", "audience": "appmesh", "scopes": ["openid"]},
+    "GET /appmesh/principals": [PRINCIPAL],
+    "GET /appmesh/principal/self": PRINCIPAL,
+    "GET /appmesh/principal/self/permissions": ["app-view"],
+    "PUT /appmesh/principal/x": {},
+    "DELETE /appmesh/principal/x": {},
+}
+
+
+class NewerDaemon:
+    """What a daemon of 3.x answers of its own, and 404 to what it has no more."""
+
+    def __init__(self) -> None:
+        self.asked: list[RequestMessage] = []
+
+    def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
+        self.asked.append(message)
+        body = NEWER.get(f"{message.http_method} {message.request_uri}")
+        return refusal(404, "not found") if body is None else answer(body)
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_only_the_newer_generation_offers(journal: Journal) -> None:
+    daemon = NewerDaemon()
+    sdk = AppMeshClient(exchange=daemon, jwt_token="a.b.c")
+    bridge = Bridge(
+        sinks=list,
+        links=lambda: [LinkStatus("node-a")],
+        journal=journal,
+        explain=lambda _asked: [],
+        reload=dict,
+        client=lambda _daemon, **_how: contextlib.nullcontext(sdk),
+    )
+    with serving(new_application(bridge, gate)) as api:
+        assert api.json("GET", f"{NODE}/auth-config") == sdk.get_auth_config()
+        (one,), (same,) = api.json("GET", f"{NODE}/principals"), sdk.list_principals()
+        assert one == same | {"client_secret": "********"}
+        assert api.json("GET", f"{NODE}/principals/self") == sdk.get_current_principal() | {"client_secret": "********"}
+        assert api.json("GET", f"{NODE}/principals/self/permissions") == sdk.get_principal_permissions()
+        api.json("PUT", f"{NODE}/principals/x", json={"roles": ["view"]})
+        assert orjson.loads(daemon.asked[-1].body) == {"roles": ["view"]}
+        api.json("DELETE", f"{NODE}/principals/x")
+        assert daemon.asked[-1].http_method == "DELETE"
+        refused = api.json("GET", f"{NODE}/users", 404)
+        assert (refused["kind"], "3.x" in refused["detail"]) == ("not-offered", True)
+        assert api.json("PUT", f"{NODE}/principals/x", 422, json=one)["kind"] == "masked"
+
+
+def test_here_every_operation_was_called_with_success(request: pytest.FixtureRequest, journal: Journal) -> None:
+    """The last of this module; by itself it has nothing to say."""
+    ran = {item.function for item in request.session.items if isinstance(item, pytest.Function)}
+    if not {value for name, value in globals().items() if name.startswith("test_")} <= ran:
+        pytest.skip("only some of this module's tests run")
+    paths = application_for([], journal).openapi()["paths"]
+    missing = [
+        f"{method.upper()} {path}"
+        for path, methods in paths.items()
+        if path.startswith("/api/v1/daemons")
+        for method in methods
+        if not any(_is(called, method.upper(), path) for called in Api.called)
+    ]
+    assert not missing
+
+
+def _is(called: tuple[str, str, int], method: str, path: str) -> bool:
+    pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))
+    return called[0] == method and called[2] < HTTPStatus.BAD_REQUEST and re.fullmatch(pattern, called[1]) is not None

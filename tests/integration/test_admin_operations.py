@@ -1,13 +1,17 @@
 """The table of the daemons' operations: each method of the SDK is one of them, and who may do what."""
 
+import pkgutil
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from docs.api import PAGE
+from meshbridge.admin import daemons
 from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Scope
@@ -138,7 +142,16 @@ def test_every_method_of_the_reference_is_an_operation_or_has_its_reason(applica
 
 
 def test_the_table_has_every_operation(application: FastAPI) -> None:
-    assert operations(application).keys() == NEEDED.keys()
+    modules = [import_module(found.name) for found in pkgutil.iter_modules(daemons.__path__, f"{daemons.__name__}.")]
+    routes = [route for module in modules if hasattr(module, "router") for route in module.router.routes]
+    served = {
+        f"{method} {route.path.removeprefix(ROOT)}".strip()
+        for route in routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+    assert len(routes) == len(served), "a route that nobody knows"
+    assert served == operations(application).keys() == NEEDED.keys()
 
 
 @pytest.mark.parametrize("operation", NEEDED)
