@@ -34,51 +34,53 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(bridge.run)
-app.command()(bridge.reload)
-app.command()(check.check)
-app.command()(tail.tail)
-app.command()(apps.apps)
-app.command()(apps.app)
-app.command()(logs.logs)
+_BRIDGE, _APPS, _DELIVERY = "The bridge", "Apps and their events", "Delivery and the journal"
+_SETTING_UP, _TRYING = "Setting up", "Trying it without App Mesh"
+
+app.command(rich_help_panel=_BRIDGE)(bridge.run)
+app.command(rich_help_panel=_BRIDGE)(bridge.reload)
+app.command(rich_help_panel=_BRIDGE)(bridge.healthcheck)
+
+app.command(rich_help_panel=_SETTING_UP)(check.check)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config", rich_help_panel=_SETTING_UP)
+config_app.command()(configuration.show)
+config_app.command()(configuration.schema)
+token_app = typer.Typer(help="Make tokens for the admin API.", no_args_is_help=True)
+app.add_typer(token_app, name="token", rich_help_panel=_SETTING_UP)
+token_app.command()(token.new)
+app.command(rich_help_panel=_SETTING_UP)(completion.completion)
+app.command(rich_help_panel=_SETTING_UP)(bridge.version)
+
+app.command(rich_help_panel=_APPS)(tail.tail)
+app.command(rich_help_panel=_APPS)(apps.apps)
+app.command(rich_help_panel=_APPS)(apps.app)
+app.command(rich_help_panel=_APPS)(top.top)
+app.command(rich_help_panel=_APPS)(logs.logs)
 # What follows the command's own first word are the words of the command to run.
-app.command("exec", context_settings={"allow_interspersed_args": False})(execute.execute)
-app.command()(apps.enable)
-app.command()(apps.disable)
-app.command()(top.top)
-app.command()(journal.explain)
-app.command()(delivery.replay)
-app.command()(emulation.demo)
-app.command()(emulation.emulate)
-app.command()(bridge.healthcheck)
-app.command()(bridge.version)
-app.command()(completion.completion)
+app.command("exec", rich_help_panel=_APPS, context_settings={"allow_interspersed_args": False})(execute.execute)
+app.command(rich_help_panel=_APPS)(apps.enable)
+app.command(rich_help_panel=_APPS)(apps.disable)
 
 sinks_app = typer.Typer(help="Look at the sinks of the running bridge, pause and resume them.", no_args_is_help=True)
-app.add_typer(sinks_app, name="sinks")
+app.add_typer(sinks_app, name="sinks", rich_help_panel=_DELIVERY)
 sinks_app.command("list")(delivery.sinks)
 sinks_app.command()(delivery.pause)
 sinks_app.command()(delivery.resume)
-
+app.command(rich_help_panel=_DELIVERY)(journal.explain)
+app.command(rich_help_panel=_DELIVERY)(delivery.replay)
 letters_app = typer.Typer(help="Events that a far end has refused for good.", no_args_is_help=True)
-app.add_typer(letters_app, name="dead-letters")
+app.add_typer(letters_app, name="dead-letters", rich_help_panel=_DELIVERY)
 letters_app.command("list")(delivery.letters)
 letters_app.command()(delivery.retry)
 letters_app.command()(delivery.drop)
-
 journal_app = typer.Typer(help="Look into the journal, whether the bridge runs or not.", no_args_is_help=True)
-app.add_typer(journal_app, name="journal")
+app.add_typer(journal_app, name="journal", rich_help_panel=_DELIVERY)
 journal_app.command()(journal.stats)
 journal_app.command()(journal.verify)
 
-config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
-config_app.command()(configuration.show)
-config_app.command()(configuration.schema)
-
-token_app = typer.Typer(help="Make tokens for the admin API.", no_args_is_help=True)
-app.add_typer(token_app, name="token")
-token_app.command()(token.new)
+app.command(rich_help_panel=_TRYING)(emulation.demo)
+app.command(rich_help_panel=_TRYING)(emulation.emulate)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ __all__ = ["execute"]
 _LAST_EXIT_CODE = 255
 
 CommandArgument = Annotated[
-    list[str], typer.Argument(metavar="COMMAND...", help="The command and its arguments.", show_default=False)
+    list[str], typer.Argument(metavar="COMMAND", help="The command and its arguments.", show_default=False)
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Print the name of the run, and leave it to itself.")]
 

@@ -303,6 +303,34 @@ def test_run_is_not_for_commands(site: Site) -> None:
     assert "`meshbridge exec web-1 'a b'`" in done.stderr
 
 
+# --- completion ----------------------------------------------------------------------------------------------------
+
+
+def completed(environ: dict[str, str], line: str) -> list[str]:
+    """What bash is told that may stand in the place of the last word (the scripts: test_deploy_completion)."""
+    asked = {"_MESHBRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['meshbridge']; from meshbridge.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ | asked, check=False)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_names_are_completed_with_what_runs(site: Site) -> None:
+    assert completed(site.environ, "meshbridge logs ") == ["db", "idle", "web"]
+    assert completed(site.environ, "meshbridge app -d node-a w") == ["web"]
+    assert completed(site.environ, "meshbridge enable db i") == ["idle"]
+    assert completed(site.environ, "meshbridge enable db d") == []  # it is there already
+    assert completed(site.environ, "meshbridge tail --daemon n") == ["node-a", "node-b"]
+    assert completed(site.environ, "meshbridge tail -e s") == ["start", "stdout", "status"]
+    assert completed(site.environ, "meshbridge top --sort m") == ["memory"]
+
+
+def test_nothing_is_completed_where_nobody_runs(tmp_path: Path) -> None:
+    nobody = {**os.environ, "MESHBRIDGE_JOURNAL__PATH": str(tmp_path / "none")}
+    assert completed(nobody, "meshbridge logs ") == []
+    assert completed(nobody | {"MESHBRIDGE_CONFIG": str(tmp_path / "none.yaml")}, "meshbridge logs ") == []
+
+
 # --- on a terminal -------------------------------------------------------------------------------------------------
 
 
