@@ -3,8 +3,8 @@
 Nothing is changed anywhere: no event is published, no journal opened, no file left. Where a bridge runs on the same
 journal it is asked over its control socket, since it holds the journal and the ports.
 
-``host`` looks at this host (file, journal's directory, ports), ``far_ends`` at the sinks; a daemon is looked at by
-:func:`meshbridge.link.try_daemon`.
+``host`` looks at this host (file, journal's directory), ``listeners`` at the ports, ``far_ends`` at the sinks,
+``certificates`` at those in files; a daemon is looked at by :func:`meshbridge.link.try_daemon`.
 """
 
 import itertools
@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshbridge.checks.certificates import check_client_certificate
 from meshbridge.checks.far_ends import check_sink
-from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_listeners
+from meshbridge.checks.host import RunningBridge, check_file, check_journal
+from meshbridge.checks.listeners import check_listeners
 from meshbridge.config import Settings
-from meshbridge.link import try_daemon
+from meshbridge.link import DaemonOptions, try_daemon
 from meshbridge.status import Grade, Verdict
 
 __all__ = ["check_all", "check_file", "report", "worst"]
@@ -32,11 +34,21 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
     parts: list[Callable[[], Iterable[Verdict]]] = [
         partial(check_journal, settings.journal, running),
         partial(check_listeners, settings, running),
-        *(partial(try_daemon, name, options) for name, options in settings.daemons.items()),
-        *(partial(check_sink, name, options) for name, options in settings.sinks.items()),
+        *(partial(_check_daemon, name, options) for name, options in settings.daemons.items()),
+        *(partial(_check_sink, name, options) for name, options in settings.sinks.items()),
     ]
     with ThreadPoolExecutor(min(_AT_ONCE, len(parts)), thread_name_prefix="check") as pool:
         yield from itertools.chain.from_iterable(pool.map(lambda part: list(part()), parts))
+
+
+def _check_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
+    yield from check_client_certificate(f"daemon {name}", options.tls)
+    yield from try_daemon(name, options)
+
+
+def _check_sink(name: str, options: Any) -> Iterator[Verdict]:
+    yield from check_client_certificate(f"sink {name}", getattr(options, "tls", None))
+    yield from check_sink(name, options)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Grade:

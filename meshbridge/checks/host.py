@@ -1,30 +1,26 @@
-"""What stands on this host: the configuration's file, the journal's directory, the ports to listen on."""
+"""What stands on this host: the configuration's file, and the journal's directory."""
 
 import contextlib
 import os
 import shutil
-import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from meshbridge.admin.client import Client, NotRunningError, RefusedError
 from meshbridge.config import Settings, inline_secrets
-from meshbridge.exporter import WebConfigError, WebConfigFile
 from meshbridge.journal import JournalOptions
-from meshbridge.listening import split_address
 from meshbridge.status import Grade, Verdict
 
-__all__ = ["RunningBridge", "check_file", "check_journal", "check_listeners"]
+__all__ = ["RunningBridge", "check_file", "check_journal", "counted"]
 
 _ASK_SECONDS = 5.0
 _LEAST_FREE_BYTES = 64 * 2**20  # under that a journal stands still with the first burst of output
 _MIB = 2**20
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glusterfs"})
-_LISTENING = "0A"  # of /proc/net/tcp (proc(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class RunningBridge:
 def check_file(settings: Settings, file: Path | None) -> Verdict:
     """It can be used, or nobody would be here; who else can read it?"""
     subject, aspect = "configuration", "file"
-    what = f"{_counted(settings.daemons, 'daemon')}, {_counted(settings.sinks, 'sink')}"
+    what = f"{counted(settings.daemons, 'daemon')}, {counted(settings.sinks, 'sink')}"
     text = f"{file or 'environment'}: {what}"
     if file is not None and file.stat().st_mode & stat.S_IROTH and (keys := inline_secrets(file)):
         remedy = f"chmod o-r {file}, or use {keys[0]}_file"
@@ -61,7 +57,8 @@ def check_file(settings: Settings, file: Path | None) -> Verdict:
     return Verdict(subject, aspect, Grade.OK, text)
 
 
-def _counted(things: Mapping[str, object], name: str) -> str:
+def counted(things: Sized, name: str) -> str:
+    """``1 sink``, ``2 sinks``"""
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
@@ -138,88 +135,3 @@ def _file_system(place: Path) -> str | None:
             if resolved.is_relative_to(point) and len(point.parts) >= len(nearest.parts):
                 nearest, kind = point, after.split()[0]
     return kind
-
-
-# --- ports ---------------------------------------------------------------------------------------------------------
-
-
-def check_listeners(settings: Settings, running: RunningBridge | None) -> Iterator[Verdict]:
-    """Whether the ports can be had, and the files for TLS be read."""
-    exporter = settings.exporter
-    yield _listener("exporter", exporter.listen, running)
-    if exporter.web_config is not None:
-        yield _web_config("exporter", exporter.web_config)
-
-
-def _web_config(subject: str, path: Path) -> Verdict:
-    try:
-        config, context = WebConfigFile(path).load()
-    except WebConfigError as error:
-        remedy = f"mend {path}, and let this user read it and the files that it names"
-        return Verdict(subject, "web_config", Grade.FAILED, f"{error.where}: {error.problem}", remedy)
-    users = len(config.basic_auth_users)
-    text = f"{path}: {'TLS' if context else 'no TLS'}, {users} {'user' if users == 1 else 'users'}"
-    if users and context is None:
-        remedy = "set tls_server_config there: without it passwords travel in the clear"
-        return Verdict(subject, "web_config", Grade.WARNING, text, remedy)
-    return Verdict(subject, "web_config", Grade.OK, text)
-
-
-def _listener(subject: str, listen: str, running: RunningBridge | None) -> Verdict:
-    host, port = split_address(listen)
-    if not port:
-        return Verdict(subject, "port", Grade.OK, f"{listen}: a free port will be taken")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the listener does
-            sock.bind(address)
-    except OSError as error:
-        return _taken(subject, listen, port, running, error)
-    if running is not None:
-        return Verdict(
-            subject,
-            "port",
-            Grade.WARNING,
-            f"{listen} is free, so the running bridge listens elsewhere",
-            "restart it where this is the configuration that it should have",
-        )
-    return Verdict(subject, "port", Grade.OK, f"{listen} is free")
-
-
-def _taken(subject: str, listen: str, port: int, running: RunningBridge | None, error: OSError) -> Verdict:
-    holder = _holder(port)
-    if running is not None and holder in {None, running.pid}:
-        return Verdict(subject, "port", Grade.OK, f"{listen} is held by the running bridge")
-    if holder is not None:
-        said = f"{listen} is held by process {holder} ({_name_of(holder)})"
-        return Verdict(subject, "port", Grade.FAILED, said, f"stop that one, or set {subject}.listen to another port")
-    reason = error.strerror or str(error)
-    remedy = f"set {subject}.listen to an address of this host and a free port"
-    return Verdict(subject, "port", Grade.FAILED, f"cannot listen on {listen}: {reason}", remedy)
-
-
-def _holder(port: int) -> int | None:
-    """The process that listens on a port, as far as this user may know (proc(5), /proc/net/tcp)."""
-    sockets = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                    sockets.add(f"socket:[{fields[9]}]")
-    if not sockets:
-        return None
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            with contextlib.suppress(OSError):
-                if any(str(descriptor.readlink()) in sockets for descriptor in (process / "fd").iterdir()):
-                    return int(process.name)
-    return None
-
-
-def _name_of(pid: int) -> str:
-    try:
-        return Path("/proc", str(pid), "comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return "ended meanwhile"

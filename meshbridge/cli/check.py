@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 def check(
@@ -50,7 +51,9 @@ def check(
 
 
 def _show(verdict: "Verdict") -> None:
-    print(f"{_MARKS[verdict.grade.value]} {verdict.subject}: {verdict.text}", flush=True)
+    grade = verdict.grade.value
+    typer.secho(_MARKS[grade], fg=_COLOURS[grade], bold=grade != "ok", nl=False)  # in colour on a terminal only
+    print(f" {verdict.subject}: {verdict.text}", flush=True)
     if verdict.remedy:
         print(f"     -> {verdict.remedy}", flush=True)
 

@@ -1,23 +1,21 @@
-"""What ``meshbridge check`` says of this host: the file, the journal's directory, the ports."""
+"""What ``meshbridge check`` says of this host (the file, the journal's directory), and of what sinks find."""
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from meshbridge.admin.control import ControlSocket
 from meshbridge.checks import far_ends, host, worst
-from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_listeners
+from meshbridge.checks.host import RunningBridge, check_file, check_journal
 from meshbridge.config import Settings, load
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.sinks.base import Found, NotConnected
 from meshbridge.status import Grade, Verdict
 from tests.integration.admin_api import application_for
-from tests.support import Process, free_port, wait_for, write_config
+from tests.support import write_config
 
 DAEMONS = {"node-a": {"url": "tcp://127.0.0.1:1", "username": "u", "password_file": "/run/secrets/p"}}
 
@@ -136,70 +134,6 @@ def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
         served.stop(5)
         journal.close()
     assert RunningBridge.find(tmp_path) is None
-
-
-# --- ports ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_port_that_is_free(tmp_path: Path) -> None:
-    listen = f"127.0.0.1:{free_port()}"
-    settings, _ = settings_of(tmp_path, exporter={"listen": listen})
-    assert list(check_listeners(settings, None)) == [Verdict("exporter", "port", Grade.OK, f"{listen} is free")]
-
-
-def test_a_port_that_somebody_else_holds(tmp_path: Path) -> None:
-    script = (
-        "import signal, socket; s = socket.create_server(('127.0.0.1', 0)); "
-        "print(s.getsockname()[1], flush=True); signal.pause()"
-    )
-    with Process([sys.executable, "-c", script], tmp_path / "log") as other:
-        port = int(wait_for(lambda: (tmp_path / "log").read_text().strip(), "its port"))
-        settings, _ = settings_of(tmp_path, exporter={"listen": f"127.0.0.1:{port}"})
-        (found,) = check_listeners(settings, None)
-        assert found.grade is Grade.FAILED
-        assert f"127.0.0.1:{port} is held by process {other.popen.pid} (python" in found.text
-        assert found.remedy == "stop that one, or set exporter.listen to another port"
-        (running,) = check_listeners(settings, RunningBridge(other.popen.pid, {}))
-        assert running == Verdict("exporter", "port", Grade.OK, f"127.0.0.1:{port} is held by the running bridge")
-        (elsewhere,) = check_listeners(settings, RunningBridge(os.getpid(), {}))
-        assert elsewhere.grade is Grade.FAILED
-
-
-def test_an_address_that_is_not_this_hosts(tmp_path: Path) -> None:
-    settings, _ = settings_of(tmp_path, exporter={"listen": "192.0.2.1:9665"})
-    (found,) = check_listeners(settings, None)
-    assert found.grade is Grade.FAILED
-    assert found.text.startswith("cannot listen on 192.0.2.1:9665: ")
-    assert "an address of this host" in (found.remedy or "")
-
-
-def test_a_running_bridge_that_listens_elsewhere(tmp_path: Path) -> None:
-    settings, _ = settings_of(tmp_path, exporter={"listen": f"127.0.0.1:{free_port()}"})
-    (found,) = check_listeners(settings, RunningBridge(os.getpid(), {}))
-    assert found.grade is Grade.WARNING
-
-
-@pytest.mark.parametrize(
-    ("content", "grade", "text"),
-    [
-        ("tls_server_config: {cert_file: server.pem, key_file: server.pem}\n", Grade.OK, "TLS, 0 users"),
-        ("tls_server_config: {cert_file: none.pem, key_file: none.pem}\n", Grade.FAILED, "No such file or directory"),
-        ("basic_auth_users: {me: plain}\n", Grade.FAILED, "no bcrypt hash"),
-        (f"basic_auth_users: {{me: $2b$10${'a' * 53}}}\n", Grade.WARNING, "no TLS, 1 user"),
-        (None, Grade.FAILED, "No such file or directory"),
-    ],
-)
-def test_a_web_config(tmp_path: Path, content: str | None, grade: Grade, text: str) -> None:
-    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
-    path = tmp_path / "web.yaml"
-    if content is not None:
-        path.write_text(content)
-    exporter = {"listen": f"127.0.0.1:{free_port()}", "web_config": str(path)}
-    settings, _ = settings_of(tmp_path, exporter=exporter)
-    _, found = check_listeners(settings, None)
-    assert found.grade is grade
-    assert text in found.text
-    assert (found.remedy is None) == (grade is Grade.OK)
 
 
 # --- far ends ------------------------------------------------------------------------------------------------------
