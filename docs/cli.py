@@ -69,6 +69,7 @@ def masked(text: str) -> list[str]:
         (r"\x1b\[[0-9;]*m", ""),
         (r"\b[0-9a-f]{64}\b", "<sha256>"),
         (r"\bmbt_[\w-]{43}", "<token>"),
+        (r"\bmeshbridge-emulator-\w+", "<folder>"),
         (r"\b[A-Za-z0-9]{11}\b", "<name>"),
         (r"\b(\d+[dhms] ?)+(?=\s|$|,)", "<age> "),
         (r"[\d,.]*\d ([KMGT]i)?B\b", "<size>"),
