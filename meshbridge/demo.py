@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.text import Text
 
 from meshbridge import telemetry
+from meshbridge.admin.tokens import digest, new_token
 from meshbridge.appmesh.app import App
 from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.config import load
@@ -93,10 +94,13 @@ def run_demo(mqtt_url: str | None) -> None:
         )
         broker = mqtt_url or parts.enter_context(_embedded_broker(_free_port(1883)))
         subscriber = parts.enter_context(_Subscriber(broker))
-        service = _service(directory, emulator, broker, embedded=mqtt_url is None)
+        token = new_token()
+        service = _service(directory, emulator, broker, token, embedded=mqtt_url is None)
         service.start()
         parts.callback(service.stop)
         _register_apps(emulator)
+        assert service.admin is not None
+        _show_page(console, service.admin.address, token)
         _introduce(console, service, emulator, broker, directory)
         while not stopping.is_set():
             subscriber.show_next(console)
@@ -104,7 +108,7 @@ def run_demo(mqtt_url: str | None) -> None:
     console.print("all of it has ended")
 
 
-def _service(directory: Path, emulator: Emulator, broker: str, *, embedded: bool) -> Service:
+def _service(directory: Path, emulator: Emulator, broker: str, token: str, *, embedded: bool) -> Service:
     settings = {
         "daemons": {
             "demo": {
@@ -118,6 +122,10 @@ def _service(directory: Path, emulator: Emulator, broker: str, *, embedded: bool
         # amqtt speaks 3.1.1 alone.
         "sinks": {"broker": {"type": "mqtt", "url": broker, "protocol": "3.1.1" if embedded else "5"}},
         "exporter": {"listen": f"{_LOOPBACK}:{_free_port(9665)}"},
+        "admin": {
+            "listen": f"{_LOOPBACK}:{_free_port(9666)}",
+            "tokens": [{"name": "demo", "sha256": digest(token), "scopes": ["operate"]}],
+        },
     }
     file = directory / "meshbridge.yaml"
     file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -137,6 +145,16 @@ def _register_apps(emulator: Emulator) -> None:
             client.add_app(App(app))
     finally:
         client.close()
+
+
+def _show_page(console: Console, address: str, token: str) -> None:
+    """What stands behind ``#`` a browser sends to nobody, and the page takes it out of the address."""
+    console.print(
+        f"""
+  page       [bold]http://{address}/#token={token}[/bold]
+             daemons, sinks, live events, the output of apps: open it in a browser""",
+        soft_wrap=True,
+    )
 
 
 def _introduce(console: Console, service: Service, emulator: Emulator, broker: str, directory: Path) -> None:

@@ -5,7 +5,7 @@ from fastapi import FastAPI
 import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
-from meshbridge.admin import door, problems
+from meshbridge.admin import door, page, problems, token
 from meshbridge.admin import events as events_area
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.audit import Audit
@@ -33,4 +33,6 @@ def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULT
     application.include_router(daemons_area.router)
     application.include_router(reload_area.router)
     events_area.install(application, bridge.journal, most=options.max_streams)
+    application.include_router(token.router)
+    application.include_router(page.router)
     return application

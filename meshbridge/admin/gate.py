@@ -18,12 +18,13 @@ __all__ = ["Gate", "Scope", "needs", "open_gate", "peer_of", "token_gate"]
 _IPV6_NETWORK = 64  # bits that an attacker has a whole network of
 
 Gate = Callable[[Request, Scope], None]
-"""Raises ``Problem`` (401, 403, 429) where the caller may not; puts into ``request.state.caller`` who it is."""
+"""Raises ``Problem`` (401, 403, 429) where the caller may not; puts into ``request.state`` who it is
+(``caller``) and the highest of its scopes (``scope``)."""
 
 
 def open_gate(request: Request, _scope: Scope) -> None:
     """Of the control socket: whoever can open it is its owner."""
-    request.state.caller = "control"
+    request.state.caller, request.state.scope = "control", Scope.ADMIN
 
 
 def token_gate(tokens: Callable[[], Sequence[Token]], *, clock: Callable[[], float] = time.monotonic) -> Gate:
@@ -60,7 +61,7 @@ def token_gate(tokens: Callable[[], Sequence[Token]], *, clock: Callable[[], flo
                 "this token is not known here",
                 headers={"WWW-Authenticate": 'Bearer realm="meshbridge", error="invalid_token"'},
             )
-        request.state.caller = found.name
+        request.state.caller, request.state.scope = found.name, found.scope
         if not found.scope.contains(scope):
             telemetry.admin_refused("scope")
             raise Problem(

@@ -1,0 +1,187 @@
+// Live events: asked for with filters, kept in bounds, drawn once a frame.
+
+import { lines, path, streamed } from "./api.js";
+import { action, make, onceAFrame, setChoices, setText } from "./dom.js";
+import { clock, count, counted } from "./format.js";
+import { pause, state } from "./state.js";
+
+const KINDS = ["start", "exit", "stdout", "health", "status", "removed", "gap"];
+const SHOWN = 200; // rows
+const TEXT = 400; // characters of one event's output
+const RETRY_MS = 1000;
+
+export function showEvents(main, signal, options) {
+  let ending = null; // of the stream
+  let last = ""; // the id to resume after
+  let fresh = []; // not drawn yet, oldest first
+  let seen = 0;
+  let lost = 0;
+  let paused = false;
+  let perSecond = 0;
+  let seenBefore = 0;
+
+  const daemon = make("select", { id: "daemon", onchange: () => begin() });
+  const app = make("input", { id: "app", type: "text", autocomplete: "off", spellcheck: "false", placeholder: "web-*", value: options.get("app") ?? "", onchange: () => begin() });
+  const kinds = KINDS.map((name) => make("input", { type: "checkbox", value: name, checked: true, onchange: () => begin() }));
+  const hold = action("Pause", toggle, { "aria-pressed": "false" });
+  const figures = make("p", { class: "summary", "aria-live": "off" });
+  const said = make("p", { role: "status", class: "summary" });
+  const list = make("ol", { class: "events", tabindex: "0", "aria-label": "Events, the newest first" });
+
+  main.append(
+    make("h1", {}, "Events"),
+    make(
+      "form",
+      { class: "filters", onsubmit: (event) => (event.preventDefault(), begin()) },
+      make("div", {}, make("label", { for: "daemon" }, "Daemon"), daemon),
+      make("div", {}, make("label", { for: "app" }, "App (* for any)"), app),
+      make("fieldset", {}, make("legend", {}, "Event"), ...kinds.map((box) => make("label", {}, box, ` ${box.value}`))),
+      make("div", { class: "actions" }, hold, action("Clear", clear)),
+    ),
+    figures,
+    said,
+    list,
+  );
+
+  const render = onceAFrame(() => {
+    if (signal.aborted) return;
+    if (!paused && fresh.length) {
+      const rows = fresh.slice(-SHOWN).map(row).reverse();
+      fresh = [];
+      // By whole rows at the top: what is below is not touched, and what falls out at the end is out of sight.
+      list.prepend(...rows);
+      while (list.childElementCount > SHOWN) list.lastElementChild.remove();
+    }
+    const gone = lost ? ` ${counted(lost, "time")} events were deleted before they could be sent.` : "";
+    setText(figures, `${counted(seen, "event")} seen, ${count(perSecond)} a second${paused ? ", paused" : ""}.${gone}`);
+  });
+
+  function toggle() {
+    paused = !paused;
+    hold.setAttribute("aria-pressed", paused);
+    render();
+  }
+
+  function clear() {
+    fresh = [];
+    seen = seenBefore = lost = 0;
+    list.replaceChildren();
+    render();
+  }
+
+  /** With the filters as they are now, from where it was: what the old ones let through is taken away. */
+  function begin() {
+    ending?.abort();
+    ending = new AbortController();
+    const chosen = kinds.filter((box) => box.checked).map((box) => box.value);
+    clear();
+    if (!chosen.length) {
+      setText(said, "No event is chosen.");
+      return;
+    }
+    const query = {
+      daemon: daemon.value,
+      app: app.value.split(/[\s,]+/).filter(Boolean),
+      event: chosen.length === KINDS.length ? [] : chosen,
+    };
+    follow(query, AbortSignal.any([signal, ending.signal]));
+  }
+
+  async function follow(query, until) {
+    setText(said, "Waiting for events …");
+    while (!until.aborted) {
+      try {
+        const headers = last ? { "Last-Event-ID": last } : {};
+        for await (const event of messages(streamed("events", { query, headers, signal: until }))) {
+          if (event.id) last = event.id;
+          if (event.kind === "lost") lost += 1;
+          else take(event);
+          if (said.textContent) setText(said, "");
+          render();
+        }
+      } catch (error) {
+        if (until.aborted) return;
+        setText(said, `${error.message}; goes on from the last event when it is back.`);
+      }
+      await pause(RETRY_MS, until);
+    }
+  }
+
+  function take(event) {
+    seen += 1;
+    fresh.push(event);
+    if (fresh.length > 2 * SHOWN) fresh = fresh.slice(-SHOWN); // nothing is drawn in a hidden tab, or while paused
+  }
+
+  const names = () => setChoices(daemon, [["", "all"], ...(state.bridge?.daemons ?? []).map((link) => [link.daemon, link.daemon])]);
+  names();
+  state.addEventListener("change", names, { signal });
+  const timer = setInterval(() => {
+    perSecond = seen - seenBefore;
+    seenBefore = seen;
+    render();
+  }, 1000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  begin();
+}
+
+/** Server-sent events (HTML Living Standard, 9.2.6) of a stream of text. */
+async function* messages(parts) {
+  let event = { id: "", kind: "", data: "" };
+  for await (const found of lines(parts)) {
+    for (const raw of found) {
+      const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
+      if (line === "") {
+        if (event.kind || event.data) yield event;
+        event = { id: "", kind: "", data: "" };
+        continue;
+      }
+      const colon = line.indexOf(":");
+      const value = line.slice(colon + 1).replace(/^ /, "");
+      switch (colon < 0 ? line : line.slice(0, colon)) {
+        case "id":
+          event.id = value;
+          break;
+        case "event":
+          event.kind = value;
+          break;
+        case "data":
+          event.data += event.data ? `\n${value}` : value;
+      }
+    }
+  }
+}
+
+function row({ kind, data }) {
+  const event = JSON.parse(data);
+  const daemon = event.source.replace(/^appmesh:\/\//, "");
+  const at = Date.parse(event.time) / 1000;
+  const from = event.subject ? make("a", { href: `#apps/${path(daemon, event.subject)}` }, `${daemon}/${event.subject}`) : make("span", {}, daemon);
+  return make(
+    "li",
+    { "data-kind": kind },
+    make("time", { datetime: event.time }, clock(at)),
+    from,
+    make("span", { class: "kind" }, kind),
+    make("span", { class: "said" }, summaryOf(kind, event.data ?? {}) + (event.reconciled ? " (reconciled)" : "")),
+  );
+}
+
+function summaryOf(kind, data) {
+  switch (kind) {
+    case "stdout":
+      return String(data.output).slice(0, TEXT).trimEnd().replaceAll("\n", " ⏎ ");
+    case "start":
+      return `pid ${data.pid}`;
+    case "exit":
+      return `exit code ${data.exit_code}${data.last_error ? `: ${data.last_error}` : ""}`;
+    case "health":
+      return data.health === 0 ? "healthy" : "unhealthy";
+    case "status":
+      return String(data.status);
+    case "gap":
+      return data.missed === null ? "events were missed, nobody knows how many" : `${counted(data.missed, "event")} missed, ${count(data.reconciled)} repaired`;
+    default:
+      return "";
+  }
+}

@@ -1,0 +1,152 @@
+// The bridge at a glance: each daemon, each sink, the journal.
+
+import { path, post } from "./api.js";
+import { action, allow, badge, Facts, Keyed, make, onceAFrame, setAttribute, setBadge, setText } from "./dom.js";
+import { ago, bytes, count, counted, duration } from "./format.js";
+import { APP_STATES, state, watchApps } from "./state.js";
+
+export function showOverview(main, signal) {
+  const summary = make("p", { class: "summary" });
+  const daemons = make("ul", { class: "cards" });
+  const sinks = make("ul", { class: "cards" });
+  const journal = journalCard();
+  const section = (title, id, content) => make("section", { "aria-labelledby": id }, make("h2", { id }, title), content);
+  main.append(
+    make("h1", {}, "Overview"),
+    summary,
+    section("Daemons", "daemons", daemons),
+    section("Sinks", "sinks", sinks),
+    section("Journal", "journal", journal.element),
+  );
+  const daemonCards = new Keyed(daemons, daemonCard, (card, link) => card.show(link));
+  const sinkCards = new Keyed(sinks, sinkCard, (card, sink) => card.show(sink));
+  const render = onceAFrame(() => {
+    if (signal.aborted || !state.bridge) return;
+    const { daemons: links, sinks: couriers, journal: log } = state.bridge;
+    setText(summary, summaryOf(links, couriers));
+    daemonCards.show(links.map((link) => [link.daemon, link]));
+    sinkCards.show(couriers.map((sink) => [sink.sink, sink]));
+    journal.show(log);
+  });
+  state.addEventListener("change", render, { signal });
+  watchApps(() => (state.bridge?.daemons ?? []).map((link) => link.daemon), signal);
+  if (state.bridge) render();
+  else setText(summary, "Asking the bridge …");
+}
+
+function summaryOf(links, sinks) {
+  const up = (parts) => parts.filter((part) => part.state === "up").length;
+  const waiting = Math.max(0, ...sinks.map((sink) => sink.lag_events));
+  return `${up(links)} of ${counted(links.length, "daemon")} up, ${up(sinks)} of ${counted(sinks.length, "sink")} up, ${counted(waiting, "event")} waiting.`;
+}
+
+const GRADES = { up: "good", stopped: "idle", paused: "warn", gone: "bad", waiting: "bad" };
+
+/** A card with a heading, a badge, facts, and what else is appended. */
+function card(name, ...more) {
+  const state_ = badge();
+  const facts = new Facts();
+  const element = make("li", { class: "card" }, make("h3", {}, name, " ", state_), facts.element, ...more);
+  return Object.assign(element, { badge: state_, facts });
+}
+
+function daemonCard(link) {
+  const apps = make("span");
+  const appLinks = new Keyed(apps, stateLink, (element, [text]) => setText(element, text));
+  const element = card(link.daemon);
+  element.show = (now) => {
+    const up = now.state === "up";
+    setBadge(element.badge, now.state === "waiting" ? "down" : now.state, GRADES[now.state] ?? "warn");
+    const known = state.apps.get(now.daemon);
+    const counts = known?.counts ?? {};
+    appLinks.show(
+      Object.keys(APP_STATES)
+        .filter((name) => counts[name])
+        .map((name) => [name, [`${count(counts[name])} ${name}`, now.daemon, name]]),
+    );
+    element.facts.show([
+      ["Address", now.url],
+      ["Up since", up ? ago(now.connected_since) : undefined],
+      ["Last event", ago(now.last_event_at)],
+      ["Last error", now.last_error && `${now.last_error}${now.last_error_at ? `, ${ago(now.last_error_at)}` : ""}`, up ? undefined : "bad"],
+      ["Apps", known?.at ? (known.apps.length ? apps : "none") : undefined],
+      ["Apps known", known?.error && known.at ? ago(known.at) : undefined, "warn"],
+      ["Apps not known", up ? known?.error : undefined, "bad"], // of one that is down the error above says it
+      ["Permissions lacking", now.missing_permissions.join(", "), "warn"],
+      ["Token ends", ago(now.token_expires_at)],
+      ["Connected", now.connects > 1 ? `${counted(now.connects, "time")} since the bridge started` : undefined],
+    ]);
+  };
+  return element;
+}
+
+function stateLink([text, daemon, name]) {
+  return make("a", { class: "count", href: `#apps?${new URLSearchParams({ daemon, state: name })}`, "data-grade": APP_STATES[name] }, text);
+}
+
+function sinkCard(sink) {
+  const said = make("span", { role: "status" });
+  const button = action("", () => change());
+  const letters = make("a", { href: `#dead-letters?${new URLSearchParams({ sink: sink.sink })}` });
+  const element = card(sink.sink, make("p", { class: "actions" }, button, said));
+  let shown = sink;
+  let busy = false;
+  const change = async () => {
+    if (busy) return;
+    // Of what is not up: a sink that waits, or is gone, is taken up again.
+    const verb = shown.state === "up" || shown.state === "connecting" ? "pause" : "resume";
+    busy = true;
+    try {
+      const now = await post(`bridge/sinks/${path(sink.sink)}/${verb}`);
+      setText(said, verb === "pause" ? "Paused." : "Resumed.");
+      element.show(now);
+    } catch (error) {
+      setText(said, error.message);
+    }
+    busy = false;
+  };
+  element.show = (now) => {
+    shown = now;
+    const failing = now.state === "gone" || now.state === "waiting" || now.breaker !== "closed";
+    const rate = state.rates.get(now.sink);
+    setBadge(element.badge, now.state === "waiting" ? "failing" : now.state, failing ? "bad" : (GRADES[now.state] ?? "warn"));
+    setText(letters, counted(now.dead_letters, "event"));
+    element.facts.show([
+      ["Delivered", `${count(now.delivered)}${rate === undefined ? "" : `, ${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))}/s`}`],
+      ["Waiting", now.lag_events ? `${counted(now.lag_events, "event")}, the oldest for ${duration(now.lag_seconds)}` : "nothing", failing && now.lag_events ? "bad" : undefined],
+      ["Dead letters", now.dead_letters ? letters : undefined, "warn"],
+      [failing ? "Failing" : "Last error", now.last_error && `${now.last_error}${now.last_error_at ? `, ${ago(now.last_error_at)}` : ""}`, failing ? "bad" : undefined],
+      ["Failed attempts", now.failed ? count(now.failed) : undefined],
+      ["Breaker", now.breaker === "closed" ? undefined : now.breaker, "bad"],
+    ]);
+    const pauses = now.state === "up" || now.state === "connecting";
+    setText(button, pauses ? "Pause" : now.state === "waiting" ? "Try now" : "Resume");
+    setAttribute(button, "aria-label", `${button.textContent}: ${now.sink}`);
+    button.hidden = !state.scopes.has("operate");
+    allow(button, state.may("operate"));
+  };
+  return element;
+}
+
+function journalCard() {
+  const meter = make("meter", { min: "0", max: "1", high: "0.9", low: "0.75", optimum: "0", "aria-label": "Share of the journal's limit" });
+  const element = card("Journal", meter);
+  element.firstChild.firstChild.remove(); // its section says the name
+  const list = make("ul", { class: "cards" }, element);
+  const show = (journal) => {
+    const fault = journal.last_error || journal.held_events > 0;
+    setBadge(element.badge, !journal.open ? "closed" : fault ? "not writing" : "writing", !journal.open || fault ? "bad" : "good");
+    element.facts.show([
+      ["Path", journal.path],
+      ["Size", journal.max_bytes ? `${bytes(journal.bytes)} of ${bytes(journal.max_bytes)}` : bytes(journal.bytes)],
+      ["Events", journal.events ? `${count(journal.events)} (${count(journal.first_offset)} to ${count(journal.last_offset)})` : "none"],
+      ["Held in memory", journal.held_events ? `${counted(journal.held_events, "event")} that the disk does not take` : undefined, "bad"],
+      ["Error", journal.last_error, "bad"],
+    ]);
+    const share = journal.max_bytes ? Math.min(1, journal.bytes / journal.max_bytes) : 0;
+    meter.value = share;
+    meter.hidden = !journal.max_bytes;
+    setAttribute(meter, "aria-valuetext", `${Math.round(share * 100)} %`);
+  };
+  return { element: list, show };
+}
