@@ -45,7 +45,7 @@ def serve_closed(settings: Settings) -> Iterator[None]:
             reload=_no_reload,
             client=_no_client,
         )
-        control = ControlSocket(directory, new_application(bridge, open_gate))
+        control = ControlSocket(directory, new_application(bridge, open_gate, settings.admin))
         control.start()
         try:
             yield

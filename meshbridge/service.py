@@ -68,11 +68,11 @@ class Service:
             reload=self.reload,
             client=self.client,
         )
-        self._control = ControlSocket(settings.journal.path, new_application(self.bridge, open_gate))
+        self._control = ControlSocket(settings.journal.path, new_application(self.bridge, open_gate, settings.admin))
         self.admin: AdminListener | None = None
         if settings.admin.enabled:
             gate = token_gate(lambda: self._settings.admin.tokens)
-            self.admin = AdminListener(settings.admin, new_application(self.bridge, gate))
+            self.admin = AdminListener(settings.admin, new_application(self.bridge, gate, settings.admin))
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, daemon=True
         )
