@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Scope
+from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.problems import Problem
 from meshbridge.journal import Journal, JournalOptions
 
@@ -47,7 +48,8 @@ def operations() -> list[Operation]:
             raise Problem(HTTPStatus.FORBIDDEN, "only asked")
 
     with tempfile.TemporaryDirectory() as directory:
-        application = new_application(_nobodys(Path(directory)), gate)
+        options = AdminOptions(audit_file=Path(directory) / "audit.log")  # to be asked is nothing for the log
+        application = new_application(_nobodys(Path(directory)), gate, options)
         found = []
         for path, methods in application.openapi()["paths"].items():
             for method, described in methods.items():

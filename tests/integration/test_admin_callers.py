@@ -133,6 +133,27 @@ def test_a_caller_that_waits_no_more(api: Api, application: FastAPI, scheme: str
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_link_that_stops_lets_go_of_those_who_wait(emulator: Emulator, scheme: str, tmp_path: Path) -> None:
+    """The connection of its own that each waits on is the link's as well."""
+    journal = Journal(JournalOptions(path=tmp_path))
+    journal.open()
+    link = Link("stopping", options_for(emulator, scheme), journal)
+    application = application_for([link], journal)
+    with serving(application) as api, contextlib.ExitStack() as callers:
+        api.json("GET", f"{root('stopping')}/labels")
+        waiting = [callers.enter_context(connection(api)) for _ in WAITING]
+        for caller, (method, path, body) in zip(waiting, WAITING.values(), strict=True):
+            caller.request(method, f"{root('stopping')}/{path}", body, {"Content-Type": "application/json"})
+        share = application.state.shares.of("stopping", asking.Kind.WAITING)
+        wait_for(lambda: share.value == asking.Kind.WAITING.value - len(waiting), "all to wait")
+        assert link.stop(10)
+        for caller in waiting:
+            with caller.getresponse() as response:
+                assert (response.status, json.load(response)["kind"]) == (502, "daemon-unreachable")
+    journal.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.usefixtures("silent_run", "nothing_stays")
 def test_a_caller_that_follows_a_silent_run_no_more(api: Api, scheme: str, silent_run: str) -> None:
     with connection(api) as caller:

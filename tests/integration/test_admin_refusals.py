@@ -138,6 +138,15 @@ def test_another_node_may_carry_it_out_for_an_administrator(emulator: Emulator, 
         node = "{}:{}".format(*other.tcp_address)
         assert api.json("GET", path("node-a"), params={"forward_to": node})["HOST_NAME"] == "node-b"
         assert api.json("GET", path("node-a"))["HOST_NAME"] == "node-a"
+        run = api.json("POST", path("node-a", "runs"), 202, params={"forward_to": node}, json={"command": "printf x"})
+        output = path("node-a", f"runs/{run['name']}/output")
+        followed = api.ask("GET", output, params={"forward_to": node}).text.splitlines()
+        assert followed == ['{"position":0,"output":"x"}', '{"exit_code":0,"finished":true}']
+        assert api.json("GET", output, 404)["kind"] == "daemon-refused", "it is at the other node"
+        waited = api.json(
+            "POST", path("node-a", "runs"), params={"forward_to": node, "wait": 1}, json={"command": "id"}
+        )
+        assert waited["exit_code"] == 0
         refused = api.json("GET", path("node-a"), 403, params={"forward_to": node}, scope="operate")
         assert refused["kind"] == "scope"
     assert api.json("GET", path("node-a"), 422, params={"forward_to": "a\r\nX-Evil: 1"})["errors"]

@@ -1,5 +1,6 @@
 """What is secret stays with the daemon: in answers it is masked, and a mask that comes back is refused."""
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,17 +11,28 @@ __all__ = ["MASK", "masked", "masked_values", "refuse_masks"]
 
 MASK = "********"
 
-# Parts of the names of what is secret, in lower case: JWTSalt, Password, key of a user, JWT_SECRET, refresh_token, …
-_SECRET_PARTS = ("password", "passwd", "secret", "token", "salt", "credential", "privatekey", "apikey")
-_SECRET_NAMES = frozenset({"key", "mfa_key", "sec_env"})
+# Parts of the names of what is secret: JWTSalt, Password, refresh_token, AWS_SECRET_ACCESS_KEY, …
+_SECRET_PARTS = ("password", "passwd", "passphrase", "secret", "token", "salt", "credential", "apikey")
+_SECRET_ENDS = frozenset({"key", "keys", "pass", "pwd"})  # as a word at the end: mfa_key, apiKey, DB_PASS
+_PUBLIC = "public"
+_SECRET_NAMES = frozenset({"sec_env"})
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_PASSWORD_OF_URL = re.compile(
+    r"(\b[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/:@]*:)[^\s/]+@"
+)  # linear: a daemon gives the text
 
 
 def masked(value: Any) -> Any:
-    """``value`` with what its names tell to be secret replaced, however deep; of an object all that is in it."""
+    """``value`` with what its names tell to be secret replaced, however deep; of an object all that is in it.
+
+    Passwords in URLs are replaced wherever they stand.
+    """
     if isinstance(value, Mapping):
         return {name: masked_values(part) if _is_secret(str(name)) else masked(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [masked(part) for part in value]
+    if isinstance(value, str) and "://" in value:
+        return _PASSWORD_OF_URL.sub(rf"\1{MASK}@", value)
     return value
 
 
@@ -41,7 +53,7 @@ def refuse_masks(value: Any, where: str = "") -> None:
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
             refuse_masks(part, f"{where}.{number}")
-    elif value == MASK:
+    elif isinstance(value, str) and MASK in value:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             f"{where} is masked: give its value, or leave it out",
@@ -51,5 +63,8 @@ def refuse_masks(value: Any, where: str = "") -> None:
 
 
 def _is_secret(name: str) -> bool:
-    name = name.lower()
-    return name in _SECRET_NAMES or any(part in name for part in _SECRET_PARTS)
+    words = [word.lower() for word in _WORD.findall(name)]
+    joined = "".join(words)
+    if name in _SECRET_NAMES or any(part in joined for part in _SECRET_PARTS):
+        return True
+    return bool(words) and words[-1] in _SECRET_ENDS and _PUBLIC not in words

@@ -78,7 +78,7 @@ class Finished(Options):
     """A run that has ended."""
 
     exit_code: int | None = Field(description="9 where max_time ended it; null where the daemon tells none")
-    output: str
+    output: str = Field(description="3 MiB of it at most: a run that is followed has no such limit")
 
 
 _STARTED_OR_FINISHED: dict[int | str, dict[str, Any]] = {
