@@ -68,6 +68,7 @@ class LinkStatus:
     url: str = ""
     run: str | None = None
     connected_since: float | None = None
+    down_since: float | None = None  # the first failure since it was up
     connects: int = 0
     last_event_at: float | None = None
     last_error: str | None = None

@@ -93,6 +93,7 @@ class Link:
         self._state = LinkState.STOPPED
         self._connects = 0
         self._connected_since: float | None = None
+        self._down_since: float | None = None
         self._last_error: str | None = None
         self._last_error_at: float | None = None
         self._missing: tuple[str, ...] = ()
@@ -153,6 +154,7 @@ class Link:
             url=self._options.url,
             run=None if numbering is None else numbering.run,
             connected_since=self._connected_since,
+            down_since=self._down_since,
             connects=self._connects,
             last_event_at=self._last_event_at,
             last_error=self._last_error,
@@ -200,7 +202,7 @@ class Link:
                 self._own_requests.close()
             seconds = self._delay(reason, attempts)
             self._last_error, self._last_error_at = str(error), time.time()
-            self._connected_since = None
+            self._connected_since, self._down_since = None, self._down_since or self._last_error_at
             telemetry.link_down(self.name, reason, str(error), first=told != reason, retry_seconds=seconds, hint=hint)
             told = reason
             self._move(LinkState.WAITING)
@@ -285,7 +287,7 @@ class Link:
         self._move(LinkState.SUBSCRIBING)
         operations.subscribe(channel, token, self._options.events, _REQUEST_SECONDS)
         self._connects += 1
-        self._connected_since = time.time()
+        self._connected_since, self._down_since = time.time(), None
         self._last_error = self._last_error_at = None
         telemetry.link_connected(self.name, run, self._options.url)
         self._move(LinkState.UP)

@@ -74,7 +74,8 @@ async function asked(method, where, { query = {}, body, headers = {}, signal }) 
   for (const [name, value] of Object.entries(query))
     for (const one of [value].flat()) if (one !== undefined && one !== "") url.searchParams.append(name, one);
   const sent = { ...headers };
-  if (token.get()) sent.Authorization = `Bearer ${token.get()}`;
+  const shown = token.get();
+  if (shown) sent.Authorization = `Bearer ${shown}`;
   if (body !== undefined) sent["Content-Type"] = "application/json";
   let response;
   try {
@@ -94,6 +95,7 @@ async function asked(method, where, { query = {}, body, headers = {}, signal }) 
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   const refused = new Refused(response.status, problem);
-  if (refused.byToken) contact.dispatchEvent(new CustomEvent("refused", { detail: problem.detail }));
+  // Not of a request that was sent with the token before: there may be another by now.
+  if (refused.byToken && shown === token.get()) contact.dispatchEvent(new CustomEvent("refused", { detail: problem.detail }));
   throw refused;
 }

@@ -77,6 +77,8 @@ export class Keyed {
     let place = this.#parent.firstChild;
     for (const node of this.#nodes.values()) {
       if (node === place) place = place.nextSibling;
+      // moveBefore, where there is one, leaves the focus on what is moved.
+      else if (node.isConnected && this.#parent.moveBefore) this.#parent.moveBefore(node, place);
       else this.#parent.insertBefore(node, place);
     }
   }

@@ -52,7 +52,7 @@ export function showEvents(main, signal, options) {
       list.prepend(...rows);
       while (list.childElementCount > SHOWN) list.lastElementChild.remove();
     }
-    const gone = lost ? ` ${counted(lost, "time")} events were deleted before they could be sent.` : "";
+    const gone = lost ? ` ${counted(lost, "event")} were deleted before they could be sent.` : "";
     setText(figures, `${counted(seen, "event")} seen, ${count(perSecond)} a second${paused ? ", paused" : ""}.${gone}`);
   });
 
@@ -94,7 +94,7 @@ export function showEvents(main, signal, options) {
         const headers = last ? { "Last-Event-ID": last } : {};
         for await (const event of messages(streamed("events", { query, headers, signal: until }))) {
           if (event.id) last = event.id;
-          if (event.kind === "lost") lost += 1;
+          if (event.kind === "lost") lost += JSON.parse(event.data).events ?? 1; // of a journal begun anew nobody knows
           else take(event);
           if (said.textContent) setText(said, "");
           render();

@@ -59,9 +59,9 @@ async function open() {
   watching = false;
 }
 
-function route({ focus = state.bridge !== null } = {}) {
+function route() {
   const [where, query = ""] = location.hash.slice(1).split("?");
-  const [name, ...parts] = where.split("/").map(decodeURIComponent);
+  const [name, ...parts] = partsOf(where);
   const known = Object.hasOwn(VIEWS, name) ? name : name === "runs" ? "apps" : "overview";
   ending?.abort();
   ending = new AbortController();
@@ -77,7 +77,15 @@ function route({ focus = state.bridge !== null } = {}) {
     (name === "runs" ? showRun : showApp)(main, ending.signal, ...parts, options);
   } else VIEWS[known].show(main, ending.signal, options);
   document.title = `${title} · meshbridge`;
-  if (focus) main.focus({ preventScroll: true });
+  if (state.bridge) main.focus({ preventScroll: true });
+}
+
+function partsOf(where) {
+  try {
+    return where.split("/").map(decodeURIComponent);
+  } catch {
+    return ["overview"]; // an address that somebody has cut
+  }
 }
 
 function askForToken(detail) {
@@ -100,6 +108,7 @@ function askForToken(detail) {
           event.preventDefault();
           token.set(field.value.trim());
           open();
+          main.focus();
         },
       },
       make("label", { for: "token" }, "Token"),

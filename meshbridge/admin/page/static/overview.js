@@ -66,7 +66,8 @@ function daemonCard(link) {
     );
     element.facts.show([
       ["Address", now.url],
-      ["Up since", up ? ago(now.connected_since) : undefined],
+      ["Up since", ago(now.connected_since)],
+      ["Down since", ago(now.down_since), "bad"],
       ["Last event", ago(now.last_event_at)],
       ["Last error", now.last_error && `${now.last_error}${now.last_error_at ? `, ${ago(now.last_error_at)}` : ""}`, up ? undefined : "bad"],
       ["Apps", known?.at ? (known.apps.length ? apps : "none") : undefined],
