@@ -176,6 +176,11 @@ def test_every_operation_is_described(application: FastAPI) -> None:
         assert operation["summary"], name
         assert operation["description"], name
         answers = set(operation["responses"])
+        for status in (status for status in answers if status < "400"):
+            described = operation["responses"][status]
+            assert described["description"] != "Successful Response", name
+            for kind, content in described["content"].items():
+                assert kind == "application/octet-stream" or "example" in content, name
         if "{daemon}/" in name:
             assert {"401", "403", "404", "422", "502", "503", "504"} <= answers, name
             for status in answers:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, sdk
+from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, good, sdk
 from meshbridge.admin.daemons.refusals import answers, not_kept
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
@@ -96,7 +96,12 @@ async def add_app(ask: Ask, app: _App, settings: AppSettings) -> Response:
     return await ask(lambda client: _json(_shown(client.add_app(app_of(app, settings)))))
 
 
-@router.delete("/{app}", dependencies=[needs(Scope.ADMIN)], openapi_extra=sdk("delete_app"))
+@router.delete(
+    "/{app}",
+    dependencies=[needs(Scope.ADMIN)],
+    responses=good("the app is gone", {"app": "web", "enabled": None, "deleted": True}),
+    openapi_extra=sdk("delete_app"),
+)
 async def delete_app(ask: Ask, app: _App) -> Changed:
     """Remove an app, and end its process."""
     if not await ask(lambda client: client.delete_app(app)):
@@ -104,27 +109,47 @@ async def delete_app(ask: Ask, app: _App) -> Changed:
     return Changed(app=app, deleted=True)
 
 
-@router.post("/{app}/enable", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("enable_app"))
+@router.post(
+    "/{app}/enable",
+    dependencies=[needs(Scope.OPERATE)],
+    responses=good("the app may run", {"app": "web", "enabled": True, "deleted": None}),
+    openapi_extra=sdk("enable_app"),
+)
 async def enable_app(ask: Ask, app: _App) -> Changed:
     """Let it be started, now and as its settings say."""
     await ask(lambda client: client.enable_app(app))
     return Changed(app=app, enabled=True)
 
 
-@router.post("/{app}/disable", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("disable_app"))
+@router.post(
+    "/{app}/disable",
+    dependencies=[needs(Scope.OPERATE)],
+    responses=good("the app may not run", {"app": "web", "enabled": False, "deleted": None}),
+    openapi_extra=sdk("disable_app"),
+)
 async def disable_app(ask: Ask, app: _App) -> Changed:
     """End its process, and keep it from being started."""
     await ask(lambda client: client.disable_app(app))
     return Changed(app=app, enabled=False)
 
 
-@router.get("/{app}/health", dependencies=[needs(Scope.READ)], openapi_extra=sdk("check_app_health"))
+@router.get(
+    "/{app}/health",
+    dependencies=[needs(Scope.READ)],
+    responses=good("its health", {"app": "web", "healthy": True}),
+    openapi_extra=sdk("check_app_health"),
+)
 async def check_app_health(ask: Ask, app: _App) -> Health:
     """Whether it is healthy, as the daemon last saw it."""
     return Health(app=app, healthy=await ask(lambda client: client.check_app_health(app)))
 
 
-@router.get("/{app}/output", dependencies=[needs(Scope.READ)], openapi_extra=sdk("get_app_output"))
+@router.get(
+    "/{app}/output",
+    dependencies=[needs(Scope.READ)],
+    responses=good("the piece", {"output": "hello\n", "position": 6, "exit_code": None, "finished": False}),
+    openapi_extra=sdk("get_app_output"),
+)
 async def get_app_output(ask: Ask, app: _App, wanted: Annotated[OutputQuery, Query()]) -> Output:
     """A piece of what it has written."""
 
@@ -164,7 +189,12 @@ class Cancelled(Options):
     cancelled: bool
 
 
-@router.post("/{app}/task", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("run_task"))
+@router.post(
+    "/{app}/task",
+    dependencies=[needs(Scope.OPERATE)],
+    responses=good("what it returned", {"result": "done"}),
+    openapi_extra=sdk("run_task"),
+)
 async def run_task(
     ask: Ask,
     app: _App,
@@ -175,7 +205,12 @@ async def run_task(
     return TaskResult(result=await ask(lambda client: client.run_task(app, task.data, wait), waits=True))
 
 
-@router.delete("/{app}/task", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("cancel_task"))
+@router.delete(
+    "/{app}/task",
+    dependencies=[needs(Scope.OPERATE)],
+    responses=good("whether there was one", {"cancelled": True}),
+    openapi_extra=sdk("cancel_task"),
+)
 async def cancel_task(ask: Ask, app: _App) -> Cancelled:
     """Cancel the task that an app works on."""
     return Cancelled(cancelled=await ask(lambda client: client.cancel_task(app)))

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from meshbridge import telemetry
 from meshbridge.admin.daemons.asking import Ask, Asking
-from meshbridge.admin.daemons.models import sdk
+from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.daemons.refusals import answers, answers_of
 from meshbridge.admin.door import of_any_length
 from meshbridge.admin.gate import Scope, needs
@@ -44,6 +44,7 @@ _CONTENT = {
     "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}},
     "headers": {name: {"schema": {"type": "string"}} for name in (_MODE, _OWNER, _GROUP)},
 }
+_PLACED = good("the file is there", {"path": "/srv/app/web.log", "bytes": 4096}, HTTPStatus.CREATED)
 _UPLOADS = answers_of(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED)
 _BODY = {"requestBody": {"required": True, "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
@@ -85,7 +86,7 @@ async def download(ask: Ask, path: _Path) -> Response:
     "",
     status_code=HTTPStatus.CREATED,
     dependencies=[of_any_length()],
-    responses=_UPLOADS,
+    responses=_PLACED | _UPLOADS,
     openapi_extra=sdk("upload_file") | _BODY,
 )
 async def upload(ask: Ask, request: Request, path: _Path, attributes: Annotated[Attributes, Query()]) -> Placed:

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from meshbridge.admin.daemons.asking import Ask
-from meshbridge.admin.daemons.models import sdk
+from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 
@@ -18,13 +18,24 @@ _METRICS: dict[int | str, dict[str, Any]] = {
         "content": {"text/plain": {"schema": {"type": "string"}, "example": "appmesh_metrics_scrapes_total 1\n"}},
     }
 }
+_RESOURCES = {
+    "host_name": "node-a",
+    "appmesh_version": "appmesh_2.2.1",
+    "appmesh_start_time_unix_seconds": 1795594889,
+    "cpu_processors": 2,
+    "mem_total_bytes": 25276063744,
+    "mem_available_bytes": 23548035072,
+    "load": {"1min": 0.3, "5min": 0.4, "15min": 0.4},
+    "fs": [{"device": "/dev/vda", "mount_point": "/", "size": 270553174016, "used": 26819239936, "usage": 0.1}],
+    "net": [{"name": "eth0", "address": "192.0.2.2", "ipv6": False}],
+}
 
 router = APIRouter(
     prefix="/api/v1/daemons/{daemon}", tags=["host"], dependencies=[needs(Scope.READ)], responses=answers()
 )
 
 
-@router.get("/resources", openapi_extra=sdk("get_host_resources"))
+@router.get("/resources", responses=good("sizes in bytes", _RESOURCES), openapi_extra=sdk("get_host_resources"))
 async def get_host_resources(ask: Ask) -> dict[str, Any]:
     """Processors, memory, disks and network of the host, and when the daemon was started."""
     return await ask(lambda client: client.get_host_resources())

@@ -8,12 +8,18 @@ from fastapi import APIRouter
 
 from meshbridge.admin.bridge import TheBridge
 from meshbridge.admin.daemons.asking import DaemonName
+from meshbridge.admin.daemons.models import good
 from meshbridge.admin.daemons.refusals import answers_of
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
-from meshbridge.status import LinkStatus
+from meshbridge.status import LinkState, LinkStatus
 
 __all__ = ["router"]
+
+
+def _shown(link: LinkStatus) -> dict[str, Any]:
+    return {"name": link.daemon, "up": link.up, **dataclasses.asdict(link)}
+
 
 router = APIRouter(
     prefix="/api/v1/daemons",
@@ -21,16 +27,17 @@ router = APIRouter(
     dependencies=[needs(Scope.READ)],
     responses=answers_of(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
+_EXAMPLE = _shown(LinkStatus("node-a", LinkState.UP, "tcp://127.0.0.1:6059", run="1795594889", connects=1))
 _ONE = answers_of(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-@router.get("")
+@router.get("", responses=good("each with its link", [_EXAMPLE]))
 def daemons(bridge: TheBridge) -> list[dict[str, Any]]:
     """Every daemon of the configuration, and how its link is."""
     return [_shown(link) for link in bridge.links()]
 
 
-@router.get("/{daemon}", responses=_ONE)
+@router.get("/{daemon}", responses=good("its link", _EXAMPLE) | _ONE)
 def daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
     """One daemon, and how its link is."""
     links = {link.daemon: link for link in bridge.links()}
@@ -39,7 +46,3 @@ def daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
             HTTPStatus.NOT_FOUND, f"there is no daemon {daemon!r} here", kind="unknown-daemon", allowed=sorted(links)
         )
     return _shown(links[daemon])
-
-
-def _shown(link: LinkStatus) -> dict[str, Any]:
-    return {"name": link.daemon, "up": link.up, **dataclasses.asdict(link)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
@@ -9,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from meshbridge.appmesh import App
 from meshbridge.options import Options
 
-__all__ = ["AppName", "AppSettings", "Moment", "app_of", "sdk"]
+__all__ = ["AppName", "AppSettings", "Moment", "app_of", "good", "sdk"]
 
 AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 
@@ -120,6 +121,11 @@ def app_of(name: str | None, settings: AppSettings) -> App:
     """The SDK's form."""
     fields = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     return App({**fields, **({} if name is None else {"name": name})})
+
+
+def good(description: str, example: Any, status: HTTPStatus = HTTPStatus.OK) -> dict[int | str, dict[str, Any]]:
+    """What an operation answers when all went well, for its description."""
+    return {int(status): {"description": description, "content": {"application/json": {"example": example}}}}
 
 
 def sdk(*methods: str) -> dict[str, Any]:

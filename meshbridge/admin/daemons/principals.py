@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path
 
 from meshbridge.admin.daemons.asking import Ask
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import sdk
+from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 
@@ -14,35 +14,62 @@ __all__ = ["router"]
 
 _READ, _ADMIN = [needs(Scope.READ)], [needs(Scope.ADMIN)]
 _Principal = Annotated[str, Path(min_length=1, max_length=255, description="id of the principal")]
+_PRINCIPAL = {"name": "5f1c", "roles": ["view"]}
+_DONE = {"name": "5f1c", "done": True}
 
 router = APIRouter(prefix="/api/v1/daemons/{daemon}", tags=["principals"], responses=answers())
 
 
-@router.get("/auth-config", dependencies=_READ, openapi_extra=sdk("get_auth_config"))
+@router.get(
+    "/auth-config",
+    dependencies=_READ,
+    responses=good("the issuer", {"issuer": "https://login.example.com", "audience": "appmesh", "scopes": ["openid"]}),
+    openapi_extra=sdk("get_auth_config"),
+)
 async def get_auth_config(ask: Ask) -> dict[str, Any]:
     """Who issues tokens for the daemon."""
     return await ask(lambda client: client.get_auth_config())
 
 
-@router.get("/principals", dependencies=_ADMIN, openapi_extra=sdk("list_principals"))
+@router.get(
+    "/principals",
+    dependencies=_ADMIN,
+    responses=good("those who have come so far", [_PRINCIPAL]),
+    openapi_extra=sdk("list_principals"),
+)
 async def list_principals(ask: Ask) -> Any:
     """Everyone whom the daemon knows by their tokens."""
     return masked(await ask(lambda client: client.list_principals()))
 
 
-@router.get("/principals/self", dependencies=_READ, openapi_extra=sdk("get_current_principal"))
+@router.get(
+    "/principals/self",
+    dependencies=_READ,
+    responses=good("the principal", _PRINCIPAL),
+    openapi_extra=sdk("get_current_principal"),
+)
 async def get_current_principal(ask: Ask) -> dict[str, Any]:
     """Whom the daemon takes this bridge for."""
     return masked(await ask(lambda client: client.get_current_principal()))  # type: ignore[no-any-return]  # an object stays one
 
 
-@router.get("/principals/self/permissions", dependencies=_READ, openapi_extra=sdk("get_principal_permissions"))
+@router.get(
+    "/principals/self/permissions",
+    dependencies=_READ,
+    responses=good("their names", ["app-view"]),
+    openapi_extra=sdk("get_principal_permissions"),
+)
 async def get_principal_permissions(ask: Ask) -> list[str]:
     """What this bridge may do there."""
     return await ask(lambda client: client.get_principal_permissions())
 
 
-@router.put("/principals/{principal}", dependencies=_ADMIN, openapi_extra=sdk("update_principal"))
+@router.put(
+    "/principals/{principal}",
+    dependencies=_ADMIN,
+    responses=good("the principal is so now", _DONE),
+    openapi_extra=sdk("update_principal"),
+)
 async def update_principal(
     ask: Ask, principal: _Principal, settings: Annotated[dict[str, Any], Body(examples=[{"roles": ["view"]}])]
 ) -> dict[str, Any]:
@@ -52,7 +79,12 @@ async def update_principal(
     return {"name": principal, "done": True}
 
 
-@router.delete("/principals/{principal}", dependencies=_ADMIN, openapi_extra=sdk("delete_principal"))
+@router.delete(
+    "/principals/{principal}",
+    dependencies=_ADMIN,
+    responses=good("the principal is gone", _DONE),
+    openapi_extra=sdk("delete_principal"),
+)
 async def delete_principal(ask: Ask, principal: _Principal) -> dict[str, Any]:
     """Remove a principal."""
     await ask(lambda client: client.delete_principal(principal))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.masking import refuse_masks
-from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, sdk
+from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, problem_content
@@ -81,9 +81,13 @@ class Finished(Options):
     output: str = Field(description="3 MiB of it at most: a run that is followed has no such limit")
 
 
+_STARTED = good(
+    "without wait: it was started", {"name": "8yJmRcYk2ZN", "process_uuid": "8yJmRcYk2Zo"}, HTTPStatus.ACCEPTED
+)
+_FINISHED = good("with wait: it has ended", {"exit_code": 0, "output": "hello\n"})
 _STARTED_OR_FINISHED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Finished, "description": "with wait: it has ended"},
-    202: {"model": Started, "description": "without wait: it was started"},
+    200: {"model": Finished, **_FINISHED[200]},
+    202: {"model": Started, **_STARTED[202]},
 }
 _FOLLOWED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -170,7 +174,12 @@ async def follow(ask: Ask, run: _Run, wanted: Annotated[FollowQuery, Query()]) -
         return Streamed(following.lines(), held.pop_all(), media_type="application/x-ndjson")
 
 
-@router.delete("/runs/{run}", dependencies=[needs(Scope.OPERATE)], openapi_extra=sdk("delete_app"))
+@router.delete(
+    "/runs/{run}",
+    dependencies=[needs(Scope.OPERATE)],
+    responses=good("the run is gone", {"name": "8yJmRcYk2ZN", "deleted": True}),
+    openapi_extra=sdk("delete_app"),
+)
 async def remove_run(ask: Ask, run: _Run) -> dict[str, Any]:
     """End a run, and have the daemon forget it. Not for apps: those take the scope admin."""
 

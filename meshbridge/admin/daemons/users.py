@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 
 from meshbridge.admin.daemons.asking import Ask
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import sdk
+from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
@@ -23,6 +23,17 @@ __all__ = ["router"]
 _READ, _ADMIN = [needs(Scope.READ)], [needs(Scope.ADMIN)]
 _User = Annotated[str, Path(min_length=1, max_length=255, description="name of the user", examples=["mesh"])]
 _Role = Annotated[str, Path(min_length=1, max_length=255, description="name of the role", examples=["view"])]
+_A_USER = {
+    "name": "mesh",
+    "email": "mesh@example.com",
+    "group": "user",
+    "roles": ["view"],
+    "exec_user": "",
+    "locked": False,
+    "mfa_enabled": False,
+}
+_DONE_USER = {"name": "mesh", "done": True}
+_PERMISSIONS = ["app-view", "app-output-view"]
 
 router = APIRouter(prefix="/api/v1/daemons/{daemon}", tags=["users"], responses=answers())
 
@@ -73,25 +84,42 @@ class Done(Options):
 # --- users -----------------------------------------------------------------------------------------------------------
 
 
-@router.get("/users", dependencies=_ADMIN, openapi_extra=sdk("list_users"))
+@router.get(
+    "/users",
+    dependencies=_ADMIN,
+    responses=good("users by name, without their passwords", {"mesh": _A_USER}),
+    openapi_extra=sdk("list_users"),
+)
 async def list_users(ask: Ask) -> dict[str, Any]:
     """All users, by name."""
     return {name: masked(user) for name, user in (await ask(lambda client: client.list_users())).items()}
 
 
-@router.get("/users/self", dependencies=_READ, openapi_extra=sdk("get_current_user"))
+@router.get(
+    "/users/self",
+    dependencies=_READ,
+    responses=good("the user, without the password", _A_USER),
+    openapi_extra=sdk("get_current_user"),
+)
 async def get_current_user(ask: Ask) -> dict[str, Any]:
     """The user with whom this bridge logs in."""
     return masked(await ask(lambda client: client.get_current_user()))  # type: ignore[no-any-return]  # an object stays one
 
 
-@router.get("/users/self/permissions", dependencies=_READ, openapi_extra=sdk("get_user_permissions"))
+@router.get(
+    "/users/self/permissions",
+    dependencies=_READ,
+    responses=good("their names", _PERMISSIONS),
+    openapi_extra=sdk("get_user_permissions"),
+)
 async def get_user_permissions(ask: Ask) -> list[str]:
     """What this bridge may do there."""
     return await ask(lambda client: client.get_user_permissions())
 
 
-@router.put("/users/{user}", dependencies=_ADMIN, openapi_extra=sdk("add_user"))
+@router.put(
+    "/users/{user}", dependencies=_ADMIN, responses=good("the user is there", _DONE_USER), openapi_extra=sdk("add_user")
+)
 async def add_user(ask: Ask, user: _User, settings: UserSettings) -> Done:
     """Add a user, or change one."""
     fields = {**settings.model_dump(exclude_none=True, exclude={"key"}), "name": user}
@@ -102,28 +130,48 @@ async def add_user(ask: Ask, user: _User, settings: UserSettings) -> Done:
     return Done(name=user)
 
 
-@router.delete("/users/{user}", dependencies=_ADMIN, openapi_extra=sdk("delete_user"))
+@router.delete(
+    "/users/{user}",
+    dependencies=_ADMIN,
+    responses=good("the user is gone", _DONE_USER),
+    openapi_extra=sdk("delete_user"),
+)
 async def delete_user(ask: Ask, user: _User) -> Done:
     """Remove a user."""
     await ask(lambda client: client.delete_user(user))
     return Done(name=user)
 
 
-@router.post("/users/{user}/lock", dependencies=_ADMIN, openapi_extra=sdk("lock_user"))
+@router.post(
+    "/users/{user}/lock",
+    dependencies=_ADMIN,
+    responses=good("the user is locked", _DONE_USER),
+    openapi_extra=sdk("lock_user"),
+)
 async def lock_user(ask: Ask, user: _User) -> Done:
     """Keep a user from logging in."""
     await ask(lambda client: client.lock_user(user))
     return Done(name=user)
 
 
-@router.post("/users/{user}/unlock", dependencies=_ADMIN, openapi_extra=sdk("unlock_user"))
+@router.post(
+    "/users/{user}/unlock",
+    dependencies=_ADMIN,
+    responses=good("the user is not locked", _DONE_USER),
+    openapi_extra=sdk("unlock_user"),
+)
 async def unlock_user(ask: Ask, user: _User) -> Done:
     """Let a user log in again."""
     await ask(lambda client: client.unlock_user(user))
     return Done(name=user)
 
 
-@router.put("/users/{user}/password", dependencies=_ADMIN, openapi_extra=sdk("update_password"))
+@router.put(
+    "/users/{user}/password",
+    dependencies=_ADMIN,
+    responses=good("the password is changed", _DONE_USER),
+    openapi_extra=sdk("update_password"),
+)
 async def update_password(ask: Ask, user: _User, change: PasswordChange) -> Done:
     """Change a password, which ends the user's sessions. Give this bridge the new one of ``self`` at the same time."""
     old, new = change.old_password.get_secret_value(), change.new_password.get_secret_value()
@@ -134,13 +182,23 @@ async def update_password(ask: Ask, user: _User, change: PasswordChange) -> Done
 # --- second factors --------------------------------------------------------------------------------------------------
 
 
-@router.post("/totp/secret", dependencies=_ADMIN, openapi_extra=sdk("get_totp_secret"))
+@router.post(
+    "/totp/secret",
+    dependencies=_ADMIN,
+    responses=good("the key", {"secret": "JBSWY3DPEHPK3PXP"}),
+    openapi_extra=sdk("get_totp_secret"),
+)
 async def get_totp_secret(ask: Ask) -> TotpSecret:
     """A new key for the second factor of this bridge's user. It counts once a code of it was given."""
     return TotpSecret(secret=await ask(lambda client: client.get_totp_secret()))
 
 
-@router.post("/totp", dependencies=_ADMIN, openapi_extra=sdk("enable_totp"))
+@router.post(
+    "/totp",
+    dependencies=_ADMIN,
+    responses=good("logins need a second factor now", {"name": "self", "done": True}),
+    openapi_extra=sdk("enable_totp"),
+)
 async def enable_totp(ask: Ask, wanted: TotpCode) -> Done:
     """Have logins of this bridge's user need a second factor. Set the daemon's totp_secret at the same time."""
 
@@ -156,7 +214,12 @@ async def enable_totp(ask: Ask, wanted: TotpCode) -> Done:
     return Done(name="self")
 
 
-@router.delete("/users/{user}/totp", dependencies=_ADMIN, openapi_extra=sdk("disable_totp"))
+@router.delete(
+    "/users/{user}/totp",
+    dependencies=_ADMIN,
+    responses=good("logins need no second factor now", _DONE_USER),
+    openapi_extra=sdk("disable_totp"),
+)
 async def disable_totp(ask: Ask, user: _User) -> Done:
     """Have a user log in without a second factor again."""
     await ask(lambda client: client.disable_totp(user))
@@ -166,32 +229,54 @@ async def disable_totp(ask: Ask, user: _User) -> Done:
 # --- groups, roles, permissions --------------------------------------------------------------------------------------
 
 
-@router.get("/groups", dependencies=_READ, openapi_extra=sdk("list_groups"))
+@router.get(
+    "/groups", dependencies=_READ, responses=good("their names", ["admin", "user"]), openapi_extra=sdk("list_groups")
+)
 async def list_groups(ask: Ask) -> list[str]:
     """The groups of the users."""
     return await ask(lambda client: client.list_groups())
 
 
-@router.get("/permissions", dependencies=_READ, openapi_extra=sdk("list_permissions"))
+@router.get(
+    "/permissions",
+    dependencies=_READ,
+    responses=good("their names", _PERMISSIONS),
+    openapi_extra=sdk("list_permissions"),
+)
 async def list_permissions(ask: Ask) -> list[str]:
     """Every permission that there is."""
     return await ask(lambda client: client.list_permissions())
 
 
-@router.get("/roles", dependencies=_READ, openapi_extra=sdk("list_roles"))
+@router.get(
+    "/roles",
+    dependencies=_READ,
+    responses=good("permissions by role", {"view": _PERMISSIONS}),
+    openapi_extra=sdk("list_roles"),
+)
 async def list_roles(ask: Ask) -> dict[str, Any]:
     """All roles, by name, with their permissions."""
     return await ask(lambda client: client.list_roles())
 
 
-@router.put("/roles/{role}", dependencies=_ADMIN, openapi_extra=sdk("update_role"))
+@router.put(
+    "/roles/{role}",
+    dependencies=_ADMIN,
+    responses=good("the role is so now", {"name": "view", "done": True}),
+    openapi_extra=sdk("update_role"),
+)
 async def update_role(ask: Ask, role: _Role, wanted: RolePermissions) -> Done:
     """Add a role, or replace its permissions; the daemon takes names that are no permission, too."""
     await ask(lambda client: client.update_role(role, wanted.permissions))
     return Done(name=role)
 
 
-@router.delete("/roles/{role}", dependencies=_ADMIN, openapi_extra=sdk("delete_role"))
+@router.delete(
+    "/roles/{role}",
+    dependencies=_ADMIN,
+    responses=good("the role is gone", {"name": "view", "done": True}),
+    openapi_extra=sdk("delete_role"),
+)
 async def delete_role(ask: Ask, role: _Role) -> Done:
     """Remove a role."""
     await ask(lambda client: client.delete_role(role))
