@@ -53,7 +53,7 @@ export async function* streamed(where, { query, headers, signal }) {
     }
   } catch (error) {
     if (signal.aborted || error instanceof Refused) throw error;
-    throw new Away("the stream has broken off", { cause: error });
+    throw new Away("The stream has broken off", { cause: error });
   } finally {
     clearTimeout(timer);
   }
@@ -90,7 +90,7 @@ async function asked(method, where, { query = {}, body, headers = {}, signal }) 
     });
   } catch (error) {
     if (error.name !== "AbortError") contact.dispatchEvent(new Event("lost"));
-    throw new Away("the bridge does not answer", { cause: error });
+    throw new Away("The bridge does not answer", { cause: error });
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));

@@ -101,7 +101,7 @@ export function showEvents(main, signal, options) {
         }
       } catch (error) {
         if (until.aborted) return;
-        setText(said, `${error.message}; goes on from the last event when it is back.`);
+        setText(said, `${error.message}; this goes on from the last event when it is back.`);
       }
       await pause(RETRY_MS, until);
     }

@@ -116,6 +116,7 @@ export async function askForApps(name) {
     for (const app of apps) counts[stateOf(app)] = (counts[stateOf(app)] ?? 0) + 1;
     state.apps.set(name, { apps, counts, at: Date.now() / 1000, error: null });
   } catch (error) {
+    if (error.status === undefined) return; // the bridge is away, which is said elsewhere
     const known = state.apps.get(name) ?? { apps: [], counts: {}, at: 0 };
     state.apps.set(name, { ...known, error: error.message });
   }
