@@ -210,3 +210,40 @@ def test_more_waiting_calls_than_there_is_room_for_are_told_so(api: Api, sdk: Ap
     for thread in threads:
         thread.join(30)
     assert len(ended) == 17
+
+
+ODD = {
+    "half a character": '"\\ud800"',
+    "half a character in a name": '{"\\ud800": 1}',
+    "more than 64 bits": "123456789012345678901234567890",
+    "no number": "NaN",
+    "too large a number": "1e999",
+    "too deep": "[" * 500 + "]" * 500,
+    "far too deep": "[" * 100_000,
+    "not JSON": "{",
+}
+TAKEN = {
+    "PATCH config": '{"Labels": %s}',
+    "PUT apps/odd": '{"command": "true", "metadata": %s}',
+    "POST apps/odd/task": '{"data": {"a": %s}}',
+    "PUT principals/odd": '{"roles": %s}',
+    "PUT users/odd": '{"key": "x", "roles": [%s]}',
+    "PUT users/mesh/password": '{"new_password": %s}',
+    "PUT labels/odd": '{"value": %s}',
+    "PUT roles/odd": '{"permissions": [%s]}',
+    "POST runs": '{"command": "true", "env": {"A": %s}}',
+}
+
+
+@pytest.mark.parametrize("daemon", ["node-a", "node-h"])
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+def test_what_cannot_be_sent_on_is_refused_here(api: Api, daemon: str, body: str) -> None:
+    for operation, form in TAKEN.items():
+        method, _, rest = operation.partition(" ")
+        response = api.ask(method, path(daemon, rest), data=form % body, headers={"Content-Type": "application/json"})
+        assert response.status_code in {400, 422}, f"{operation}: {response.status_code} {response.text[:200]}"
+        assert response.json()["kind"] in {"invalid", "bad-request"}, operation
+    for name in ("/a\nb", "/a\r\nX-File-Mode: 511", "/a\0b", ""):
+        for method in ("GET", "PUT"):
+            refused = api.json(method, path(daemon, "files"), 422, params={"path": name}, data=b"x")
+            assert refused["errors"][0]["where"] == "query.path"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, good, sdk
+from meshbridge.admin.daemons.models import AppName, AppSettings, JsonObject, app_of, good, sdk
 from meshbridge.admin.daemons.refusals import answers, not_kept
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
@@ -174,7 +174,7 @@ async def get_app_output(ask: Ask, app: _App, wanted: Annotated[OutputQuery, Que
 class TaskRequest(Options):
     """What an app is to work on."""
 
-    data: str | dict[str, Any] = Field(description="text, or JSON", examples=["payload"])
+    data: str | JsonObject = Field(description="text, or JSON", examples=["payload"])
 
 
 class TaskResult(Options):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import orjson
 from fastapi import Depends, Path, Query, Request
 
 from meshbridge.admin.bridge import Bridge, TheBridge
@@ -164,6 +165,9 @@ class Asking:
             yield
         except AppMeshError as error:
             raise problem_of(self.daemon, error) from error
+        except (UnicodeEncodeError, orjson.JSONEncodeError) as error:  # half a character, which JSON lets in as \\ud800
+            detail = f"the request has something that cannot be sent on: {error}"
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="invalid") from error
 
     def settings(self, client: AppMeshClient) -> AbstractContextManager[None]:
         """What the request says of where and how long to ask; for this thread."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from meshbridge.admin.daemons.asking import Ask
 from meshbridge.admin.daemons.masking import MASK, masked, refuse_masks
-from meshbridge.admin.daemons.models import good, sdk
+from meshbridge.admin.daemons.models import JsonObject, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.options import Options
@@ -52,7 +52,7 @@ async def get_config(ask: Ask) -> dict[str, Any]:
 )
 async def set_config(
     ask: Ask,
-    changes: Annotated[dict[str, Any], Body(examples=[{"BaseConfig": {"Description": "rack 4"}}])],
+    changes: Annotated[JsonObject, Body(examples=[{"BaseConfig": {"Description": "rack 4"}}])],
 ) -> dict[str, Any]:
     """Change those parts of the configuration that are given."""
     refuse_masks(changes)

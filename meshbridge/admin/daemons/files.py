@@ -32,7 +32,10 @@ _BINARY = "application/octet-stream"
 _Path = Annotated[
     str,
     Query(
-        min_length=1, max_length=4096, description="absolute path on the daemon's host", examples=["/srv/app/web.log"]
+        max_length=4096,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="absolute path on the daemon's host",
+        examples=["/srv/app/web.log"],
     ),
 ]
 

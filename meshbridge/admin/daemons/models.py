@@ -5,16 +5,32 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, model_validator
+import orjson
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meshbridge.appmesh import App
 from meshbridge.options import Options
 
-__all__ = ["AppName", "AppSettings", "Moment", "app_of", "good", "sdk"]
+__all__ = ["AppName", "AppSettings", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
 
 AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 
 Moment = Annotated[int | str, Field(description="unix seconds, or ISO 8601")]
+
+
+def _sendable(value: Any) -> Any:
+    """Raises ValueError for what Python reads as JSON and nobody else does: NaN, half a character, …"""
+    try:
+        kept = orjson.loads(orjson.dumps(value)) == value
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"cannot be sent on as JSON: {error}") from None
+    if not kept:
+        raise ValueError("cannot be sent on as JSON: it has a number that is none")
+    return value
+
+
+JsonValue = Annotated[Any, AfterValidator(_sendable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
 
 _REPORTED = frozenset(
     {
@@ -84,7 +100,7 @@ class AppSettings(Options):
     shell: bool | None = None
     session_login: bool | None = None
     description: str | None = None
-    metadata: Any = Field(default=None, description="text or JSON, which the process gets")
+    metadata: JsonValue = Field(default=None, description="text or JSON, which the process gets")
     working_dir: str | None = None
     status: int | None = Field(default=None, ge=0, le=2, description="1 enabled, 0 disabled")
     docker_image: str | None = None

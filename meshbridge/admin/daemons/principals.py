@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path
 
 from meshbridge.admin.daemons.asking import Ask
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import good, sdk
+from meshbridge.admin.daemons.models import JsonObject, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 
@@ -71,7 +71,7 @@ async def get_principal_permissions(ask: Ask) -> list[str]:
     openapi_extra=sdk("update_principal"),
 )
 async def update_principal(
-    ask: Ask, principal: _Principal, settings: Annotated[dict[str, Any], Body(examples=[{"roles": ["view"]}])]
+    ask: Ask, principal: _Principal, settings: Annotated[JsonObject, Body(examples=[{"roles": ["view"]}])]
 ) -> dict[str, Any]:
     """Add a principal, or change one."""
     refuse_masks(settings)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from meshbridge.admin.daemons.asking import Ask, Asking
 from meshbridge.admin.daemons.masking import refuse_masks
-from meshbridge.admin.daemons.models import AppName, AppSettings, app_of, good, sdk
+from meshbridge.admin.daemons.models import AppName, AppSettings, JsonValue, app_of, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, problem_content
@@ -57,7 +57,7 @@ class RunTimes(Options):
 class RunAppRequest(RunTimes):
     """A run of an app that is registered."""
 
-    metadata: Any = Field(default=None, description="text or JSON, which the process gets")
+    metadata: JsonValue = Field(default=None, description="text or JSON, which the process gets")
 
 
 class RunCommandRequest(RunTimes, AppSettings):
