@@ -16,13 +16,14 @@ from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Scope
 from meshbridge.admin.options import AdminOptions
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import MEANINGS, Problem
 from meshbridge.journal import Journal, JournalOptions
 
 __all__ = ["PAGE", "Operation", "operations", "updated"]
 
 PAGE = Path(__file__).parent / "api.md"
 
+_PROBLEMS = re.compile(r"(<!-- problems -->\n).*?(<!-- end -->)", re.DOTALL)
 _TABLE = re.compile(r"(<!-- areas: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -105,7 +106,13 @@ def updated(page: str) -> str:
     def table(found: re.Match[str]) -> str:
         return found[1] + _table(one for area in found[2].split() for one in by_area[area]) + found[3]
 
-    return _TABLE.sub(table, page)
+    return _PROBLEMS.sub(lambda found: found[1] + _problems() + found[2], _TABLE.sub(table, page))
+
+
+def _problems() -> str:
+    lines = ["| kind | what it means, and what to do |", "| --- | --- |"]
+    lines += [f'| <a id="{kind}"></a>`{kind}` | {meaning} |' for kind, meaning in MEANINGS.items()]
+    return "\n".join([*lines, ""])
 
 
 def _table(found: Iterable[Operation]) -> str:

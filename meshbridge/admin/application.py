@@ -5,11 +5,12 @@ from fastapi import FastAPI
 import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
-from meshbridge.admin import door, page, problems, token
+from meshbridge.admin import door, page, problems, reference, token
 from meshbridge.admin import events as events_area
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.audit import Audit
 from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.description import describe
 from meshbridge.admin.gate import Gate
 from meshbridge.admin.options import AdminOptions
 
@@ -23,8 +24,9 @@ def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULT
     application = FastAPI(
         title="meshbridge",
         version=meshbridge.__version__,
-        docs_url=None,  # its page would ask others' servers for scripts
+        docs_url=None,  # its page would ask others' servers for scripts; see `reference`
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
     )
     door.install(application, gate, Audit(options.audit_file), max_request_bytes=options.max_request_bytes)
     problems.install(application)
@@ -35,4 +37,6 @@ def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULT
     events_area.install(application, bridge.journal, most=options.max_streams)
     application.include_router(token.router)
     application.include_router(page.router)
+    application.include_router(reference.router)
+    describe(application)
     return application

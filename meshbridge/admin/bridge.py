@@ -1,22 +1,21 @@
 """``/api/v1/bridge``: the sinks, replays, dead letters and the journal of this bridge."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import Field
 
 import meshbridge
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
 from meshbridge.appmesh import AppMeshClient
-from meshbridge.journal import DeadLetter, Journal, JournalError
+from meshbridge.journal import DeadLetter, Journal, JournalError, Verification
 from meshbridge.options import Options, When
-from meshbridge.status import LinkStatus, ReplayStatus, SinkStatus
+from meshbridge.status import JournalStatus, LinkStatus, ReplayStatus, SinkStatus
 
 __all__ = ["Asked", "Bridge", "Clients", "ReloadRefusedError", "SinkControl", "TheBridge", "router"]
 
@@ -79,19 +78,29 @@ class Bridge:
     client: Clients
 
 
+@dataclass(frozen=True, slots=True)
+class BridgeStatus:
+    """The bridge as a whole."""
+
+    version: str
+    daemons: list[LinkStatus]
+    sinks: list[SinkStatus]
+    journal: JournalStatus
+
+
 class ReplayRequest(Options):
     """Which kept events pass again: by when they came in, their names, their apps."""
 
-    since: float | None = Field(default=None, description="unix seconds")
-    until: float | None = Field(default=None, description="unix seconds")
-    when: When = When()
+    since: float | None = Field(default=None, description="unix seconds: came in then or later", examples=[1795515820])
+    until: float | None = Field(default=None, description="unix seconds: came in before")
+    when: When = Field(default=When(), description="as in a sink's settings", examples=[{"events": ["exit"]}])
 
 
 class LettersRequest(Options):
     """Which dead letters: those of a sink, or some by their ids."""
 
-    sink: str | None = None
-    ids: tuple[int, ...] = ()
+    sink: str | None = Field(default=None, description="all of this sink", examples=["broker"])
+    ids: tuple[int, ...] = Field(default=(), description="these; of any sink where none is named", examples=[[17, 18]])
 
 
 def _bridge(request: Request) -> Bridge:
@@ -100,89 +109,94 @@ def _bridge(request: Request) -> Bridge:
 
 
 TheBridge = Annotated[Bridge, Depends(_bridge)]
+SinkName = Annotated[str, Path(max_length=255, description="a sink of the configuration", examples=["broker"])]
+ReplayName = Annotated[str, Path(max_length=255, description="as its beginning was answered", examples=["7c1f"])]
 
 router = APIRouter(prefix="/api/v1/bridge", tags=["bridge"])
 _READ, _OPERATE = [needs(Scope.READ)], [needs(Scope.OPERATE)]
+_NO_SINK: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such sink"}}
+_NO_REPLAY: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such replay"}}
+_NO_EVENT: dict[int | str, dict[str, Any]] = {404: {"description": "there is no such event, or daemon"}}
 
 
 @router.get("", dependencies=_READ)
-def show(bridge: TheBridge) -> dict[str, Any]:
+def get_bridge(bridge: TheBridge) -> BridgeStatus:
     """The bridge as a whole."""
-    return {
-        "version": meshbridge.__version__,
-        "daemons": [dataclasses.asdict(link) for link in bridge.links()],
-        "sinks": [dataclasses.asdict(sink.status()) for sink in bridge.sinks()],
-        "journal": dataclasses.asdict(bridge.journal.status()),
-    }
+    return BridgeStatus(
+        version=meshbridge.__version__,
+        daemons=list(bridge.links()),
+        sinks=[sink.status() for sink in bridge.sinks()],
+        journal=bridge.journal.status(),
+    )
 
 
 @router.get("/sinks", dependencies=_READ)
-def sinks(bridge: TheBridge) -> list[dict[str, Any]]:
+def list_sinks(bridge: TheBridge) -> list[SinkStatus]:
     """How each sink is."""
-    return [dataclasses.asdict(sink.status()) for sink in bridge.sinks()]
+    return [sink.status() for sink in bridge.sinks()]
 
 
-@router.post("/sinks/{sink}/pause", dependencies=_OPERATE)
-def pause(bridge: TheBridge, sink: str) -> dict[str, Any]:
+@router.post("/sinks/{sink}/pause", dependencies=_OPERATE, responses=_NO_SINK)
+def pause_sink(bridge: TheBridge, sink: SinkName) -> SinkStatus:
     """Offer it nothing more until it is resumed, or the bridge is started anew."""
     found = _sink_of(bridge, sink)
     found.pause()
-    return dataclasses.asdict(found.status())
+    return found.status()
 
 
-@router.post("/sinks/{sink}/resume", dependencies=_OPERATE)
-def resume(bridge: TheBridge, sink: str) -> dict[str, Any]:
+@router.post("/sinks/{sink}/resume", dependencies=_OPERATE, responses=_NO_SINK)
+def resume_sink(bridge: TheBridge, sink: SinkName) -> SinkStatus:
     """End a pause or a wait between attempts, or take a sink up again that was turned off by its far end."""
     found = _sink_of(bridge, sink)
     found.resume()
-    return dataclasses.asdict(found.status())
+    return found.status()
 
 
-@router.post("/sinks/{sink}/replays", status_code=HTTPStatus.ACCEPTED, dependencies=_OPERATE)
-def replay(bridge: TheBridge, sink: str, wanted: ReplayRequest) -> dict[str, Any]:
+@router.post("/sinks/{sink}/replays", status_code=HTTPStatus.ACCEPTED, dependencies=_OPERATE, responses=_NO_SINK)
+def start_replay(bridge: TheBridge, sink: SinkName, wanted: ReplayRequest) -> ReplayStatus:
     """Let kept events pass again, beside what is new, marked as replayed."""
     if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "since is not before until", where="since")
-    return dataclasses.asdict(_sink_of(bridge, sink).replay(since=wanted.since, until=wanted.until, when=wanted.when))
+    return _sink_of(bridge, sink).replay(since=wanted.since, until=wanted.until, when=wanted.when)
 
 
 @router.get("/replays", dependencies=_READ)
-def replays(bridge: TheBridge) -> list[dict[str, Any]]:
+def list_replays(bridge: TheBridge) -> list[ReplayStatus]:
     """Those under way, and the last that have ended."""
-    return [dataclasses.asdict(one) for sink in bridge.sinks() for one in sink.replays()]
+    return [one for sink in bridge.sinks() for one in sink.replays()]
 
 
-@router.get("/replays/{replay}", dependencies=_READ)
-def one_replay(bridge: TheBridge, replay: str) -> dict[str, Any]:
+@router.get("/replays/{replay}", dependencies=_READ, responses=_NO_REPLAY)
+def get_replay(bridge: TheBridge, replay: ReplayName) -> ReplayStatus:
     """How far it is."""
     for sink in bridge.sinks():
         for one in sink.replays():
             if one.id == replay:
-                return dataclasses.asdict(one)
+                return one
     raise Problem(HTTPStatus.NOT_FOUND, f"there is no replay {replay!r}", found=replay)
 
 
-@router.delete("/replays/{replay}", dependencies=_OPERATE)
-def cancel(bridge: TheBridge, replay: str) -> dict[str, Any]:
+@router.delete("/replays/{replay}", dependencies=_OPERATE, responses=_NO_REPLAY)
+def cancel_replay(bridge: TheBridge, replay: ReplayName) -> ReplayStatus:
     """End it after the batch at hand."""
     if not any(sink.cancel_replay(replay) for sink in bridge.sinks()):
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no replay {replay!r} under way", found=replay)
-    return one_replay(bridge, replay)
+    return get_replay(bridge, replay)
 
 
 @router.get("/dead-letters", dependencies=_READ)
-def letters(
+def list_dead_letters(
     bridge: TheBridge,
-    sink: str | None = None,
-    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
-    limit: Annotated[int, Query(ge=1, le=_MOST_LETTERS)] = 100,
+    sink: Annotated[str | None, Query(max_length=255, description="of this sink alone", examples=["broker"])] = None,
+    after: Annotated[int, Query(ge=0, le=2**62, description="the last id of the page before")] = 0,
+    limit: Annotated[int, Query(ge=1, le=_MOST_LETTERS, description="how many at most")] = 100,
 ) -> list[dict[str, Any]]:
     """Events that were refused for good, in the order of their ids; ``after`` is the last id of the page before."""
     return [shown(letter) for letter in bridge.journal.letters.find(sink, after=after, limit=limit)]
 
 
 @router.post("/dead-letters/retry", dependencies=_OPERATE)
-def retry(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
+def retry_dead_letters(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
     """Offer them again; one that is taken is no more."""
     changed = _changed(lambda: bridge.journal.letters.retry(wanted.sink, wanted.ids))
     for one in bridge.sinks():
@@ -191,25 +205,25 @@ def retry(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
 
 
 @router.post("/dead-letters/drop", dependencies=_OPERATE)
-def drop(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
+def drop_dead_letters(bridge: TheBridge, wanted: LettersRequest) -> dict[str, int]:
     """Forget them, for good."""
     return {"changed": _changed(lambda: bridge.journal.letters.drop(wanted.sink, wanted.ids))}
 
 
 @router.get("/journal", dependencies=_READ)
-def journal(bridge: TheBridge) -> dict[str, Any]:
+def get_journal(bridge: TheBridge) -> dict[str, Any]:
     """What the journal holds, and where each sink stands in it."""
     return bridge.journal.stats()
 
 
 @router.post("/journal/verify", dependencies=_OPERATE)
-def verify(bridge: TheBridge) -> dict[str, Any]:
+def verify_journal(bridge: TheBridge) -> Verification:
     """Read all of it and compare; what is damaged is mended."""
-    return dataclasses.asdict(bridge.journal.verify())
+    return bridge.journal.verify()
 
 
-@router.post("/explain", dependencies=_READ)
-def explain(bridge: TheBridge, wanted: Asked) -> list[dict[str, Any]]:
+@router.post("/explain", dependencies=_READ, responses=_NO_EVENT)
+def explain_event(bridge: TheBridge, wanted: Asked) -> list[dict[str, Any]]:
     """What becomes of an event at each sink, and why. Nothing is sent."""
     if (wanted.id is None) == (wanted.event is None):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "give either id or event")

@@ -228,8 +228,20 @@ def install(application: FastAPI, journal: Journal, *, most: int) -> None:
     application.include_router(router)
 
 
-@router.get("", dependencies=[needs(Scope.READ)], response_class=Response)
-async def events(
+_STREAM = {
+    "description": "events as they come, until the caller goes; of each, `id` is its offset in the journal, `event` "
+    "its name, `data` its CloudEvents JSON. An event `lost` says which offsets were deleted before they could be sent.",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "string"},
+            "example": 'id: 17\nevent: exit\ndata: {"specversion":"1.0","id":"node-a/1/9","data":{"exit_code":0}}\n\n',
+        }
+    },
+}
+
+
+@router.get("", dependencies=[needs(Scope.READ)], response_class=Response, responses={200: _STREAM})
+async def stream_events(
     request: Request,
     bridge: TheBridge,
     wanted: Annotated[EventsQuery, Query()],

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
 
 from meshbridge import telemetry
 from meshbridge.admin.options import Scope, Token
@@ -96,12 +98,22 @@ def install(application: FastAPI, gate: Gate) -> None:
     application.state.gate = gate
 
 
+class Need(SecurityBase):
+    """What an operation asks of its caller; the framework writes it into the API's description."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.scheme_name = "token"
+        self.model = HTTPBearer(
+            description="made by meshbridge token new; scopes: read, operate, admin, each contains those before it"
+        )
+
+    async def __call__(self, request: Request) -> None:
+        gate: Gate = request.app.state.gate
+        request.state.needed = self.scope
+        gate(request, self.scope)
+
+
 def needs(scope: Scope) -> Any:
     """A dependency of an operation."""
-
-    async def check(request: Request) -> None:
-        gate: Gate = request.app.state.gate
-        request.state.needed = scope
-        gate(request, scope)
-
-    return Depends(check)
+    return Security(Need(scope), scopes=[scope])

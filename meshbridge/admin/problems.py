@@ -10,7 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-__all__ = ["MEDIA_TYPE", "SECURITY_HEADERS", "Kind", "Problem", "install", "problem_content", "problem_response"]
+__all__ = [
+    "MEANINGS",
+    "MEDIA_TYPE",
+    "PROBLEM_SCHEMA",
+    "SECURITY_HEADERS",
+    "Problem",
+    "ProblemKind",
+    "install",
+    "problem_content",
+    "problem_response",
+]
 
 MEDIA_TYPE = "application/problem+json"
 SECURITY_HEADERS = (
@@ -23,7 +33,7 @@ SECURITY_HEADERS = (
 """On every answer that does not set them itself."""
 
 
-class Kind(StrEnum):
+class ProblemKind(StrEnum):
     """What kind of problem: ``type`` is ``/problems/<kind>``, for ever. Each has its paragraph in docs/api.md."""
 
     BAD_REQUEST = "bad-request"
@@ -51,20 +61,54 @@ class Kind(StrEnum):
     UNKNOWN_DAEMON = "unknown-daemon"
 
 
+MEANINGS = {
+    ProblemKind.BAD_REQUEST: "What came is no HTTP, or no JSON. Look at what is between the caller and this bridge.",
+    ProblemKind.BUSY: "Too much is under way: connections, event streams, or requests to that daemon. Try again later; "
+    "`Retry-After` says when, where that is known.",
+    ProblemKind.CONFLICT: "It is there already, or in a state that forbids this.",
+    ProblemKind.DAEMON_DENIED: "The user with whom the bridge logs in lacks the permission named in `permission`: give "
+    "that user a role that has it.",
+    ProblemKind.DAEMON_FAILED: "The daemon answered 5xx, or what cannot be read; `daemon_status` has its status.",
+    ProblemKind.DAEMON_LOGIN: "The daemon does not let the bridge in. Nothing a caller could mend: see the log, "
+    "and the daemon's login in its configuration.",
+    ProblemKind.DAEMON_REFUSED: "The daemon does not do that, and says why in `detail`.",
+    ProblemKind.DAEMON_TIMEOUT: "The daemon did not answer in time. Ask with a longer `timeout`, or see how it is.",
+    ProblemKind.DAEMON_UNREACHABLE: "There is no connection to the daemon: see the state of its link in "
+    "`/api/v1/bridge`.",
+    ProblemKind.INTERNAL: "An error of the bridge's own. Its log says more: please report it.",
+    ProblemKind.INVALID: "Something in the request makes no sense; `errors` or `where` says what.",
+    ProblemKind.LENGTH_REQUIRED: "A file is sent with its `Content-Length`.",
+    ProblemKind.MASKED: "The request holds a mask (`********`) that an answer had in place of a secret: give the "
+    "secret itself, or leave it out.",
+    ProblemKind.METHOD: "The path is right and the method is not; `Allow` has those that are.",
+    ProblemKind.NOT_FOUND: "There is no such path, sink, replay, event, …; `allowed` has those that there are, where "
+    "that is a short list.",
+    ProblemKind.NOT_KEPT: "The daemon does not keep that output (any more).",
+    ProblemKind.NOT_OFFERED: "The daemon does not know that operation: it is of another version.",
+    ProblemKind.RATE_LIMIT: "Too many wrong tokens came from that address. A right one is taken at any time.",
+    ProblemKind.SCOPE: "The token lacks the scope that this takes; `allowed` has the scopes that would do.",
+    ProblemKind.TIMEOUT: "The request did not come to its end in time.",
+    ProblemKind.TOKEN: "No token, or none that is known here. `meshbridge token new` makes one, and the lines for "
+    "`admin.tokens`.",
+    ProblemKind.TOO_LARGE: "The body is larger than `admin.max_request_bytes` allows.",
+    ProblemKind.UNKNOWN_DAEMON: "No daemon of the configuration has that name; `allowed` has those that there are.",
+}
+"""What each kind means, and what to do: for docs/api.md and for ``/problems/<kind>``."""
+
 _BY_STATUS = {  # of problems that name no kind, and of the framework's own errors
-    HTTPStatus.BAD_REQUEST: Kind.BAD_REQUEST,
-    HTTPStatus.UNAUTHORIZED: Kind.TOKEN,
-    HTTPStatus.FORBIDDEN: Kind.SCOPE,
-    HTTPStatus.NOT_FOUND: Kind.NOT_FOUND,
-    HTTPStatus.METHOD_NOT_ALLOWED: Kind.METHOD,
-    HTTPStatus.REQUEST_TIMEOUT: Kind.TIMEOUT,
-    HTTPStatus.CONFLICT: Kind.CONFLICT,
-    HTTPStatus.LENGTH_REQUIRED: Kind.LENGTH_REQUIRED,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Kind.TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY: Kind.INVALID,
-    HTTPStatus.TOO_MANY_REQUESTS: Kind.RATE_LIMIT,
-    HTTPStatus.INTERNAL_SERVER_ERROR: Kind.INTERNAL,
-    HTTPStatus.SERVICE_UNAVAILABLE: Kind.BUSY,
+    HTTPStatus.BAD_REQUEST: ProblemKind.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED: ProblemKind.TOKEN,
+    HTTPStatus.FORBIDDEN: ProblemKind.SCOPE,
+    HTTPStatus.NOT_FOUND: ProblemKind.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED: ProblemKind.METHOD,
+    HTTPStatus.REQUEST_TIMEOUT: ProblemKind.TIMEOUT,
+    HTTPStatus.CONFLICT: ProblemKind.CONFLICT,
+    HTTPStatus.LENGTH_REQUIRED: ProblemKind.LENGTH_REQUIRED,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ProblemKind.TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY: ProblemKind.INVALID,
+    HTTPStatus.TOO_MANY_REQUESTS: ProblemKind.RATE_LIMIT,
+    HTTPStatus.INTERNAL_SERVER_ERROR: ProblemKind.INTERNAL,
+    HTTPStatus.SERVICE_UNAVAILABLE: ProblemKind.BUSY,
 }
 
 
@@ -76,16 +120,36 @@ class Problem(Exception):  # noqa: N818 RFC 9457's word
         status: HTTPStatus,
         detail: str,
         *,
-        kind: Kind | str | None = None,
+        kind: ProblemKind | None = None,
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
-        self.kind = _BY_STATUS[status] if kind is None else Kind(kind)
+        self.kind = _BY_STATUS[status] if kind is None else kind
         self.headers = headers
         self.extra = extra
+
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "what went wrong (RFC 9457), and beside its own members what helps to mend it",
+    "required": ["type", "title", "status", "detail", "kind"],
+    "properties": {
+        "type": {"type": "string", "enum": [f"/problems/{kind}" for kind in ProblemKind]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what was wrong, for a person"},
+        "kind": {"type": "string", "enum": list(ProblemKind), "description": "the last part of type"},
+        "where": {"description": "the part of the request that it is about"},
+        "found": {"description": "what stood there, unless it may be secret"},
+        "allowed": {"description": "what could stand there"},
+        "errors": {"description": "each thing that is wrong", "type": "array"},
+        "daemon": {"description": "the daemon that was asked"},
+    },
+    "additionalProperties": True,
+}
 
 
 def problem_content(problem: Problem) -> dict[str, Any]:
@@ -127,5 +191,7 @@ def install(application: FastAPI) -> None:
     async def _http(_request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
         return problem_response(
-            Problem(status, str(error.detail), kind=_BY_STATUS.get(status, Kind.BAD_REQUEST), headers=error.headers)
+            Problem(
+                status, str(error.detail), kind=_BY_STATUS.get(status, ProblemKind.BAD_REQUEST), headers=error.headers
+            )
         )

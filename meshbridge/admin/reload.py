@@ -15,7 +15,7 @@ router = APIRouter(tags=["bridge"])
 
 
 @router.post("/-/reload", dependencies=[needs(Scope.ADMIN)])
-def reload(bridge: TheBridge) -> dict[str, Any]:
+def reload_settings(bridge: TheBridge) -> dict[str, Any]:
     """Read the settings again, and put in force what has changed; settings that can't be used change nothing."""
     try:
         return bridge.reload()

@@ -18,7 +18,7 @@ class TokenScopes(Options):
 
 
 @router.get("", dependencies=[needs(Scope.READ)])
-async def show(request: Request) -> TokenScopes:
+async def get_token(request: Request) -> TokenScopes:
     """Whose token this is, and what it may do."""
     highest: Scope = request.state.scope
     return TokenScopes(name=request.state.caller, scopes=tuple(one for one in Scope if highest.contains(one)))

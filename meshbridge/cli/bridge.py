@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,12 +64,12 @@ def _answering_tasks(service: "Service", settings: "Settings", config: Path | No
         telemetry.log.warning("App Mesh runs this bridge, but none of `daemons` is on loopback: tasks are not answered")
         yield
         return
-    from meshbridge.admin.bridge import show
+    from meshbridge.admin.bridge import get_bridge
     from meshbridge.checks import check_all, report
     from meshbridge.config import load
 
     answers = {
-        "status": lambda: show(service.bridge),
+        "status": lambda: asdict(get_bridge(service.bridge)),
         "check": lambda: report(list(check_all(load(config, os.environ), config))),
         "reload": service.reload,
     }

@@ -11,6 +11,7 @@ from docs.api import PAGE, operations, updated
 from meshbridge.admin.application import new_application
 from meshbridge.admin.gate import token_gate
 from meshbridge.admin.options import Scope, Token
+from meshbridge.admin.problems import MEANINGS, ProblemKind
 from meshbridge.admin.tokens import digest, new_token
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
@@ -23,6 +24,11 @@ EXAMPLES = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 
 def test_the_tables_are_those_of_the_code() -> None:
     assert updated(TEXT) == TEXT, "run `python -m docs.api`, and look at what it changed"
+
+
+def test_every_kind_of_problem_has_its_paragraph_and_no_other_has_one() -> None:
+    assert re.findall(r'^\| <a id="([a-z-]+)"></a>`\1` \| .{20,} \|$', TEXT, re.MULTILINE) == list(ProblemKind)
+    assert list(MEANINGS) == list(ProblemKind)
 
 
 def test_every_operation_has_a_line_with_its_scope() -> None:

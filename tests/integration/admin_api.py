@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from meshbridge.admin.application import new_application
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.gate import Scope
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshClient
 from meshbridge.emulator import Emulator
 from meshbridge.journal import Journal
@@ -30,7 +30,7 @@ def gate(request: Request, scope: Scope) -> None:
     """The header ``X-Scope`` says what the caller may; without it, all."""
     given = request.headers.get("X-Scope", Scope.ADMIN)
     if ORDER.index(Scope(given)) < ORDER.index(scope):
-        raise Problem(HTTPStatus.FORBIDDEN, f"this token lacks the scope {scope}", kind="scope")
+        raise Problem(HTTPStatus.FORBIDDEN, f"this token lacks the scope {scope}", kind=ProblemKind.SCOPE)
 
 
 def bridge_for(links: Sequence[Link], journal: Journal) -> Bridge:

@@ -32,6 +32,7 @@ class Door:
 
     def __init__(self, journal: Journal, **settings: Any) -> None:
         self.journal = journal
+        self.secret = SECRETS[Scope.ADMIN]
         self.tokens = TOKENS
         self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
         self.application = new_application(bridge_for([], journal), token_gate(lambda: self.tokens), self.options)

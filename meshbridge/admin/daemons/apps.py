@@ -12,7 +12,7 @@ from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonObject, app_of, good, sdk
 from meshbridge.admin.daemons.refusals import answers, not_kept
 from meshbridge.admin.gate import Scope, needs
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import App, AppMeshClient, AppOutput
 from meshbridge.options import Options
 
@@ -218,7 +218,11 @@ async def cancel_task(ask: Ask, app: _App) -> Cancelled:
 
 def no_such_app(ask: Asking, app: str) -> Problem:
     return Problem(
-        HTTPStatus.NOT_FOUND, f"{ask.daemon} has no app {app!r}", kind="daemon-refused", daemon=ask.daemon, found=app
+        HTTPStatus.NOT_FOUND,
+        f"{ask.daemon} has no app {app!r}",
+        kind=ProblemKind.DAEMON_REFUSED,
+        daemon=ask.daemon,
+        found=app,
     )
 
 

@@ -19,7 +19,7 @@ from fastapi import Depends, Path, Query, Request
 from meshbridge.admin.bridge import Bridge, TheBridge
 from meshbridge.admin.daemons.refusals import problem_of
 from meshbridge.admin.gate import Gate, Scope
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshClient, AppMeshError
 
 __all__ = ["Ask", "Asking", "DaemonName"]
@@ -150,7 +150,7 @@ class Asking:
 
     def _busy(self) -> Problem:
         detail = f"too many requests to {self.daemon} are under way: try again later"
-        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind="busy", daemon=self.daemon)
+        return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=ProblemKind.BUSY, daemon=self.daemon)
 
     def run(self, operation: Callable[[AppMeshClient], T]) -> T:
         """As the call itself, on this thread."""
@@ -167,7 +167,7 @@ class Asking:
             raise problem_of(self.daemon, error) from error
         except (UnicodeEncodeError, orjson.JSONEncodeError) as error:  # half a character, which JSON lets in as \\ud800
             detail = f"the request has something that cannot be sent on: {error}"
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="invalid") from error
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=ProblemKind.BUSY) from error
 
     def settings(self, client: AppMeshClient) -> AbstractContextManager[None]:
         """What the request says of where and how long to ask; for this thread."""
@@ -195,7 +195,7 @@ async def _asking(
         raise Problem(
             HTTPStatus.NOT_FOUND,
             f"there is no daemon {daemon!r} here",
-            kind="unknown-daemon",
+            kind=ProblemKind.UNKNOWN_DAEMON,
             allowed=names,
             found=daemon,
             where="daemon",

@@ -17,7 +17,7 @@ from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.daemons.refusals import answers, answers_of
 from meshbridge.admin.door import of_any_length
 from meshbridge.admin.gate import Scope, needs
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.admin.streams import STALLED_SECONDS, BrokenOffError, Streamed
 from meshbridge.appmesh import AppMeshError
 from meshbridge.appmesh.files import RemoteFile
@@ -63,8 +63,8 @@ class Attributes(BaseModel):
     """What a new file is to be like; what is not given, is as the daemon makes it."""
 
     mode: str | None = Field(default=None, pattern=r"^[0-7]{3,4}$", description="octal", examples=["0640"])
-    owner: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    group: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    owner: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="a user's name, or number")
+    group: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="a group's name, or number")
 
     def headers(self) -> dict[str, str]:
         """As they go to a daemon."""
@@ -74,7 +74,7 @@ class Attributes(BaseModel):
 
 
 @router.get("", responses={200: _CONTENT}, response_class=Response, openapi_extra=sdk("download_file"))
-async def download(ask: Ask, path: _Path) -> Response:
+async def download_file(ask: Ask, path: _Path) -> Response:
     """A file of the daemon's host. A connection that ends before the last chunk means that it is not whole."""
     async with contextlib.AsyncExitStack() as held:
         held.enter_context(ask.streaming())
@@ -92,7 +92,7 @@ async def download(ask: Ask, path: _Path) -> Response:
     responses=_PLACED | _UPLOADS,
     openapi_extra=sdk("upload_file") | _BODY,
 )
-async def upload(ask: Ask, request: Request, path: _Path, attributes: Annotated[Attributes, Query()]) -> Placed:
+async def upload_file(ask: Ask, request: Request, path: _Path, attributes: Annotated[Attributes, Query()]) -> Placed:
     """Put a file on the daemon's host, where there is none of that name. Content-Length is needed."""
     size = _length(request)
     body = _Body(request.stream())
@@ -181,7 +181,9 @@ class _Body:
 def _length(request: Request) -> int:
     given = request.headers.get("Content-Length", "")
     if not given.isdecimal():
-        raise Problem(HTTPStatus.LENGTH_REQUIRED, "a file is sent with its Content-Length", kind="length-required")
+        raise Problem(
+            HTTPStatus.LENGTH_REQUIRED, "a file is sent with its Content-Length", kind=ProblemKind.LENGTH_REQUIRED
+        )
     return int(given)
 
 

@@ -11,7 +11,7 @@ from meshbridge.admin.daemons.asking import DaemonName
 from meshbridge.admin.daemons.models import good
 from meshbridge.admin.daemons.refusals import answers_of
 from meshbridge.admin.gate import Scope, needs
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.status import LinkState, LinkStatus
 
 __all__ = ["router"]
@@ -32,17 +32,20 @@ _ONE = answers_of(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 @router.get("", responses=good("each with its link", [_EXAMPLE]))
-def daemons(bridge: TheBridge) -> list[dict[str, Any]]:
+def list_daemons(bridge: TheBridge) -> list[dict[str, Any]]:
     """Every daemon of the configuration, and how its link is."""
     return [_shown(link) for link in bridge.links()]
 
 
 @router.get("/{daemon}", responses=good("its link", _EXAMPLE) | _ONE)
-def daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
+def get_daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
     """One daemon, and how its link is."""
     links = {link.daemon: link for link in bridge.links()}
     if daemon not in links:
         raise Problem(
-            HTTPStatus.NOT_FOUND, f"there is no daemon {daemon!r} here", kind="unknown-daemon", allowed=sorted(links)
+            HTTPStatus.NOT_FOUND,
+            f"there is no daemon {daemon!r} here",
+            kind=ProblemKind.UNKNOWN_DAEMON,
+            allowed=sorted(links),
         )
     return _shown(links[daemon])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 
 __all__ = ["MASK", "masked", "masked_values", "refuse_masks"]
 
@@ -57,7 +57,7 @@ def refuse_masks(value: Any, where: str = "") -> None:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             f"{where} is masked: give its value, or leave it out",
-            kind="masked",
+            kind=ProblemKind.MASKED,
             where=where,
         )
 

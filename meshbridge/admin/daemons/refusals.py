@@ -4,7 +4,7 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import (
     AppMeshAuthError,
     AppMeshConnectionError,
@@ -20,10 +20,10 @@ _PERMISSION = re.compile(r"lacks required permission '([^']+)'")
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
 _OF_THE_DAEMON = frozenset({400, 403, 404, 409, 412, 422})  # its statuses that mean to our callers what they mean to us
-_BY_TYPE: tuple[tuple[type[AppMeshError], HTTPStatus, str], ...] = (
-    (AppMeshTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "daemon-timeout"),
-    (AppMeshConnectionError, HTTPStatus.BAD_GATEWAY, "daemon-unreachable"),
-    (AppMeshNotOfferedError, HTTPStatus.NOT_FOUND, "not-offered"),
+_BY_TYPE: tuple[tuple[type[AppMeshError], HTTPStatus, ProblemKind], ...] = (
+    (AppMeshTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, ProblemKind.DAEMON_TIMEOUT),
+    (AppMeshConnectionError, HTTPStatus.BAD_GATEWAY, ProblemKind.DAEMON_UNREACHABLE),
+    (AppMeshNotOfferedError, HTTPStatus.NOT_FOUND, ProblemKind.NOT_OFFERED),
 )
 
 
@@ -53,23 +53,23 @@ def problem_of(daemon: str, error: AppMeshError) -> Problem:
         return _denied(daemon, error)
     if isinstance(error, AppMeshAuthError) and status != HTTPStatus.FORBIDDEN:
         detail = f"{daemon} does not let this bridge in: {said}"
-        return Problem(HTTPStatus.BAD_GATEWAY, detail, kind="daemon-login", daemon=daemon)
+        return Problem(HTTPStatus.BAD_GATEWAY, detail, kind=ProblemKind.DAEMON_LOGIN, daemon=daemon)
     if status is None:
-        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said, kind="invalid")  # the daemon was not even asked
+        return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, said, kind=ProblemKind.INVALID)  # the daemon was not even asked
     return not_kept(daemon) if status == HTTPStatus.EXPECTATION_FAILED else _refused(daemon, said, status)
 
 
 def _refused(daemon: str, said: str, status: int) -> Problem:
     if _CLIENT_ERROR <= status < _SERVER_ERROR:
-        return Problem(_meant(status, said), said, kind="daemon-refused", daemon=daemon, daemon_status=status)
+        return Problem(_meant(status, said), said, kind=ProblemKind.DAEMON_REFUSED, daemon=daemon, daemon_status=status)
     detail = f"{daemon} answered {status}: {said}"
-    return Problem(HTTPStatus.BAD_GATEWAY, detail, kind="daemon-failed", daemon=daemon, daemon_status=status)
+    return Problem(HTTPStatus.BAD_GATEWAY, detail, kind=ProblemKind.DAEMON_FAILED, daemon=daemon, daemon_status=status)
 
 
 def _denied(daemon: str, error: AppMeshError) -> Problem:
     found = _PERMISSION.search(error.message)
     extra: dict[str, Any] = {} if found is None else {"permission": found[1]}
-    return Problem(HTTPStatus.FORBIDDEN, error.message, kind="daemon-denied", daemon=daemon, **extra)
+    return Problem(HTTPStatus.FORBIDDEN, error.message, kind=ProblemKind.DAEMON_DENIED, daemon=daemon, **extra)
 
 
 def not_kept(daemon: str) -> Problem:
@@ -78,7 +78,7 @@ def not_kept(daemon: str) -> Problem:
         HTTPStatus.NOT_FOUND,
         f"{daemon} does not keep that output: the position is past its end, or the process was replaced, or the index "
         "is older than what stdout_cache_num keeps",
-        kind="not-kept",
+        kind=ProblemKind.NOT_KEPT,
         daemon=daemon,
     )
 

@@ -17,7 +17,7 @@ from meshbridge.admin.daemons.masking import refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonValue, app_of, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
-from meshbridge.admin.problems import Problem, problem_content
+from meshbridge.admin.problems import Problem, ProblemKind, problem_content
 from meshbridge.admin.streams import Streamed
 from meshbridge.appmesh import App, AppMeshClient, AppRun
 from meshbridge.options import Duration, Options
@@ -145,7 +145,7 @@ async def _run(ask: Asking, response: Response, app: App, times: RunTimes, wait:
     seconds = math.ceil(times.max_time or _DEFAULT_WAIT_SECONDS)
     if seconds > _MOST_WAIT_SECONDS:
         detail = f"max_time: with wait at most {_MOST_WAIT_SECONDS:.0f} s (without it, follow the run's output)"
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="invalid", where="body.max_time")
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=ProblemKind.INVALID, where="body.max_time")
     code, output = await ask(lambda client: client.run_app_sync(app, seconds, lifecycle), waits=True)
     response.status_code = HTTPStatus.OK
     return Finished(exit_code=code, output=output)
@@ -165,7 +165,7 @@ class FollowQuery(BaseModel):
     response_class=Response,
     openapi_extra=sdk("wait_for_async_run"),
 )
-async def follow(ask: Ask, run: _Run, wanted: Annotated[FollowQuery, Query()]) -> Response:
+async def follow_run(ask: Ask, run: _Run, wanted: Annotated[FollowQuery, Query()]) -> Response:
     """What a run writes, as it writes it, until it has ended. The run stays at the daemon."""
     async with contextlib.AsyncExitStack() as held:
         held.enter_context(ask.streaming())
@@ -188,7 +188,7 @@ async def remove_run(ask: Ask, run: _Run) -> dict[str, Any]:
 
     if not await ask(remove):
         detail = f"{ask.daemon} has no run {run!r}"
-        raise Problem(HTTPStatus.NOT_FOUND, detail, kind="daemon-refused", daemon=ask.daemon, found=run)
+        raise Problem(HTTPStatus.NOT_FOUND, detail, kind=ProblemKind.DAEMON_REFUSED, daemon=ask.daemon, found=run)
     return {"name": run, "deleted": True}
 
 

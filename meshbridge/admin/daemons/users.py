@@ -14,7 +14,7 @@ from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
-from meshbridge.admin.problems import Problem
+from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshAuthError, AppMeshClient, AppMeshDeniedError
 from meshbridge.options import Options
 
@@ -208,7 +208,9 @@ async def enable_totp(ask: Ask, wanted: TotpCode) -> Done:
         except AppMeshAuthError as error:
             if isinstance(error, AppMeshDeniedError) or error.operation != "POST /appmesh/totp/setup":
                 raise
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, kind="invalid", where="body.code") from error
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, error.message, kind=ProblemKind.INVALID, where="body.code"
+            ) from error
 
     await ask(enable)
     return Done(name="self")
