@@ -167,7 +167,7 @@ class Asking:
             raise problem_of(self.daemon, error) from error
         except (UnicodeEncodeError, orjson.JSONEncodeError) as error:  # half a character, which JSON lets in as \\ud800
             detail = f"the request has something that cannot be sent on: {error}"
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=ProblemKind.BUSY) from error
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind=ProblemKind.INVALID) from error
 
     def settings(self, client: AppMeshClient) -> AbstractContextManager[None]:
         """What the request says of where and how long to ask; for this thread."""
