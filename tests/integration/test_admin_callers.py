@@ -1,9 +1,11 @@
 """Callers of the API that go in the middle of something, or neither take nor send: nothing of them stays."""
 
 import contextlib
+import gc
 import json
 import socket
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPConnection, IncompleteRead
@@ -13,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from meshbridge.admin import streams
-from meshbridge.admin.daemons import asking, files
+from meshbridge.admin.daemons import asking, files, runs
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
@@ -160,6 +162,37 @@ def test_a_caller_that_follows_a_silent_run_no_more(api: Api, scheme: str, silen
         caller.request("GET", f"{root(scheme)}/runs/{silent_run}/output")
         with caller.getresponse() as following:
             assert following.status == 200
+            go(caller)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_stream_that_is_held_for_hours_takes_no_more_than_one_of_a_minute(
+    api: Api, application: FastAPI, scheme: str, silent_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks and heartbeats as of an hour, without the time between them."""
+    monkeypatch.setattr(runs, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(runs, "_HEARTBEAT_SECONDS", 0.0)
+    with connection(api) as caller:
+        caller.request("GET", f"{root(scheme)}/runs/{silent_run}/output")
+        with caller.getresponse() as following:
+            for _ in range(20):
+                assert json.loads(following.readline())["output"] == ""
+            before = Left(application)
+            tracemalloc.start()
+            for _ in range(40):
+                following.readline()
+            gc.collect()
+            began, _ = tracemalloc.get_traced_memory()
+            for _ in range(200):
+                following.readline()
+            gc.collect()
+            ended, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            now = Left(application)
+            assert ended - began < 50_000
+            assert now.threads <= before.threads
+            assert now.files <= before.files
             go(caller)
 
 

@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jwt
 import pytest
@@ -40,6 +41,7 @@ def links(
     user = {"username": "admin", "password": SecretStr("admin123")}
     made = {
         "node-a": Link("node-a", options_for(emulator, "tcp"), journal),
+        "node-w": Link("node-w", options_for(emulator, "wss"), journal),
         "node-h": Link("node-h", options_for(emulator, "https"), journal),
         "viewer": Link("viewer", options_for(emulator, "tcp", username="mesh", password=SecretStr("mesh123")), journal),
         "stranger": Link("stranger", options_for(emulator, "wss", password=SecretStr("wrong")), journal),
@@ -152,23 +154,42 @@ def test_another_node_may_carry_it_out_for_an_administrator(emulator: Emulator, 
     assert api.json("GET", path("node-a"), 422, params={"forward_to": "a\r\nX-Evil: 1"})["errors"]
 
 
-@pytest.mark.parametrize("daemon", ["node-a", "node-h"])
+@pytest.fixture
+def spoil(emulator: Emulator, links: dict[str, Link]) -> Callable[[str, bool], None]:
+    """Makes a link's token one that the daemon does not take (any more): garbage, or revoked."""
+
+    def spoil(daemon: str, garbage: bool) -> None:
+        credentials = links[daemon]._credentials
+        credentials._young_refusals = 0  # of the other cases, moments ago
+        if garbage:
+            assert credentials._token is not None
+            object.__setattr__(credentials._token, "value", "garbage")
+        else:
+            daemon_tokens = emulator._running().tokens
+            claims = jwt.decode(credentials.present or "", options={"verify_signature": False})
+            emulator._call(lambda: daemon_tokens.revoke(claims))
+
+    return spoil
+
+
+@pytest.mark.parametrize("daemon", ["node-a", "node-w", "node-h"])
 @pytest.mark.parametrize("garbage", [True, False])
 def test_a_token_that_is_garbage_or_was_revoked_is_seen_by_nobody(
-    emulator: Emulator, api: Api, links: dict[str, Link], daemon: str, garbage: bool
+    api: Api, spoil: Callable[[str, bool], None], daemon: str, garbage: bool, tmp_path: Path
 ) -> None:
+    """A body that is streamed cannot be sent twice: it is not touched before the daemon has taken the token."""
+    content, file = b"x" * 300_000, tmp_path / "file"
     api.json("GET", path(daemon))
-    credentials = links[daemon]._credentials
-    credentials._young_refusals = 0  # of the other cases, moments ago
-    if garbage:
-        assert credentials._token is not None
-        object.__setattr__(credentials._token, "value", "garbage")
-    else:
-        daemon_tokens = emulator._running().tokens
-        claims = jwt.decode(credentials.present or "", options={"verify_signature": False})
-        emulator._call(lambda: daemon_tokens.revoke(claims))
+    spoil(daemon, garbage)
     assert api.json("GET", path(daemon))["HOST_NAME"] == "node-a"
-    assert credentials.present != "garbage"
+    spoil(daemon, garbage)
+    assert api.json("PUT", path(daemon, "files"), 201, params={"path": str(file)}, data=content)["bytes"] == 300_000
+    assert file.read_bytes() == content
+    spoil(daemon, garbage)
+    assert api.ask("GET", path(daemon, "files"), params={"path": str(file)}).content == content
+    spoil(daemon, garbage)
+    waited = api.json("POST", path(daemon, "runs"), params={"wait": "true"}, json={"command": "exit 3"})
+    assert waited["exit_code"] == 3
 
 
 def test_the_connection_is_closed_when_nobody_needed_it_and_made_again(api: Api, links: dict[str, Link]) -> None:

@@ -26,6 +26,7 @@ __all__ = ["router"]
 
 _ONE_OFF = 2  # the status that only runs have (PROTOCOL.md, 'Events')
 _LOOK_SECONDS = 0.25  # a daemon itself hands on output each 0.2 s
+_SELDOM_SECONDS = 1.0  # at a run that writes nothing: a daemon is not asked four times a second for hours
 _HEARTBEAT_SECONDS = 15.0
 _MOST_WAIT_SECONDS = 3600.0
 _DEFAULT_WAIT_SECONDS = 60.0
@@ -217,12 +218,12 @@ class _Following:
 
     async def lines(self) -> AsyncGenerator[bytes]:
         """JSON lines, to the end of the run."""
-        more, said_at = True, time.monotonic()
+        more, said_at, pause = True, time.monotonic(), _LOOK_SECONDS
         while True:
             for at, text in self._pieces:
                 yield _line(position=at, output=text)
             if self._pieces:
-                said_at = time.monotonic()
+                said_at, pause = time.monotonic(), _LOOK_SECONDS
                 self._pieces.clear()
             if self._exit_code is not None:
                 yield _line(exit_code=self._exit_code, finished=True)
@@ -231,7 +232,8 @@ class _Following:
                 said_at = time.monotonic()
                 yield _line(position=self._position, output="")
             if not more:
-                await anyio.sleep(_LOOK_SECONDS)
+                await anyio.sleep(pause)
+                pause = min(pause * 1.2, _SELDOM_SECONDS)
             try:
                 more = await self.read()
             except Problem as problem:
