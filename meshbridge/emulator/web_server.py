@@ -54,6 +54,10 @@ class WebServer:
         self._context = context
         self._state = ServerState()
         self._socket = sock
+        if not messages:
+            # asyncio does so itself only where the socket names its protocol. An answer is two writes: the second would
+            # wait for the client's delayed acknowledgement of the first, 40 ms for each request.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
