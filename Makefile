@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := meshbridge tests benchmarks deploy docs
 
-.PHONY: all demo test lint format bench faults lock clean programs
+.PHONY: all demo test lint format bench faults lock release-check clean programs
 
 all: lint test
 
@@ -55,6 +55,10 @@ lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
 	$(LOCK) --extra kafka --extra nats -o requirements.lock pyproject.toml
 	$(LOCK) -o requirements-build.lock requirements-build.in
+
+# What can be checked before a release; it prints what is left for a person.
+release-check: $(VENV)/.dev
+	$(BIN)/python -m docs.release
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -22,7 +22,7 @@ from meshbridge.exporter import ExporterOptions
 from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
 from meshbridge.options import Options
-from meshbridge.sinks.discovery import discover
+from meshbridge.sinks.discovery import discover, type_of
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
@@ -222,7 +222,10 @@ def load(path: Path | None, environ: Mapping[str, str], *, run_secrets: Path = P
     try:
         return Settings(environ=environ, secret_directories=directories, file=file)  # type: ignore[call-arg]  # for the sources
     except ValidationError as error:
-        raise ConfigError([*_explained(error, environ), *_SINKS.problems]) from error
+        problems = list(_explained(error, environ))
+        if path is None and problems == [_NO_DAEMONS]:
+            problems = [f"{_NO_DAEMONS}: give the file (--config, or MESHBRIDGE_CONFIG), or set MESHBRIDGE_DAEMONS__…"]
+        raise ConfigError([*problems, *_SINKS.problems]) from error
 
 
 def shown(settings: Settings) -> dict[str, Any]:
@@ -256,11 +259,16 @@ def _secrets_in(settings: Any, path: str) -> Iterator[str]:
 # --- what is wrong -------------------------------------------------------------------------------------------------
 
 
+_NO_DAEMONS = "daemons: is missing"
+
+
 def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[str]:
     for problem in error.errors():
         location, tag = list(problem["loc"]), None
         if len(location) > 2 and location[0] == "sinks":  # noqa: PLR2004 sinks, name, type, …
             tag = location.pop(2)  # the type that told the models apart is no part of the path
+        if str(problem["type"]).startswith("union_tag"):
+            location.append("type")
         path = ".".join(str(part) for part in location) or "configuration"
         source = _environment_key(location, environ)
         yield f"{path}: {_what(problem, location, tag)}{f' (from {source})' if source else ''}"
@@ -275,6 +283,8 @@ def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) ->
     kind, found = problem["type"], problem["input"]
     if kind == "missing":
         return "is missing"
+    if kind.startswith("union_tag"):
+        return _wrong_type(problem["ctx"].get("tag"))
     if kind == "extra_forbidden":
         return _unknown_key(location, tag)
     if kind == "string_pattern_mismatch" and location and location[-1] == "[key]":
@@ -285,6 +295,15 @@ def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) ->
     if kind == "value_error" or isinstance(found, dict | list) or secret:
         return message
     return f"{message}, not {found!r}"
+
+
+def _wrong_type(found: str | None) -> str:
+    """``found``: the type that a sink says it is; None: it says none."""
+    allowed = sorted(str(type_of(model)) for model in _SINKS.models)
+    near = difflib.get_close_matches(found or "", allowed, n=1)
+    hint = f": did you mean {near[0]}?" if near else ""
+    what = "is missing" if found is None else f"there is no sink of type {found!r}{hint}"
+    return f"{what} (allowed: {', '.join(allowed)})"
 
 
 def _unknown_key(location: Sequence[int | str], tag: int | str | None) -> str:

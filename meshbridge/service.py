@@ -183,8 +183,8 @@ class Service:
         slow += [f"sink {courier.name}" for courier in couriers if not courier.stop(_left(deadline, 8.0))]
         self._control.stop(_left(deadline, 1.0))
         self._stop_listeners(_left(deadline, 1.0))
-        self.journal.close()
         waiting = {status.sink: status.lag_events for status in (courier.status() for courier in couriers)}
+        self.journal.close()
         telemetry.service_stopped(undelivered=waiting, **({"abandoned": ", ".join(slow)} if slow else {}))
 
     def _stop_listeners(self, timeout_seconds: float) -> None:

@@ -47,7 +47,7 @@ def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, 
     except (JournalError, PartsError) as error:
         fail(str(error), WRONG_USAGE)
     except OSError as error:
-        fail(str(error))
+        fail(error.strerror if error.strerror and error.filename is None else str(error))  # without "[Errno 98]"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Literal
 
 from meshbridge.sinks.options import SinkOptions
 
-__all__ = ["GROUP", "Discovered", "discover"]
+__all__ = ["GROUP", "Discovered", "discover", "type_of"]
 
 GROUP = "meshbridge.sinks"
 

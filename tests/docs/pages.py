@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```([\w ]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 
@@ -51,10 +51,16 @@ class Page:
         """What stands in backticks within a line."""
         return _CODE.findall(self.prose)
 
-    def blocks(self, language: str) -> list[str]:
-        """The blocks of a language, less their indentation."""
-        found = [(indent, body) for indent, kind, body in _FENCE.findall(self.text) if kind == language]
-        return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
+    def blocks(self, *languages: str) -> list[str]:
+        """The blocks of some languages, less their indentation."""
+        return [body for language, _, body in self.all_blocks() if language in languages]
+
+    def all_blocks(self) -> list[tuple[str, str, str]]:
+        """(language, what stands behind it, body) of each block, in order."""
+        return [
+            (*kind.partition(" ")[::2], re.sub(rf"^{indent}", "", body, flags=re.MULTILINE))
+            for indent, kind, body in _FENCE.findall(self.text)
+        ]
 
 
 def pages() -> Iterator[Page]:

@@ -7,7 +7,6 @@ import pytest
 
 from docs.configuration import PAGE, catalogue, updated
 from meshbridge.config import ConfigError, Settings, load
-from tests.docs.pages import GUIDES, Page
 
 TEXT = PAGE.read_text(encoding="utf-8")
 SETTINGS = catalogue()
@@ -52,12 +51,3 @@ def test_settings_are_known_by_their_names_in_the_environment(table: str) -> Non
             with pytest.raises(ConfigError) as caught:
                 load(None, environ | {setting.environment.replace("<NAME>", "X"): "of a wrong type or so"})
             assert not [problem for problem in caught.value.problems if "unknown key" in problem], setting
-
-
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
-def test_words_that_look_like_settings_are_some(page: Page) -> None:
-    known = {setting.path.replace("[]", "") for setting in SETTINGS}
-    for word in page.words:
-        if re.fullmatch(r"(daemons|journal|sinks|exporter|admin|log)(\.[a-z_<>-]+)+", word):
-            path = re.sub(r"^(daemons|sinks)\.[^.]+", r"\1.<name>", word)
-            assert any(one == path or one.startswith(f"{path}.") for one in known), word

@@ -33,7 +33,11 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
             "sinks.b.qoss: unknown key: did you mean qos?",
         ),
         ({"sinks": {"b": {"type": "mqtt", "url": "mqtt://h", "qos": 3}}}, "sinks.b.qos: must be 0, 1 or 2, not 3"),
-        ({"sinks": {"b": {"type": "amqp"}}}, "sinks.b: "),
+        (
+            {"sinks": {"b": {"type": "mqqt"}}},
+            "sinks.b.type: there is no sink of type 'mqqt': did you mean mqtt? (allowed: ",
+        ),
+        ({"sinks": {"b": {"url": "mqtt://h"}}}, "sinks.b.type: is missing (allowed: file, "),
         ({"journal": {"max_age": "soon"}}, "journal.max_age: not a duration: 'soon'"),
     ],
 )
@@ -46,6 +50,12 @@ def test_a_wrong_configuration_is_refused_with_the_keys_path(
     assert line in done.stderr
     assert "Traceback" not in done.stderr
     assert all(text.startswith("meshbridge: ") for text in done.stderr.splitlines())
+
+
+def test_without_any_configuration_it_says_how_to_give_one(tmp_path: Path) -> None:
+    done = run("run", env={"HOME": str(tmp_path)})
+    assert done.returncode == 2
+    assert "daemons: is missing: give the file (--config, or MESHBRIDGE_CONFIG)" in done.stderr
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
