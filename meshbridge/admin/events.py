@@ -233,7 +233,15 @@ _STREAM = {
     "its name, `data` its CloudEvents JSON. An event `lost` says which offsets were deleted before they could be sent.",
     "content": {
         "text/event-stream": {
-            "schema": {"type": "string"},
+            "schema": {
+                "type": "object",
+                "description": "the fields of each event",
+                "properties": {
+                    "id": {"type": "string", "description": "the offset: where the stream can be resumed"},
+                    "event": {"type": "string", "enum": [*(kind.label for kind in EventType), "lost"]},
+                    "data": {"type": "string", "description": "JSON: a CloudEvent; of lost, first, last and events"},
+                },
+            },
             "example": 'id: 17\nevent: exit\ndata: {"specversion":"1.0","id":"node-a/1/9","data":{"exit_code":0}}\n\n',
         }
     },

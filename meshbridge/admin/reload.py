@@ -14,7 +14,10 @@ __all__ = ["router"]
 router = APIRouter(tags=["bridge"])
 
 
-@router.post("/-/reload", dependencies=[needs(Scope.ADMIN)])
+_REFUSED: dict[int | str, dict[str, Any]] = {422: {"description": "the settings cannot be used; `problems` says why"}}
+
+
+@router.post("/-/reload", dependencies=[needs(Scope.ADMIN)], responses=_REFUSED)
 def reload_settings(bridge: TheBridge) -> dict[str, Any]:
     """Read the settings again, and put in force what has changed; settings that can't be used change nothing."""
     try:
