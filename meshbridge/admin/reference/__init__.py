@@ -26,10 +26,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 def docs(request: Request) -> Response:
-    """Every operation, and every kind of problem."""
-    template = _environment().from_string(_text("reference.html.j2"))
-    page = template.render(api=request.app.openapi(), problems=MEANINGS, resolve=_resolver(request.app.openapi()))
-    return Response(page, media_type="text/html", headers=_HEADERS)
+    """Every operation, and every kind of problem. Made once for each application: anybody may ask for it."""
+    state: Any = request.app.state
+    if not hasattr(state, "reference"):
+        template = _environment().from_string(_text("reference.html.j2"))
+        described = request.app.openapi()
+        state.reference = template.render(api=described, problems=MEANINGS, resolve=_resolver(described))
+    return Response(state.reference, media_type="text/html", headers=_HEADERS)
 
 
 @router.get("/docs/reference.css")
