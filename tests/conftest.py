@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ IN_CI = bool(os.environ.get("CI"))
 # An emulator that a session shares pings its connections meanwhile. Drawn from the one generator of the process, the
 # pings' contents would be taken for a strategy's own draws, and Hypothesis refuses those.
 websockets_sansio_impl.random = random.Random()  # type: ignore[attr-defined, assignment]
+
+# A shell starts what it puts in the background with SIGINT ignored, and so would the programs that tests end by it be.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -97,6 +97,8 @@ class Apps:
                 if event.type is EventType.STATUS:
                     self._keep_last_word(event)
                 return False
+            if event.type is EventType.HEALTH and app in self._last_words:
+                return True  # of the process that ends, or of an app registered anew: the daemon knows
             state = self._make_known(app)
         self._changed.add(app)
         contradicts = state.apply(event, orjson.loads(event.data) or {})
