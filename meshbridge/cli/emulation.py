@@ -28,6 +28,10 @@ def emulate(
     tcp_port: Annotated[int, typer.Option(help="Port of TCP; 0 takes a free one.")] = 6059,
     wss_port: Annotated[int, typer.Option(help="Port of WSS.")] = 6058,
     https_port: Annotated[int, typer.Option(help="Port of HTTPS.")] = 6060,
+    *,
+    generation: Annotated[
+        int, typer.Option(min=2, max=3, help="3: a daemon of 3.x, with an issuer of tokens beside it.")
+    ] = 2,
     data_dir: Annotated[Path | None, typer.Option(help="Keep apps, users and keys here; default: forget them.")] = None,
 ) -> None:
     """Run an App Mesh daemon's stand-in, to try things and to test against."""
@@ -37,7 +41,14 @@ def emulate(
     from meshbridge.emulator import emulate as run_emulator
 
     telemetry.configure_logging()
-    options = EmulatorOptions(host=host, tcp_port=tcp_port, wss_port=wss_port, https_port=https_port, data_dir=data_dir)
+    options = EmulatorOptions(
+        host=host,
+        tcp_port=tcp_port,
+        wss_port=wss_port,
+        https_port=https_port,
+        generation=3 if generation == 3 else 2,  # noqa: PLR2004 of the daemon
+        data_dir=data_dir,
+    )
     try:
         run_emulator(options)
     except OSError as error:

@@ -19,6 +19,7 @@ from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.forwarding import Neighbours
 from meshbridge.emulator.http_metrics import HttpMetrics
 from meshbridge.emulator.identifiers import Identifiers
+from meshbridge.emulator.issuer import add_service_account
 from meshbridge.emulator.messages import Answer, Call, message_answer
 from meshbridge.emulator.metrics import Exposition
 from meshbridge.emulator.operations import ROUTES
@@ -29,7 +30,7 @@ from meshbridge.emulator.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-VERSION = "appmesh_2.2.1"
+VERSIONS = {2: "appmesh_2.2.1", 3: "appmesh_3.0.14"}
 METRICS_PATH = "/appmesh/metrics"
 
 
@@ -42,6 +43,7 @@ class Daemon:
         """``earlier_start``: when a run without a directory of its own began, which this one must not repeat."""
         self.options = options
         self.store = store
+        self.stopping = False
         self.start_time = store.new_start_time(earlier_start)
         self.identifiers = Identifiers()
         self.hub = EventHub(self.identifiers, options.record_limit if options.record else 0)
@@ -49,10 +51,12 @@ class Daemon:
         self.http_metrics = HttpMetrics()
         self.exposition = Exposition(self)
         self.neighbours = Neighbours()
-        self.configuration = Configuration.load(store, options, VERSION)
+        self.configuration = Configuration.load(store, options, VERSIONS[options.generation])
         self.accounts, signing_key = _security(store)
         self.tokens = Tokens(options.node_name, signing_key, options.token_leeway_seconds)
-        self._routes = Routes(ROUTES)
+        if options.generation == 3:  # noqa: PLR2004 of the daemon
+            add_service_account(self.accounts)
+        self._routes = Routes(ROUTES[options.generation])
 
     def save_accounts(self) -> None:
         self.store.write("security.json", {**self.accounts.dump(), "signing_key": self.tokens.keys[0]})

@@ -21,12 +21,14 @@ from meshbridge.emulator.connection import Connection
 from meshbridge.emulator.daemon import Daemon
 from meshbridge.emulator.errors import EmulatorError
 from meshbridge.emulator.events import RecordedEvent
+from meshbridge.emulator.issuer import REALM_PATH, IssuerApplication
 from meshbridge.emulator.messages import Answer
 from meshbridge.emulator.processes import Reaper
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
 from meshbridge.emulator.tcp import TcpProtocol
-from meshbridge.emulator.web_server import CLOSE_SECONDS, WebServer
+from meshbridge.emulator.web import WebApplication
+from meshbridge.emulator.web_server import CLOSE_SECONDS, AbortClient, WebServer
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Emulator:
         self.tcp_address: Address | None = None
         self.wss_address: Address | None = None
         self.https_address: Address | None = None
+        self.issuer_address: Address | None = None
         self.ca_file = Path()
         self._daemon: Daemon | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -186,6 +189,7 @@ class Emulator:
                 daemon.applications.restore()
                 started.set_result(None)
                 await self._stopping.wait()
+                daemon.stopping = True
                 await self._close(server)
         finally:
             if self._daemon is not None:
@@ -199,13 +203,14 @@ class Emulator:
         options = self.options
         context = server_context(store.ssl, verify_client=options.verify_client)
         sockets = {
-            name: opened.enter_context(_bind(options.host, port))
-            for name, port in (("tcp", options.tcp_port), ("wss", options.wss_port), ("https", options.https_port))
-            if port is not None
+            name: opened.enter_context(_bind(options.host, port)) for name, port in self._ports() if port is not None
         }
         addresses = {name: _address(sock) for name, sock in sockets.items()}
         self.tcp_address, self.wss_address = addresses.get("tcp"), addresses.get("wss")
-        self.https_address = addresses.get("https")
+        self.https_address, self.issuer_address = addresses.get("https"), addresses.get("issuer")
+        if self.issuer_address is not None:
+            host, port = self.issuer_address
+            daemon.tokens.issuer = f"https://{f'[{host}]' if ':' in host else host}:{port}{REALM_PATH}"
         ports = {name: addresses[name][1] if name in addresses else 0 for name in ("tcp", "wss", "https")}
         daemon.configuration.set_ports(**ports)
         daemon.neighbours.own(self._names())
@@ -218,13 +223,23 @@ class Emulator:
                 ssl_shutdown_timeout=CLOSE_SECONDS,
             )
         self._web = [
-            WebServer(daemon, options, sockets[name], context, messages=name == "wss")
-            for name in ("wss", "https")
+            WebServer(self._application(daemon, name), sockets[name], context, messages=name == "wss")
+            for name in ("wss", "https", "issuer")
             if name in sockets
         ]
         for web in self._web:
             await web.start()
         return server
+
+    def _ports(self) -> tuple[tuple[str, int | None], ...]:
+        options = self.options
+        issuer = options.issuer_port if options.generation == 3 else None  # noqa: PLR2004 of the daemon
+        return ("tcp", options.tcp_port), ("wss", options.wss_port), ("https", options.https_port), ("issuer", issuer)
+
+    def _application(self, daemon: Daemon, name: str) -> Callable[[AbortClient], Any]:
+        if name == "issuer":
+            return lambda _abort: IssuerApplication(daemon, self.options.issuer_token_seconds)
+        return lambda abort: WebApplication(daemon, self.options, messages=name == "wss", abort=abort)
 
     async def _close(self, server: asyncio.Server | None) -> None:
         if server is not None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 from meshbridge.emulator.emulator import Address, Emulator
+from meshbridge.emulator.issuer import CLIENT_SECRET, CONFIDENTIAL_CLIENT, PUBLIC_CLIENT, REALM_PATH, TOKEN_PATH
 from meshbridge.emulator.settings import EmulatorOptions
 
 USERS = "admin / admin123 (all rights), mesh / mesh123 (view), test / test123 (no role)"
@@ -42,7 +43,15 @@ def introduce(emulator: Emulator) -> None:
             lines.append(f"  {name:<6}{scheme}://{_joined(address)}")
     lines += [f"  CA    {emulator.ca_file}", f"  users {USERS}"]
     web = emulator.https_address or emulator.wss_address
-    if web is not None:
+    if emulator.issuer_address is not None:
+        issuer = _joined(emulator.issuer_address)
+        form = f"grant_type=password&client_id={PUBLIC_CLIENT}&username=admin&password=admin123"
+        lines += [
+            f"  OIDC  https://{issuer}{REALM_PATH}",
+            f"  clients {PUBLIC_CLIENT} (for the users), {CONFIDENTIAL_CLIENT} / {CLIENT_SECRET} (its own)",
+            f"Try: curl --cacert {emulator.ca_file} -d '{form}' https://{issuer}{TOKEN_PATH}",
+        ]
+    elif web is not None:
         lines.append(
             f"Try: curl --cacert {emulator.ca_file} -u admin:admin123 -X POST https://{_joined(web)}/appmesh/login"
         )

@@ -1,6 +1,7 @@
 """How an emulated daemon is set up."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,6 +15,11 @@ class EmulatorOptions(Options):
     tcp_port: int | None = Field(default=0, description="TCP over TLS: requests, events, files")
     wss_port: int | None = Field(default=0, description="WebSocket over TLS, and the REST paths over HTTPS")
     https_port: int | None = Field(default=0, description="HTTPS: requests only")
+    generation: Literal[2, 3] = Field(
+        default=2, description="3: a daemon of 3.x, which takes the tokens of an issuer that runs beside it"
+    )
+    issuer_port: int = Field(default=0, description="HTTPS of the issuer of a daemon of 3.x")
+    issuer_token_seconds: int = Field(default=300, gt=0, description="lifetime of the issuer's access tokens")
     data_dir: Path | None = Field(
         default=None, description="where the daemon keeps itself; without it, a temporary directory, gone on stop"
     )

@@ -37,6 +37,9 @@ class TcpProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        if self._daemon.stopping:  # its TLS handshake has ended too late for whoever closes the connections
+            transport.abort()
+            return
         transport.set_write_buffer_limits(high=WRITE_BYTES)
         self._transport = transport
         self._connections.add(self)

@@ -47,7 +47,7 @@ class Tokens:
 
     def __init__(self, issuer: str, key: str, leeway_seconds: int) -> None:
         self.keys = [key]
-        self._issuer = issuer
+        self.issuer = issuer  # what the tokens name
         self._leeway_seconds = leeway_seconds
         self._of_user: dict[str, dict[str, int]] = {}
         self._revoked: dict[str, int] = {}
@@ -69,7 +69,7 @@ class Tokens:
             "aud": [audience],
             "exp": now + expire_seconds,
             "iat": now,
-            "iss": self._issuer,
+            "iss": self.issuer,
             "jti": uuid.uuid4().hex,
             "resource_access": {SERVICE: {"roles": user.roles}},
             "sub": user.name,

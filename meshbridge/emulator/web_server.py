@@ -8,12 +8,10 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from typing import Any
 
-from meshbridge.emulator.daemon import Daemon
 from meshbridge.emulator.errors import NotInstalled
-from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.web import WebApplication
 
 PING_SECONDS = 20.0
 MAX_MESSAGE_BYTES = 100 * 1024 * 1024
@@ -21,15 +19,26 @@ MAX_MESSAGE_BYTES = 100 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 60
 """For an idle HTTPS connection. uvicorn's 5 s would now and then end one just as a client uses it again."""
 
+AbortClient = Callable[[tuple[str, int]], None]
+"""Drops the connection of the client at that address."""
+
 CLOSE_SECONDS = 0.5
 """How long a client has to end its side of a TLS stream before the connection is dropped."""
 
 
 class WebServer:
-    """One port; opened by :meth:`start`, and gone with all of its connections when :meth:`stop` returns."""
+    """One port; opened by :meth:`start`, and gone with all of its connections when :meth:`stop` returns.
+
+    ``application`` makes the ASGI application, which may drop its clients; ``messages`` says that it speaks WebSocket.
+    """
 
     def __init__(
-        self, daemon: Daemon, options: EmulatorOptions, sock: socket.socket, context: ssl.SSLContext, *, messages: bool
+        self,
+        application: Callable[[AbortClient], Any],
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        messages: bool = False,
     ) -> None:
         try:
             import uvicorn  # noqa: PLC0415 not needed before an emulator runs
@@ -37,9 +46,8 @@ class WebServer:
             from uvicorn.server import ServerState  # noqa: PLC0415 as above
         except ImportError as error:
             raise NotInstalled(error.name or "uvicorn") from error
-        application: Any = WebApplication(daemon, options, messages=messages, abort=self._abort)
         self._config = uvicorn.Config(
-            application,
+            application(self._abort),
             ws="websockets-sansio" if messages else "none",
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_ping_interval=PING_SECONDS,

@@ -221,11 +221,21 @@ def test_another_host_than_loopback_is_warned_about(caplog: pytest.LogCaptureFix
     assert caplog.text == ""
 
 
-def test_emulate_runs_until_a_signal_and_says_how_to_try_it(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (EmulatorOptions(), ("/appmesh/login",)),
+        (EmulatorOptions(generation=3), ("/realms/appmesh", "appmesh-cli", "bridge-secret", "/token")),
+    ],
+    ids=["2.x", "3.x"],
+)
+def test_emulate_runs_until_a_signal_and_says_how_to_try_it(
+    capsys: pytest.CaptureFixture[str], options: EmulatorOptions, parts: tuple[str, ...]
+) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    emulate(EmulatorOptions())
+    emulate(options)
     timer.join()
     said = capsys.readouterr().out
-    for part in ("tcp://127.0.0.1:", "wss://127.0.0.1:", "ca.pem", "admin / admin123", "curl --cacert"):
+    for part in ("tcp://127.0.0.1:", "wss://127.0.0.1:", "ca.pem", "admin / admin123", "curl --cacert", *parts):
         assert part in said

@@ -122,6 +122,8 @@ ROUTES = (
     Route("POST", "/appmesh/user/{}/lock", lock_user, "user-lock"),
     Route("POST", "/appmesh/user/{}/unlock", unlock_user, "user-unlock"),
     Route("POST", "/appmesh/user/{}/passwd", change_password, ANYONE),
+)
+ROLE_ROUTES = (
     Route("GET", "/appmesh/roles", list_roles, "role-view"),
     Route("POST", "/appmesh/role/{}", update_role, "role-set"),
     Route("DELETE", "/appmesh/role/{}", delete_role, "role-delete"),

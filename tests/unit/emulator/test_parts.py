@@ -1,10 +1,12 @@
 """The small parts: routes, configuration, store, certificates, what an app shows, what /proc says."""
 
+import asyncio
 import os
 import ssl
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from meshbridge.emulator.processes import command_line
 from meshbridge.emulator.routes import Route, Routes
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
+from meshbridge.emulator.tcp import TcpProtocol
 from tests.support import wait_for
 from tests.unit.emulator.golden import records
 
@@ -57,7 +60,7 @@ def test_what_is_no_path_is_not_found(path: str) -> None:
 
 
 def test_every_recorded_request_has_a_route() -> None:
-    routes = Routes(ROUTES)
+    routes = Routes(ROUTES[2])
     for record in records("exchanges.jsonl"):
         if "request" in record:
             request = record["request"]
@@ -168,3 +171,24 @@ def test_requests_are_counted_by_route_and_duration() -> None:
     assert sorted(metrics.finished) == [("GET", "/a", "4xx", "404"), ("GET", "/a", "unreplied", "unreplied")]
     duration = metrics.durations["GET", "/a"]
     assert (duration.count, duration.buckets[0], duration.buckets[-1]) == (2, 1, 1)
+
+
+# --- a stop ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_whose_handshake_ends_while_the_daemon_stops_is_dropped() -> None:
+    """It would be in nobody's hands: what ends the connections has looked before."""
+
+    class Transport(asyncio.Transport):
+        aborted = False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def connect() -> tuple[bool, int]:
+        transport, connections = Transport(), set[TcpProtocol]()
+        daemon: Any = SimpleNamespace(stopping=True)
+        TcpProtocol(daemon, EmulatorOptions(), connections).connection_made(transport)
+        return transport.aborted, len(connections)
+
+    assert asyncio.run(connect()) == (True, 0)
