@@ -53,6 +53,7 @@ class Credentials:
         self._obtained_at = 0.0  # these are monotonic seconds
         self._renew_at = 0.0
         self._failure: AppMeshError | None = None  # why there is no new token
+        self._failed_at = 0.0  # unix seconds, for people
         self._retry_at = 0.0
         self._failures = 0  # in a row
         self._refused: str | None = None  # the token that the daemon refused last
@@ -80,6 +81,11 @@ class Credentials:
     def failure(self) -> AppMeshError | None:
         """Why there is no new token; None while all is well."""
         return self._failure
+
+    @property
+    def failed_at(self) -> float:
+        """When that was found out, in unix seconds."""
+        return self._failed_at
 
     @property
     def due_at(self) -> float:
@@ -219,7 +225,7 @@ class Credentials:
     def _fail(self, error: AppMeshError, retry: Retry, attempt: int | None = None) -> None:
         self._failures = self._failures + 1 if attempt is None else attempt
         telemetry.token_refresh_failed(self._daemon, str(error), first=self._failure is None)
-        self._failure = error
+        self._failure, self._failed_at = error, time.time()
         self._retry_at = time.monotonic() + retry.delay(self._failures, self._chance())
 
     def _keep(self, token: Token, how: str) -> None:

@@ -148,6 +148,9 @@ class Link:
         if not self.has_events:
             return self._requests_status()
         numbering = self._numbering
+        error, error_at, refusal = self._last_error, self._last_error_at, self._credentials.failure
+        if error is None and refusal is not None:  # found out by a request, on a connection of its own
+            error, error_at = str(refusal), self._credentials.failed_at
         return LinkStatus(
             daemon=self.name,
             state=self._state,
@@ -157,8 +160,8 @@ class Link:
             down_since=self._down_since,
             connects=self._connects,
             last_event_at=self._last_event_at,
-            last_error=self._last_error,
-            last_error_at=self._last_error_at,
+            last_error=error,
+            last_error_at=error_at,
             token_expires_at=self._credentials.expires_at,
             missing_permissions=self._missing,
         )
