@@ -26,6 +26,7 @@ def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULT
         version=meshbridge.__version__,
         docs_url=None,  # its page would ask others' servers for scripts; see `reference`
         redoc_url=None,
+        redirect_slashes=False,  # a redirection would repeat the Host that a caller made up
         generate_unique_id_function=lambda route: route.name,
     )
     door.install(application, gate, Audit(options.audit_file), max_request_bytes=options.max_request_bytes)

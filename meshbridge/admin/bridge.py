@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 import meshbridge
 from meshbridge.admin.gate import Scope, needs
@@ -91,16 +91,22 @@ class BridgeStatus:
 class ReplayRequest(Options):
     """Which kept events pass again: by when they came in, their names, their apps."""
 
-    since: float | None = Field(default=None, description="unix seconds: came in then or later", examples=[1795515820])
-    until: float | None = Field(default=None, description="unix seconds: came in before")
+    since: float | None = Field(
+        default=None, allow_inf_nan=False, description="unix seconds: came in then or later", examples=[1795515820]
+    )
+    until: float | None = Field(default=None, allow_inf_nan=False, description="unix seconds: came in before")
     when: When = Field(default=When(), description="as in a sink's settings", examples=[{"events": ["exit"]}])
 
 
 class LettersRequest(Options):
     """Which dead letters: those of a sink, or some by their ids."""
 
-    sink: str | None = Field(default=None, description="all of this sink", examples=["broker"])
-    ids: tuple[int, ...] = Field(default=(), description="these; of any sink where none is named", examples=[[17, 18]])
+    sink: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,254}$")] | None = Field(
+        default=None, description="all of this sink", examples=["broker"]
+    )
+    ids: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = Field(
+        default=(), max_length=10_000, description="these; of any sink where none is named", examples=[[17, 18]]
+    )
 
 
 def _bridge(request: Request) -> Bridge:

@@ -115,6 +115,7 @@ class _Call:
 
 def install(application: FastAPI, gate: Gate, audit: Audit, *, max_request_bytes: int) -> None:
     gates.install(application, gate)
+    application.state.audit = audit
     application.add_middleware(Door, gate=gate, audit=audit, max_request_bytes=max_request_bytes)
 
 

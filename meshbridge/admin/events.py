@@ -40,7 +40,7 @@ _READERS = 1  # threads that read for all streams
 _RESTS = 2  # times as long as a read: all streams together take a third of a core, and the journal has the rest
 _TURN = 50  # events after which others that wait for the interpreter have their turn
 _RETRY_MILLISECONDS = 2000
-_OFFSET = r"^\d{1,18}$"
+_OFFSET = r"^\d{0,18}$"  # empty: as if it were not there
 
 
 class EventFeed:
@@ -163,7 +163,7 @@ class EventReader:
         """What the stream begins with: where it is, so that it can be resumed before its first event."""
         first, last = self._journal.extent
         parts = [b"retry: %d\n\n" % _RETRY_MILLISECONDS]
-        if self._last_event_id is not None:
+        if self._last_event_id:
             self._after = int(self._last_event_id)
             if self._after > last:  # the journal of another bridge, or one that was thrown away
                 parts.append(_lost(last, {"first": None, "last": None, "events": None}))

@@ -105,7 +105,11 @@ class _Server(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 assert isinstance(connection, Connection)
-                connection.look(now)
+                try:
+                    connection.look(now)
+                except Exception:  # noqa: BLE001 one connection must not cost the listener
+                    telemetry.log.exception("admin connection failed: please report it")
+                    connection.transport.abort()
             if self._tls is not None and self._context is not None and _stamps(self._tls) != self._stamps:
                 self._stamps = _stamps(self._tls)
                 self._take_certificate(self._tls, self._context)
@@ -125,6 +129,7 @@ class _Server(uvicorn.Server):
         """Ends the streams of events first, which would never end by themselves."""
         self._application.state.events.close()
         await super().shutdown(sockets)
+        self._application.state.audit.close()
 
 
 def _stamps(tls: ServerTls | None) -> list[tuple[int, ...] | None]:

@@ -1,5 +1,6 @@
 """Dead letters: events that a sink refused for good, kept with the reason, to be shown, dropped or offered again."""
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,10 +111,15 @@ class DeadLetters:
 
         Raises:
             TimeoutError: the disk takes nothing now; it is done as soon as it does.
+            UnicodeEncodeError: no sink can be called so.
 
         """
-        places = f" AND id IN ({','.join('?' * len(ids))})" if ids else ""
-        change = Change(f"{sql} WHERE (? IS NULL OR sink = ?){places}", (sink, sink, *ids))
+        # What SQLite would refuse must fail here: the journal's thread would take it for a fault, and try it again.
+        if sink is not None:
+            sink.encode()
+        places = " AND id IN (SELECT value FROM json_each(?))" if ids else ""
+        parameters = (sink, sink, json.dumps(list(ids))) if ids else (sink, sink)
+        change = Change(f"{sql} WHERE (? IS NULL OR sink = ?){places}", parameters)
         self._submit(change)
         if not change.done.wait(timeout_seconds):
             raise TimeoutError("the journal's disk takes nothing now; the change is made as soon as it does")

@@ -778,6 +778,14 @@ def test_dead_letters_are_listed_marked_and_dropped(tmp_path: Path, journal: Jou
     again.close()
 
 
+def test_letters_that_there_cannot_be_cost_the_journal_nothing(journal: Journal) -> None:
+    assert journal.letters.drop(None, [10**30, -(10**30), *range(100, 60_000)]) == 0
+    with pytest.raises(UnicodeEncodeError):
+        journal.letters.retry("\ud800", [])
+    assert journal.append([make_event(1)]) == 1
+    assert journal.status().last_error is None
+
+
 def test_dead_letters_grow_old_and_never_push_events_out(tmp_path: Path) -> None:
     journal = opened(tmp_path, max_bytes=2**20, max_age=3600)
     journal.append([make_event(1, data={"finished": False, "output": "x" * 20_000, "position": 0})])
