@@ -5,6 +5,9 @@ has it open. Tables: ``events`` (one row each, by ``offset``, which only grows a
 (for each sink, the offset up to which it has everything), ``runs`` (for each daemon, its present run and the last
 sequence journaled), ``app_states``, ``dead_letters`` (events that a sink refused for good, with the whole event).
 
+**Where.** ``journal`` is what users call; ``ledger`` is what is known without asking the disk; ``writer`` is the thread
+that owns the database (``store``), mends it (``damage``) and deletes from it (``keeping``).
+
 **Who writes.** One thread, the journal's own. Links hand events over (:meth:`Journal.submit`), couriers hand cursors
 over (:meth:`Journal.commit`); each turn of the thread takes all that has come and writes it in one transaction with
 one fsync. So an event is on disk at once when the bridge is idle, and under load the fsync is shared: while it runs,

@@ -125,7 +125,7 @@ def test_every_view_of_a_bridge_that_is_not(tmp_path: Path, visit: Watched) -> N
         page.wait_text("1 unhealthy")
         stage.refused_letter()
         stage.hook.status = 503
-        store: Any = stage.service.journal._store
+        store: Any = stage.service.journal._writer.store
         store._writer.execute("PRAGMA max_page_count = 1")  # a full disk
         wait_for(lambda: stage.service.journal.status().held_events > 0, "the journal to be full")
         page.wait_text("✕ failing")

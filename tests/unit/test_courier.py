@@ -301,7 +301,7 @@ def test_a_batch_whose_events_are_too_large_for_one_read_does_not_wait_for_more(
 ) -> None:
     monkeypatch.setattr(journal_module, "_READ_BYTES", 1)
     append(journal, 3)
-    monkeypatch.setattr(journal, "_tail", Tail(3))  # so that they are read from the disk
+    monkeypatch.setattr(journal._ledger, "tail", Tail(3))  # so that they are read from the disk
     build(batch=Batch(max_events=4, max_wait=3600))
     wait_for(lambda: sink.accepted == [1, 2], "the two behind which there are more")
     append(journal, 1, 4)

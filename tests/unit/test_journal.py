@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshbridge import telemetry
 from meshbridge.events import Event, EventType
 from meshbridge.journal import Journal, JournalError, JournalInUseError, JournalOptions, inspection, verify_directory
-from meshbridge.journal import journal as journal_module
+from meshbridge.journal import ledger as ledger_module
 from meshbridge.journal import tail as tail_module
+from meshbridge.journal import writer as writer_module
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.store import DATABASE, Group, Store
 from tests.support import make_event, wait_for
@@ -64,7 +65,7 @@ class JournalModel(RuleBasedStateMachine):
         self._temporary = tempfile.TemporaryDirectory(prefix="journal-model-")
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(tail_module, "_TAIL_EVENTS", 8)  # so that reads come from memory and from the database
-        self._patch.setattr(journal_module, "_RETRY_SECONDS", 0.001)
+        self._patch.setattr(writer_module, "_RETRY_SECONDS", 0.001)
         self.events: list[Event] = []
         self.cursors: dict[str, int] = {}
         self.sequence = 0
@@ -158,9 +159,9 @@ class JournalModel(RuleBasedStateMachine):
     @rule()
     def damage_shows(self) -> None:
         """A fresh database takes over, with every event that some sink has not had yet."""
-        before = self.journal._store
+        before = self.journal._writer.store
         self.journal.report_damage(DamageError("made up"))
-        wait_for(lambda: self.journal._store not in {None, before}, "a fresh database")
+        wait_for(lambda: self.journal._writer.store not in {None, before}, "a fresh database")
         self.floor = max(self.floor, min(self.cursors.values(), default=len(self.events)))
 
     @invariant()
@@ -213,10 +214,10 @@ def test_only_its_user_may_read_a_journal(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     journal = opened(tmp_path)
     journal.append([make_event(1)])
-    before = journal._store
+    before = journal._writer.store
     assert modes(tmp_path) == dict.fromkeys([DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock"], 0o600)
     journal.report_damage(DamageError("made up"))
-    wait_for(lambda: journal._store not in {None, before}, "a fresh database")
+    wait_for(lambda: journal._writer.store not in {None, before}, "a fresh database")
     journal.append([make_event(2)])
     assert set(modes(tmp_path).values()) == {0o600}
     journal.close()
@@ -331,8 +332,8 @@ def test_damage_that_shows_while_in_use_loses_nothing_that_memory_has(tmp_path: 
     journal.add_dead_letter("sink", journal.read(0, 1)[0] if journal.flush(10) else None, "refused", "no")  # type: ignore[arg-type]
     journal.commit("sink", 40)
     assert journal.flush(10)
-    assert journal._store is not None
-    journal._store.checkpoint()
+    assert journal._writer.store is not None
+    journal._writer.store.checkpoint()
     (tmp_path / DATABASE).write_bytes(b"\xff" * 50_000)
     for number in range(101, 131):
         journal.append([make_event(number)])
@@ -365,8 +366,8 @@ def test_a_changed_event_is_never_delivered(tmp_path: Path) -> None:
 def test_a_journal_without_its_wal_goes_on_from_what_the_file_has(tmp_path: Path) -> None:
     running = opened(tmp_path / "running")
     running.append([make_event(1)])
-    assert running._store is not None
-    running._store.checkpoint()
+    assert running._writer.store is not None
+    running._writer.store.checkpoint()
     running.append([make_event(2)])
     (tmp_path / "after").mkdir()
     shutil.copy(tmp_path / "running" / DATABASE, tmp_path / "after" / DATABASE)
@@ -548,12 +549,12 @@ def test_stats_tell_a_person_what_is_there_and_how_far_each_sink_is(tmp_path: Pa
 
 def test_a_full_disk_is_ridden_out_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Really full: the database may have no page more."""
-    monkeypatch.setattr(journal_module, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(writer_module, "_RETRY_SECONDS", 0.01)
     journal = opened(tmp_path)
     journal.cursor("sink", from_start=True)
     journal.append([make_event(1)])
-    assert journal._store is not None
-    journal._store._writer.execute("PRAGMA max_page_count = 1")  # no more than it has
+    assert journal._writer.store is not None
+    journal._writer.store._writer.execute("PRAGMA max_page_count = 1")  # no more than it has
     number = 1
     while journal.status().last_error is None:
         number += 1
@@ -564,7 +565,7 @@ def test_a_full_disk_is_ridden_out_in_memory(tmp_path: Path, monkeypatch: pytest
     journal.commit("sink", number - 1)
     assert not journal.flush(0.05)
     assert journal.status().held_events > 0
-    journal._store._writer.execute("PRAGMA max_page_count = 1000000")
+    journal._writer.store._writer.execute("PRAGMA max_page_count = 1000000")
     assert journal.flush(10)
     assert journal.status().last_error is None
     assert journal.status().held_events == 0
@@ -577,13 +578,13 @@ def test_a_full_disk_is_ridden_out_in_memory(tmp_path: Path, monkeypatch: pytest
 
 def test_memory_forgets_first_what_every_sink_has_had(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
-    monkeypatch.setattr(journal_module, "_HELD_STDOUT_BYTES", 10_000)
+    monkeypatch.setattr(ledger_module, "_HELD_STDOUT_BYTES", 10_000)
     journal.cursor("sink", from_start=True)
     for number in range(1, 81):
         journal.submit([make_event(number)])
         wait_for(lambda number=number: journal.extent[1] == number, "the event in memory")  # type: ignore[misc]
         journal.commit("sink", number)
-    assert journal._held_bytes < 11_000
+    assert journal._ledger.held_bytes < 11_000
 
 
 def test_what_every_sink_has_had_can_still_be_read_where_the_disk_has_it(
@@ -592,7 +593,7 @@ def test_what_every_sink_has_had_can_still_be_read_where_the_disk_has_it(
     """For a replay, say: memory that was freed is not the end of what is kept."""
     journal.cursor("sink", from_start=True)
     journal.append([make_event(number) for number in range(1, 6)])
-    monkeypatch.setattr(journal_module, "_HELD_STDOUT_BYTES", 0)
+    monkeypatch.setattr(ledger_module, "_HELD_STDOUT_BYTES", 0)
     monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
     for number in range(6, 9):
         journal.submit([make_event(number, "EXIT", data={"exit_code": 1})])
@@ -636,17 +637,17 @@ def test_the_log_has_a_line_now_and_then_while_events_are_dropped(monkeypatch: p
 def test_held_events_are_bounded_and_stdout_is_dropped_first(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
     journal.cursor("sink", from_start=True)
-    monkeypatch.setattr(journal_module, "_HELD_STDOUT_BYTES", 2000)
-    monkeypatch.setattr(journal_module, "_HELD_BYTES", 4000)
+    monkeypatch.setattr(ledger_module, "_HELD_STDOUT_BYTES", 2000)
+    monkeypatch.setattr(ledger_module, "_HELD_BYTES", 4000)
     for number in range(1, 100):
         journal.submit([make_event(number)])
-    held = journal._held_bytes
+    held = journal._ledger.held_bytes
     assert 2000 < held < 2600
     journal.submit([make_event(100, "EXIT", data={"exit_code": 1})])
-    assert held < journal._held_bytes
+    assert held < journal._ledger.held_bytes
     for number in range(101, 200):
         journal.submit([make_event(number, "EXIT", data={"exit_code": 1})])
-    assert journal._held_bytes < 4600
+    assert journal._ledger.held_bytes < 4600
 
 
 def test_what_is_too_old_is_deleted_and_offsets_are_not_given_twice(tmp_path: Path) -> None:
@@ -737,8 +738,10 @@ def test_lag_tells_the_age_of_the_oldest_that_waits(journal: Journal) -> None:
 
 def test_a_million_events_are_not_counted_one_by_one(journal: Journal) -> None:
     """Opening must not read all events: the count is kept, and the extent comes from the index."""
-    assert journal._store is not None
-    plan = journal._store._reader.execute("EXPLAIN QUERY PLAN SELECT (SELECT min(offset) FROM events)").fetchall()
+    assert journal._writer.store is not None
+    plan = journal._writer.store._reader.execute(
+        "EXPLAIN QUERY PLAN SELECT (SELECT min(offset) FROM events)"
+    ).fetchall()
     assert any("SEARCH events" in str(row) for row in plan)
 
 
@@ -748,7 +751,7 @@ def test_a_clock_that_steps_forward_makes_nothing_old(journal: Journal, monkeypa
     monkeypatch.setattr(time, "time", lambda: now + 50 * 365 * 86400)
     journal.prune()
     assert journal.append([make_event(2)]) == 2
-    wait_for(lambda: not journal._prune_wanted and journal._pruning is None, "pruning")
+    wait_for(lambda: not journal._writer._prune_wanted and journal._writer._pruning is None, "pruning")
     assert journal.status().events == 2
 
 

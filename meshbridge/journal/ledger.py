@@ -1,0 +1,192 @@
+"""What is known of a journal without asking its disk: what has come in, what is held, who is how far. No I/O."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from meshbridge.events import Envelope, Event, EventType
+from meshbridge.journal.keeping import Deleted
+from meshbridge.journal.rows import event_bytes
+from meshbridge.journal.store import Extent, StateKey
+from meshbridge.journal.tail import Tail
+
+__all__ = ["Batch", "Ledger", "runs_of"]
+
+_GROUP_EVENTS = 1000  # at most in one transaction (DESIGN.md, 'Guarantee')
+# Held in memory for a disk that is slow or full, in bytes. Above the first bound STDOUT is dropped (a daemon still has
+# it), above the second everything.
+_HELD_STDOUT_BYTES = 64 * 2**20
+_HELD_BYTES = 96 * 2**20
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is to be written next. ``held``: its events can be read already."""
+
+    rows: list[Envelope]
+    held: bool
+    cursors: dict[str, int]
+    states: dict[StateKey, str | None]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Guarded by the journal's lock."""
+
+    inbox: list[Event] = field(default_factory=list)
+    held: list[Envelope] = field(default_factory=list)  # numbered, readable, not on disk: only while there is a fault
+    held_bytes: int = 0  # of both
+    cursors: dict[str, int] = field(default_factory=dict)
+    dirty_cursors: dict[str, int] = field(default_factory=dict)  # not on disk yet, and
+    dirty_states: dict[StateKey, str | None] = field(default_factory=dict)
+    runs: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    tail: Tail = field(default_factory=Tail)
+    first: int = 1  # offset that is kept; one more than ``last`` when none is
+    last: int = 0  # offset ever given
+    newest: int = 0  # offset that is kept; 0 when none is
+    count: int = 0
+    submitted: int = 0  # events ever handed over, and
+    settled: int = 0  # how many of them are on disk or dropped: what append and flush wait for
+    written_bytes: int = 0  # since somebody set it to 0
+
+    # --- what comes in -------------------------------------------------------------------------------------------
+
+    def take_in(self, events: Sequence[Event], states: Mapping[StateKey, str | None]) -> int:
+        """Takes what memory has room for; gives how many events it has not."""
+        self.dirty_states.update(states)
+        self.submitted += len(events)
+        dropped = 0
+        for event in events:
+            if self.held_bytes > (_HELD_STDOUT_BYTES if event.type is EventType.STDOUT else _HELD_BYTES):
+                dropped += 1
+                continue
+            self.held_bytes += event_bytes(event)
+            self.inbox.append(event)
+        self.settled += dropped
+        return dropped
+
+    def set_cursor(self, name: str, offset: int) -> None:
+        self.cursors[name] = self.dirty_cursors[name] = offset
+
+    def waiting(self, name: str) -> tuple[int, int]:
+        """(how many events a sink has not had yet, behind which offset)."""
+        offset = self.cursors.get(name, self.last)
+        return max(0, self.newest - max(offset, self.first - 1)), offset
+
+    # --- what goes to the disk -----------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.inbox or self.held or self.dirty_cursors or self.dirty_states)
+
+    def next_batch(self) -> Batch:
+        if self.held:
+            rows = self.held[:_GROUP_EVENTS]
+            whole = len(rows) == len(self.held) and not self.inbox
+        else:
+            rows = self._numbered(self.inbox[:_GROUP_EVENTS])
+            whole = len(rows) == len(self.inbox)
+        # A state belongs to the last of the events that were handed over with it, never before it.
+        states = dict(self.dirty_states) if whole else {}
+        return Batch(rows, bool(self.held), dict(self.dirty_cursors), states)
+
+    def written(self, batch: Batch) -> None:
+        """It is on disk: new events can be read."""
+        size = sum(event_bytes(row.event) for row in batch.rows)
+        if batch.held:
+            del self.held[: len(batch.rows)]
+        else:
+            del self.inbox[: len(batch.rows)]
+            self._publish(batch.rows, size)
+        _forget_written(self.dirty_cursors, batch.cursors)
+        _forget_written(self.dirty_states, batch.states)
+        self.held_bytes -= size
+        self.written_bytes += size
+        self.settled += len(batch.rows)
+
+    # --- a disk that takes nothing -------------------------------------------------------------------------------
+
+    def hold_inbox(self) -> bool:
+        """Lets what has come in be read from memory; tells whether there is something new.
+
+        What every sink has had then needs no disk.
+        """
+        rows = self._numbered(self.inbox)
+        self.inbox.clear()
+        self.held += rows
+        self._publish(rows, sum(event_bytes(row.event) for row in rows))
+        if self.held_bytes > _HELD_STDOUT_BYTES:
+            self._forget_held()
+        return bool(rows)
+
+    def _forget_held(self) -> None:
+        """Frees the memory of what every sink has had; the newest stays, so that something stands at the end."""
+        everywhere = min(min(self.cursors.values(), default=0), self.last - 1)
+        forgotten = bisect_right(self.held, everywhere, key=lambda row: row.offset)
+        if not forgotten:
+            return
+        self.settled += forgotten
+        self.count -= forgotten
+        self.held_bytes -= sum(event_bytes(row.event) for row in self.held[:forgotten])
+        del self.held[:forgotten]
+        self.tail.forget(everywhere)
+
+    def missed(self) -> dict[str, int]:
+        """How many of the held events each sink has not had."""
+        found = {name: sum(row.offset > offset for row in self.held) for name, offset in self.cursors.items()}
+        return {name: count for name, count in found.items() if count}
+
+    @property
+    def last_on_disk(self) -> int:
+        """Of all offsets that were given, the last that is not held."""
+        return self.held[0].offset - 1 if self.held else self.last
+
+    # --- what the disk has ---------------------------------------------------------------------------------------
+
+    def opened(self, extent: Extent, cursors: dict[str, int], runs: dict[str, tuple[str, int | None]]) -> None:
+        """Takes what a database says that was opened, unless this process knows better."""
+        fresh = not self.last
+        self.first, self.count = extent.first, extent.count + len(self.held)
+        self.last = max(extent.last, self.last)
+        self.newest = self.held[-1].offset if self.held else extent.newest
+        if fresh:
+            self.cursors, self.runs, self.tail = cursors, runs, Tail(extent.last)
+
+    def deleted(self, extent: Extent, step: Deleted) -> None:
+        """Events were deleted; ``extent`` is what there is since."""
+        deletion, count, last, _ = step
+        self.count -= count
+        self.first, self.newest = extent.first, extent.newest
+        self.tail.delete(0, last, kinds=frozenset({deletion.kind}) if deletion.kind else None)
+
+    def _numbered(self, events: Sequence[Event]) -> list[Envelope]:
+        return [Envelope(offset, event) for offset, event in enumerate(events, self.last + 1)]
+
+    def _publish(self, rows: list[Envelope], size: int) -> None:
+        """Makes numbered events readable."""
+        if not rows:
+            return
+        self.last = self.newest = rows[-1].offset
+        self.count += len(rows)
+        self.runs.update(runs_of(rows))
+        self.tail.extend(rows, size, self.last_on_disk)
+
+
+def runs_of(rows: Sequence[Envelope]) -> dict[str, tuple[str, int | None]]:
+    """The last live event of each daemon."""
+    return {
+        row.event.daemon: (row.event.run, row.event.sequence)
+        for row in rows
+        if row.event.sequence is not None and not row.event.reconciled
+    }
+
+
+def _forget_written(dirty: dict[Key, Value], written: Mapping[Key, Value]) -> None:
+    """What was written is no longer dirty, unless it has changed meanwhile."""
+    for key, value in written.items():
+        if key in dirty and dirty[key] == value:
+            del dirty[key]

@@ -1,0 +1,293 @@
+"""The thread that owns a journal's database: it writes, mends and deletes, one thing at a time."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from meshbridge import telemetry
+from meshbridge.journal import damage
+from meshbridge.journal.errors import is_damage, is_full
+from meshbridge.journal.keeping import Deleted, prune
+from meshbridge.journal.ledger import Ledger, runs_of
+from meshbridge.journal.letters import DeadLetters
+from meshbridge.journal.options import JournalOptions
+from meshbridge.journal.store import DATABASE, Group, Store
+
+__all__ = ["Writer"]
+
+_RETRY_SECONDS = 1.0  # between attempts while the disk takes nothing
+_PRUNE_SHARE = 20  # one part in so many of max_bytes written: time to prune, without waiting for the timer
+_MENDING_SECONDS = 0.2  # how long a reader waits at a time while the database is being replaced
+
+Value = TypeVar("Value")
+
+
+class Writer:
+    """Belongs to a journal, whose lock guards its ledger and what is public here.
+
+    Threads: its own, ``journal``; :meth:`ask`, :meth:`prune` and :meth:`report_damage` are for any.
+    """
+
+    def __init__(
+        self, options: JournalOptions, ledger: Ledger, work: threading.Condition, progress: threading.Condition
+    ) -> None:
+        """``work``: what this thread waits for; ``progress``: what everyone else does. Both of the journal's lock."""
+        self._options = options
+        self._ledger = ledger
+        self._lock = self._work = work  # a condition is its lock
+        self._progress = progress
+        self.letters = DeadLetters(work, self.ask)
+        # Told, under the lock, that there is something to read: they must not wait.
+        self.append_listeners: list[Callable[[], None]] = []
+        self.store: Store | None = None
+        self.fault: str | None = None  # why the disk takes nothing
+        self._damage: sqlite3.Error | None = None  # found by someone, to be mended
+        self._prune_wanted = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        # The thread's own.
+        self._retry_at = 0.0
+        self._pruning: Iterator[Deleted | None] | None = None
+
+    # --- any thread ----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Opens the database, setting a damaged one aside, and starts the thread.
+
+        Raises:
+            JournalError: the database is of a newer meshbridge.
+            OSError, sqlite3.Error: it can't be opened.
+
+        """
+        try:
+            damage.finish_replacement(self._options.path)
+            self._use(self._opened())
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._replace(error, starting=True)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Writes what was handed over, as far as the disk takes it, and closes the database."""
+        with self._lock:
+            self._stopping = True
+            self._work.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._lock:
+            store, self.store = self.store, None
+            missed = self._ledger.missed()
+            self._progress.notify_all()
+        for name, events in missed.items():
+            telemetry.events_dropped(name, "not_written", events)
+        if store is not None:
+            store.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether what is handed over will ever be written."""
+        return self._thread is not None
+
+    def ask(self, question: Callable[[Store], Value], otherwise: Value) -> Value:
+        """Asks the database; damage that shows is mended, and ``otherwise`` is the answer meanwhile."""
+        with self._lock:
+            store = self.store
+            if store is None or self._damage is not None:
+                if not self._stopping and self._thread is not None:
+                    self._progress.wait(_MENDING_SECONDS)
+                return otherwise
+        try:
+            return question(store)
+        except sqlite3.Error as error:
+            with self._lock:
+                if store is self.store and is_damage(error):
+                    self.report_damage(error)
+            return otherwise
+
+    def prune(self) -> None:
+        with self._lock:
+            self._prune_wanted = True
+            self._work.notify()
+
+    def report_damage(self, error: sqlite3.Error) -> None:
+        with self._lock:
+            self._damage = self._damage or error
+            self._work.notify()
+
+    # --- turns ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._turn():
+                    return
+            except Exception as bug:  # noqa: BLE001 the end of this thread would be the end of the service
+                telemetry.log.exception("journal raised an unexpected error: please report it")
+                self._take_fault(sqlite3.OperationalError(f"unexpected {bug!r}"))
+                if self._stopping:
+                    return
+
+    def _turn(self) -> bool:
+        """One thing at a time: mend, write a group, prune a little. False at the end."""
+        with self._lock:
+            seconds = None if self.fault is None else max(0.0, self._retry_at - time.monotonic())
+            self._work.wait_for(self._has_work, seconds)
+            damage_found, faulty = self._damage, self.fault is not None
+            if faulty:
+                self._hold_inbox()
+            if self._stopping and not self._has_loose_ends():
+                return False
+            due = not faulty or self._stopping or time.monotonic() >= self._retry_at
+        if not due:
+            return True
+        try:
+            self._mend(damage_found)
+            if self._has_loose_ends():
+                self._write_group()
+            else:
+                self._prune_a_little()
+        except (sqlite3.Error, OSError) as error:
+            self._take_fault(error)
+            return not self._stopping  # the disk takes nothing and nobody waits for it any more; the log has said so
+        return True
+
+    def _has_work(self) -> bool:
+        if self.fault is not None:
+            return bool(self._ledger.inbox or self._stopping)
+        return bool(
+            self._has_loose_ends() or self._prune_wanted or self._pruning or self._stopping or self._damage is not None
+        )
+
+    def _has_loose_ends(self) -> bool:
+        return self._ledger.has_work or self.letters.has_work
+
+    def _write_group(self) -> None:
+        store, ledger = self.store, self._ledger
+        assert store is not None
+        with self._lock:
+            batch = ledger.next_batch()
+            letters, changes = self.letters.take()
+        try:
+            store.append(Group(batch.rows, batch.cursors, runs_of(batch.rows), batch.states, letters, changes))
+        except BaseException:
+            with self._lock:
+                self.letters.put_back(letters, changes)
+            raise
+        with self._lock:
+            ledger.written(batch)
+            self.letters.written()
+            if ledger.written_bytes > self._options.max_bytes // _PRUNE_SHARE:
+                self._prune_wanted = True
+            if self.fault is not None and not ledger.held:
+                telemetry.journal_recovered(str(store.path), len(ledger.inbox))
+                self.fault = None
+            self._tell(appended=bool(batch.rows) and not batch.held)
+        if changes:
+            self.letters.announce(changes, store.dead_letters())
+
+    def _tell(self, *, appended: bool) -> None:
+        """Wakes who waits; with the lock held."""
+        if appended:
+            for listener in self.append_listeners:
+                listener()
+        self._progress.notify_all()
+
+    # --- a disk that takes nothing -------------------------------------------------------------------------------
+
+    def _take_fault(self, error: sqlite3.Error | OSError) -> None:
+        """The write failed: from here on events are delivered from memory, and the write is tried again."""
+        self._pruning = None
+        path = str(self._options.path / DATABASE)
+        with self._lock:
+            if isinstance(error, sqlite3.Error) and is_damage(error) and self.store is not None:
+                self._damage = error
+                self._retry_at = 0.0
+                return
+            if self.fault is None:
+                full = isinstance(error, sqlite3.Error) and is_full(error)
+                telemetry.journal_fault("full" if full else "write", path, f"{error}; events are held in memory")
+            self.fault = str(error)
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._hold_inbox()
+
+    def _hold_inbox(self) -> None:
+        self._tell(appended=self._ledger.hold_inbox())
+
+    # --- a damaged database --------------------------------------------------------------------------------------
+
+    def _opened(self) -> Store:
+        return Store(self._options.path, self._options.sync)
+
+    def _use(self, store: Store) -> None:
+        try:
+            extent, cursors, runs, letters = store.extent(), store.cursors(), store.runs(), store.dead_letters()
+        except BaseException:
+            store.close()
+            raise
+        with self._lock:
+            self._ledger.opened(extent, cursors, runs)
+            self.letters.use(letters)
+            self.store = store
+            self._damage = None
+            self._progress.notify_all()
+
+    def _mend(self, found: sqlite3.Error | None) -> None:
+        """Replaces a damaged database; opens one that could not be opened before."""
+        if found is not None:
+            self._replace(found, starting=False)
+        elif self.store is None:
+            self._use(self._opened())
+
+    def _replace(self, error: sqlite3.Error, *, starting: bool) -> None:
+        path, ledger = self._options.path / DATABASE, self._ledger
+        self._pruning = None
+        with self._lock:
+            store, self.store = self.store, None
+            cursors = None if starting else dict(ledger.cursors)
+            last = ledger.last_on_disk  # what is held is written later
+            tail = ledger.tail.between(0, last)
+        if store is not None:
+            store.close()
+        if store is not None or starting:
+            telemetry.journal_fault("damaged", str(path), str(error))
+        done = damage.replace(self._options.path, self._options.sync, cursors=cursors, tail=tail, last=last)
+        self._use(self._opened())
+        telemetry.journal_replaced(str(path), done.kept_as, done.salvaged, done.lost)
+
+    # --- retention -----------------------------------------------------------------------------------------------
+
+    def _prune_a_little(self) -> None:
+        store, ledger = self.store, self._ledger
+        assert store is not None
+        if self._pruning is None:
+            with self._lock:
+                if not self._prune_wanted:
+                    return
+                self._prune_wanted = False
+                ledger.written_bytes = 0
+            self._pruning = prune(store, self._options, self._present_cursors, ledger.last)
+        try:
+            step = next(self._pruning)
+        except StopIteration:
+            self._pruning = None
+            counts = store.dead_letters()
+            with self._lock:
+                self.letters.use(counts)
+            return
+        if step is not None:
+            extent = store.extent()
+            with self._lock:
+                ledger.deleted(extent, step)
+            deletion, _, _, missed = step
+            for name, events in missed.items():
+                if events:
+                    telemetry.events_dropped(name, deletion.reason, events)
+
+    def _present_cursors(self) -> Mapping[str, int]:
+        with self._lock:
+            return dict(self._ledger.cursors)
