@@ -151,7 +151,15 @@ def test_another_node_may_carry_it_out_for_an_administrator(emulator: Emulator, 
         assert waited["exit_code"] == 0
         refused = api.json("GET", path("node-a"), 403, params={"forward_to": node}, scope="operate")
         assert refused["kind"] == "scope"
-    assert api.json("GET", path("node-a"), 422, params={"forward_to": "a\r\nX-Evil: 1"})["errors"]
+
+
+@pytest.mark.parametrize(
+    "node", ["a\r\nX-Evil: 1", "", "a b", "3]J:", "[1:2]", "[::1", "a:99999", "a:b", "::1", "http://a"]
+)
+@pytest.mark.parametrize("daemon", ["node-a", "node-h"])
+def test_what_is_no_node_is_refused(api: Api, daemon: str, node: str) -> None:
+    refused = api.json("GET", path(daemon), 422, params={"forward_to": node})
+    assert refused["errors"][0]["where"] == "query.forward_to"
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from enum import Enum
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 import orjson
 from fastapi import Depends, Path, Query, Request
+from pydantic import AfterValidator
 
 from meshbridge.admin.bridge import Bridge, TheBridge
 from meshbridge.admin.daemons.refusals import problem_of
@@ -32,12 +34,19 @@ _STREAMS_AT_ONCE = 32  # files and runs that are followed
 _SECONDS = 30.0
 _LEAST_SECONDS, _MOST_SECONDS = 0.1, 300.0
 
+
+def _node(node: str) -> str:
+    """Raises ValueError: it is an address that looks right and is none."""
+    _ = urlsplit(f"//{node}").port
+    return node
+
+
 DaemonName = Annotated[str, Path(max_length=255, description="a daemon of the configuration", examples=["node-a"])]
 _Node = Annotated[
-    str | None,
+    Annotated[str, AfterValidator(_node)] | None,
     Query(
         max_length=255,
-        pattern=r"^[A-Za-z0-9._:\[\]-]+$",
+        pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
         description="another node that is to carry it out, host or host:port. The daemon sends it the token of this "
         "bridge, so that takes the scope admin",
         examples=["node-b:6060"],
