@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import meshbridge
 from meshbridge.checks.certificates import check_client_certificate
 from meshbridge.checks.far_ends import check_sink
-from meshbridge.checks.host import RunningBridge, check_file, check_journal
+from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
 from meshbridge.checks.listeners import check_listeners
 from meshbridge.config import Settings
 from meshbridge.link import DaemonOptions, try_daemon
@@ -31,6 +32,8 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
     """Verdicts on the file, this host, each daemon and each sink, in this order, as soon as they are known."""
     yield check_file(settings, file)
     running = RunningBridge.find(settings.journal.path)
+    if running is not None:
+        yield check_running(running)
     parts: list[Callable[[], Iterable[Verdict]]] = [
         partial(check_journal, settings.journal, running),
         partial(check_listeners, settings, running),
@@ -58,7 +61,7 @@ def worst(verdicts: Iterable[Verdict]) -> Grade:
 
 
 def report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """All of them as JSON: ``{"verdict": "ok" | "warning" | "failed", "checks": [{"subject", "aspect", …}]}``."""
+    """All of them as JSON: ``{"verdict": "ok" | "warning" | "failed", "version", "checks": [{"subject", …}]}``."""
     checks = [
         {
             "subject": verdict.subject,
@@ -69,4 +72,4 @@ def report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         }
         for verdict in verdicts
     ]
-    return {"verdict": worst(verdicts).value, "checks": checks}
+    return {"verdict": worst(verdicts).value, "version": meshbridge.__version__, "checks": checks}

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import meshbridge
 from meshbridge.admin.client import Client, NotRunningError, RefusedError
 from meshbridge.config import Settings, inline_secrets
 from meshbridge.journal import JournalOptions
 from meshbridge.status import Grade, Verdict
 
-__all__ = ["RunningBridge", "check_file", "check_journal", "counted"]
+__all__ = ["RunningBridge", "check_file", "check_journal", "check_running", "counted"]
 
 _ASK_SECONDS = 5.0
 _LEAST_FREE_BYTES = 64 * 2**20  # under that a journal stands still with the first burst of output
@@ -29,15 +30,26 @@ class RunningBridge:
 
     pid: int
     journal: Mapping[str, Any]
+    version: str = meshbridge.__version__
 
     @classmethod
     def find(cls, directory: Path) -> Self | None:
         """None where nobody runs, or this user may not ask."""
         client = Client(directory, _ASK_SECONDS)
         try:
-            return cls(client.peer_pid(), client.get("/api/v1/bridge")["journal"])
+            told = client.get("/api/v1/bridge")
+            return cls(client.peer_pid(), told["journal"], told["version"])
         except (NotRunningError, RefusedError, OSError, KeyError, TypeError):
             return None
+
+
+def check_running(running: RunningBridge) -> Verdict:
+    """Whether it is of this program's version: settings that this one takes may be others to it."""
+    text = f"version {running.version} runs (process {running.pid})"
+    if running.version == meshbridge.__version__:
+        return Verdict("bridge", "version", Grade.OK, text)
+    remedy = "restart it, or check with the program that it runs"
+    return Verdict("bridge", "version", Grade.WARNING, f"{text}, and this is {meshbridge.__version__}", remedy)
 
 
 # --- the file ------------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import meshbridge
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import FAILED, WRONG_USAGE, complain
 
@@ -47,6 +49,9 @@ def check(
     found = report(verdicts)
     if as_json:
         print(json.dumps(found, indent=2))
+    elif found["verdict"] != "ok":
+        grades = Counter(verdict.grade.value for verdict in verdicts)
+        print(f"\n{grades['failed']} failed, {grades['warning']} with a warning, {grades['ok']} ok")
     raise typer.Exit(0 if found["verdict"] != "failed" else FAILED)
 
 
@@ -65,4 +70,4 @@ def _explain(problems: list[str], *, as_json: bool) -> None:
         return
     found = {"subject": "configuration", "aspect": "file", "verdict": "failed", "remedy": None}
     checks = [found | {"text": problem} for problem in problems]
-    print(json.dumps({"verdict": "failed", "checks": checks}, indent=2))
+    print(json.dumps({"verdict": "failed", "version": meshbridge.__version__, "checks": checks}, indent=2))

@@ -1,6 +1,7 @@
 """``meshbridge check`` as a person and a script see it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_warnings_do_not_fail(emulator: Emulator, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "warn daemon node-a: its certificate is not verified" in done.stdout
     assert "     -> set tls.ca_file" in done.stdout
+    assert re.fullmatch(r"0 failed, 2 with a warning, \d+ ok", done.stdout.splitlines()[-1])
 
 
 def test_offline_looks_at_the_file_alone(tmp_path: Path) -> None:

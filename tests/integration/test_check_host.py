@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+import meshbridge
 from meshbridge.admin.control import ControlSocket
 from meshbridge.checks import far_ends, host, worst
-from meshbridge.checks.host import RunningBridge, check_file, check_journal
+from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
 from meshbridge.config import Settings, load
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.sinks.base import Found, NotConnected
@@ -127,6 +128,7 @@ def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
         running = RunningBridge.find(tmp_path)
         assert running is not None
         assert running.pid == os.getpid()
+        assert check_running(running).grade is Grade.OK
         found = of(tmp_path, running)
         assert found["rights"].text == f"in use by the running bridge (process {os.getpid()}): 0 events"
         assert found["space"].grade is Grade.OK
@@ -134,6 +136,12 @@ def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
         served.stop(5)
         journal.close()
     assert RunningBridge.find(tmp_path) is None
+
+
+def test_a_running_bridge_of_another_version() -> None:
+    found = check_running(RunningBridge(42, {}, "0.0.1"))
+    assert found.grade is Grade.WARNING
+    assert found.text == f"version 0.0.1 runs (process 42), and this is {meshbridge.__version__}"
 
 
 # --- far ends ------------------------------------------------------------------------------------------------------
