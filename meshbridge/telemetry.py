@@ -450,6 +450,14 @@ def web_config_refused(where: str, problem: str) -> None:
 # --- admin API -----------------------------------------------------------------------------------------------------
 
 
+def admin_insecure(address: str) -> None:
+    log.warning(
+        "the admin API is served without TLS to other hosts: tokens travel in clear",
+        listen=address,
+        hint="set admin.tls, or let a proxy on this host do TLS and listen on 127.0.0.1",
+    )
+
+
 def admin_refused(reason: str) -> None:
     """``reason``: no_token, wrong_token, rate_limit, scope. The audit log has who and what."""
     _admin_refused.labels(reason).inc()

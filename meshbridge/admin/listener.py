@@ -4,9 +4,10 @@ import socket
 
 from fastapi import FastAPI
 
+from meshbridge import telemetry
 from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.serving import Served, listen_unix, unlink_unix
-from meshbridge.listening import listen_tcp, split_address
+from meshbridge.listening import is_loopback, listen_tcp, split_address
 
 __all__ = ["AdminListener"]
 
@@ -47,6 +48,8 @@ class AdminListener:
             self._application, self._bound(), "admin", connections=options.max_connections, tls=options.tls
         )
         self._served.start()
+        if options.unix_path is None and options.tls is None and not is_loopback(split_address(options.listen)[0]):
+            telemetry.admin_insecure(self._address)
 
     @property
     def address(self) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
+from meshbridge import telemetry
 from meshbridge.admin.options import Scope
 from meshbridge.admin.tokens import new_token
 from tests.integration.admin_door import SECRETS, TOKENS, Door, doors, issue, trusting
@@ -96,6 +98,33 @@ def test_too_many_wrong_tokens_are_slowed_down_and_right_ones_are_not(opened: Ca
     assert answers[-1].status == 429
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert door.ask(*SHOW, SECRETS[Scope.READ])[0].status == 200
+
+
+def test_refusals_are_counted_by_their_reason(opened: Callable[..., Door]) -> None:
+    def counted() -> dict[str, float]:
+        name = "meshbridge_admin_refused_total"
+        reasons = ("no_token", "wrong_token", "rate_limit", "scope")
+        return {reason: telemetry.REGISTRY.get_sample_value(name, {"reason": reason}) or 0 for reason in reasons}
+
+    door, before = opened(), counted()
+    door.ask(*SHOW)
+    for _ in range(12):
+        door.ask(*SHOW, new_token())
+    door.ask(*VERIFY, SECRETS[Scope.READ])
+    after = counted()
+    grown = {reason: after[reason] - before[reason] for reason in after}
+    assert (grown["no_token"], grown["scope"]) == (1, 1)
+    assert grown["wrong_token"] >= 10
+    assert grown["wrong_token"] + grown["rate_limit"] == 12
+
+
+def test_a_listener_without_tls_for_others_is_warned_of(opened: Callable[..., Door]) -> None:
+    with capture_logs() as logs:
+        opened(listen="0.0.0.0:0", insecure=True)
+        opened()
+    assert [log["event"] for log in logs if log["log_level"] == "warning"] == [
+        "the admin API is served without TLS to other hosts: tokens travel in clear"
+    ]
 
 
 def test_the_unix_socket_is_for_its_owner_and_group(opened: Callable[..., Door], tmp_path: Path) -> None:
