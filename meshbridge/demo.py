@@ -223,7 +223,7 @@ def _line(topic: str, event: dict[str, Any]) -> Text:
     name = topic.rpartition("/")[2]
     line = Text(f"  {event['time'][11:19]}  ", style="bright_black")
     line.append(f"{topic:<32}  ", style="cyan")
-    return line.append(summary(name, event["data"] or {}), style=COLOURS.get(name, "white"))
+    return line.append(summary(name, event["data"] or {}), style=COLOURS.get(name, "default"))
 
 
 # --- the broker ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ __all__ = ["COLOURS", "printable", "summary"]
 COLOURS = {
     "start": "green",
     "exit": "red",
-    "stdout": "white",
+    "stdout": "default",
     "health": "yellow",
     "status": "magenta",
     "removed": "bright_black",

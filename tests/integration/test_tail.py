@@ -99,6 +99,16 @@ def test_colours_are_for_terminals(bridge: Life, tmp_path: Path) -> None:
         assert "Traceback" not in seen.screen
 
 
+def test_who_wants_no_colours_gets_none(bridge: Life, tmp_path: Path) -> None:
+    environ = bridge.environ | {"TERM": "xterm-256color", "NO_COLOR": "1"}
+    with terminal(meshbridge_command("tail", "--count", "1"), tmp_path, environ) as seen:
+        bridge.wait_for_a_reader()
+        bridge.append(make_event(1, "START", data=STARTED))
+        assert seen.wait_for_end() == 0
+        seen.wait_to_see("start    pid 42")
+        assert "\x1b" not in seen.screen
+
+
 def test_events_are_chosen(bridge: Life, tmp_path: Path) -> None:
     bridge.append(
         make_event(1, "START", data=STARTED),
