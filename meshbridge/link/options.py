@@ -108,6 +108,11 @@ class DaemonOptions(SecretFiles):
         default=300.0, ge=1, description="how often the list of apps is compared with what events have said"
     )
 
+    exact_output: bool = Field(
+        default=False,
+        description="fetch the bytes behind output that is no UTF-8, which events show as U+FFFD, and tell them again",
+    )
+
     @field_validator("url")
     @classmethod
     def _address(cls, value: str) -> str:

@@ -5,14 +5,14 @@ Positions count bytes of the daemon's file, while the text of an event has had i
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshbridge.link.app_state import AppState
 
-__all__ = ["Missing", "Outputs", "undecoded_length"]
+__all__ = ["REPLACEMENT", "Missing", "Outputs", "undecoded_length"]
 
 _CHUNK_BYTES = 256 * 1024  # of one backfilled event, as the daemon's own (PROTOCOL.md, 'STDOUT')
-_REPLACEMENT = "\ufffd"
+REPLACEMENT = "\ufffd"
 _MOST_REPLACEMENTS = 256  # in a text whose bytes are still looked for in the file
 
 
@@ -22,6 +22,7 @@ class Missing:
 
     The process is known by when it was started, and how often before; ``process_uuid`` where START was seen.
     ``after`` is the text that stands at ``start`` and was delivered: what is missing begins behind its bytes.
+    ``exact``: events brought it, with bytes replaced; what is missing is the bytes.
     """
 
     app: str
@@ -31,12 +32,17 @@ class Missing:
     start: int
     end: int | None = None
     after: str = ""
+    exact: bool = False
 
 
 @dataclass(slots=True)
 class Outputs:
-    """What is missing of the output of a daemon's apps. Belongs to :class:`~meshbridge.link.reconcile.Apps`."""
+    """What is missing of the output of a daemon's apps. Belongs to :class:`~meshbridge.link.reconcile.Apps`.
 
+    ``exact``: the bytes behind a text in which some were replaced are missing, too.
+    """
+
+    exact: bool = False
     due: list[Missing] = field(default_factory=list)
     pending: list[Missing] = field(default_factory=list)  # all that is not filled yet, asked for or not
     changed: bool = False  # whether ``pending`` did, since the owner looked
@@ -49,7 +55,11 @@ class Outputs:
     def printed(self, state: AppState, position: int, end: int | None, text: str) -> None:
         """A live STDOUT event of the app; ``end`` None where its text holds a replacement."""
         waiting = self._open.pop(state.app, None)
-        if waiting is not None:
+        replaced = self.exact and end is None
+        if waiting is not None and waiting.exact and replaced and waiting in self.due:
+            self._open[state.app] = waiting  # nobody has asked yet: one question for both
+            replaced = False
+        elif waiting is not None:
             waiting.end = max(waiting.start, position)
             self.changed = True
         elif state.output_end is not None and position > state.output_end:
@@ -59,6 +69,8 @@ class Outputs:
             self._texts[state.app] = text
         else:
             self._texts.pop(state.app, None)
+        if replaced:
+            self._open_ended(replace(self._missing(state, position), exact=True))
 
     def started(self, state: AppState) -> None:
         """A process of the app was seen to start: nothing of its output is missing yet."""
@@ -76,7 +88,10 @@ class Outputs:
 
         To be told before the next live event, so that this one says where it ends.
         """
-        if not state.running or state.output_position is None or state.app in self._open:
+        if not state.running or state.output_position is None:
+            return
+        if state.app in self._open:
+            self._unsure.setdefault(state.app, self._open[state.app])
             return
         if state.output_end is not None:
             missing = self._missing(state, state.output_end)
@@ -174,7 +189,7 @@ def undecoded_length(text: str, data: bytes) -> int:
 
     Each replacement stands for one to three bytes, so there are few lengths to try.
     """
-    replaced = text.count(_REPLACEMENT)
+    replaced = text.count(REPLACEMENT)
     if replaced > _MOST_REPLACEMENTS:
         return 0
     encoded = len(text.encode())

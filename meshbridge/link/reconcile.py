@@ -8,6 +8,7 @@ answer carries no sequence, and must never undo what an event has said. It is na
 later. So no event need be held back meanwhile: an app that is compared has none that could be newer than the answer.
 """
 
+import base64
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ import orjson
 
 from meshbridge.events import DAEMON_PLACE, Event, EventType, gap
 from meshbridge.link.app_state import AppState, Listed
-from meshbridge.link.output import Missing, Outputs
+from meshbridge.link.output import REPLACEMENT, Missing, Outputs
 
 __all__ = ["Apps", "Found"]
 
@@ -42,14 +43,14 @@ class _Hole:
 class Apps:
     """The known state of every app of a daemon, and the holes in its numbering that are not told yet.
 
-    ``kept`` is what :meth:`changes` gave before, from the journal.
+    ``kept`` is what :meth:`changes` gave before, from the journal. ``exact``: output that is no UTF-8 is told as bytes.
     """
 
-    def __init__(self, daemon: str, kept: dict[str, str]) -> None:
+    def __init__(self, daemon: str, kept: dict[str, str], *, exact: bool = False) -> None:
         self.daemon = daemon
         self.states: dict[str, AppState] = {}
         self._holes: list[_Hole] = []
-        self.outputs = Outputs()
+        self.outputs = Outputs(exact=exact)
         self._last_words: dict[str, tuple[str, int]] = {}  # app that is gone -> its last STATUS, and the sequence
         self._compared = False  # whether the whole list was ever compared: before, an app's past is not known
         self._changed: set[str] = set()
@@ -312,7 +313,9 @@ class Apps:
         for position, piece in self.outputs.fill(missing, data, state):
             key = f"stdout/{missing.started_at}/{position}+{len(piece)}"
             text = piece.decode("utf-8", "replace")
-            printed = {"finished": False, "output": text, "position": position}
+            printed: dict[str, Any] = {"finished": False, "output": text, "position": position}
+            if self.outputs.exact and REPLACEMENT in text:
+                printed["output_base64"] = base64.b64encode(piece).decode()
             event = self._event(EventType.STDOUT, missing.app, key, printed, now)
             events.append(replace(event, process_uuid=missing.process_uuid))
         self._changed.add(missing.app)

@@ -40,6 +40,8 @@ class Repair:
         journal: Journal,
         interval_seconds: float,
         fence: Callable[[], None],
+        *,
+        exact_output: bool = False,
     ) -> None:
         """``fence`` returns once all events have come that the daemon sent before it was called."""
         self._daemon = daemon
@@ -47,6 +49,7 @@ class Repair:
         self._requests = requests
         self._journal = journal
         self._interval_seconds = interval_seconds
+        self._exact_output = exact_output
         self._lock = threading.Lock()  # guards all below; an event and a comparison never interleave
         self._wake = threading.Condition(self._lock)
         self._apps: Apps | None = None
@@ -59,7 +62,7 @@ class Repair:
     # --- the link's threads --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._apps = Apps(self._daemon, self._journal.app_states(self._daemon))
+        self._apps = Apps(self._daemon, self._journal.app_states(self._daemon), exact=self._exact_output)
         self._thread = threading.Thread(target=self._run, name=f"repair-{self._daemon}", daemon=True)
         self._thread.start()
 

@@ -83,7 +83,14 @@ class Link:
                 daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
             )
         self.client = DaemonClient(daemon, options, self._credentials)
-        self._repair = Repair(daemon, self._own_requests, journal, options.reconcile_interval, self._fence)
+        self._repair = Repair(
+            daemon,
+            self._own_requests,
+            journal,
+            options.reconcile_interval,
+            self._fence,
+            exact_output=options.exact_output,
+        )
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
         self._thread: threading.Thread | None = None

@@ -1,5 +1,6 @@
 """Output that no event brought is fetched: after every cut, the journal's STDOUT of a process is the process's own."""
 
+import base64
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +176,60 @@ def _output(emulator: Emulator, app: str) -> bytes:
     output = client.get_app_output(app).output
     client.close()
     return output.encode() if isinstance(output, str) else output
+
+
+def bytes_told(journal: Journal, app: str) -> bytes:
+    """The output as a consumer puts it together: by position, bytes where they are given, else the text's."""
+    told = bytearray()
+    given: set[int] = set()
+    for exact in (False, True):
+        after = 0
+        while envelopes := journal.read(after, 1000):
+            after = envelopes[-1].offset
+            for event in (envelope.event for envelope in envelopes):
+                if event.app != app or event.type is not EventType.STDOUT:
+                    continue
+                data = orjson.loads(event.data)
+                assert "output_base64" not in data or event.reconciled
+                if ("output_base64" in data) is not exact:
+                    continue
+                piece = base64.b64decode(data["output_base64"]) if exact else data["output"].encode()
+                if not exact and "\ufffd" in data["output"]:
+                    continue
+                start, end = data["position"], data["position"] + len(piece)
+                told.extend(bytes(max(0, end - len(told))))
+                told[start:end] = piece
+                given.update(range(start, end))
+    return bytes(told) if len(given) == len(told) else b"not whole yet"
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["steady", "cut"])
+def test_exact_output_tells_the_very_bytes(emulator: Emulator, journal: Journal, tmp_path: Path, cut: bool) -> None:
+    """Of text in another encoding, of characters cut in two by the events, and of what is no text at all."""
+    host, port = address_of(emulator)
+    options = DaemonOptions(
+        url=f"tcp://{host}:{port}",
+        username="admin",
+        password=SecretStr("admin123"),
+        tls=Tls(ca_file=emulator.ca_file),
+        exact_output=True,
+    )
+    noise = tmp_path / "noise"
+    noise.write_bytes(bytes(range(256)) * 40)
+    link = Link("node-a", options, journal)
+    link.start()
+    try:
+        wait_for(lambda: link.status().up, "the link")
+        name = f"exact-{'cut' if cut else 'steady'}"
+        pieces = (
+            rf"printf 'plain\n\303'; {{pause}}; printf '\251 caf\351\n'; {{pause}}; cat {noise}; {{pause}};"
+            r" printf '\303\244 end\n'; sleep 600"
+        ).format(pause="sleep 0.5")
+        add_app(emulator, name, pieces)
+        if cut:
+            wait_for(lambda: printed(journal, name), "the first piece")
+            emulator.drop_connections()
+        expected = "plain\né caf".encode() + b"\xe9\n" + noise.read_bytes() + "ä end\n".encode()
+        wait_for(lambda: bytes_told(journal, name) == expected, "all of the bytes")
+    finally:
+        assert link.stop(10)
