@@ -67,6 +67,7 @@ def masked(text: str) -> list[str]:
     """The lines of ``text`` without what differs from run to run."""
     for pattern, mask in (
         (r"\x1b\[[0-9;]*m", ""),
+        (r"\b\d{4}-\d\d-\d\d (?=\d\d:)", ""),  # the day is left out where it is today
         (r"\b[0-9a-f]{64}\b", "<sha256>"),
         (r"\bmbt_[\w-]{43}", "<token>"),
         (r"\bmeshbridge-emulator-\w+", "<folder>"),
@@ -199,7 +200,7 @@ def _write(folder: Path, daemon: Emulator, exporter: int, hook: int) -> None:
                 "tls": {"ca_file": str(daemon.ca_file)},
             }
         },
-        "journal": {"path": str(folder / "journal")},
+        "journal": {"path": str(folder / "journal"), "max_bytes": "64MiB"},  # which any disk has
         "sinks": {
             "log": {"type": "file", "path": str(folder / "events.jsonl")},
             "shop": {"type": "webhook", "url": f"http://127.0.0.1:{hook}/events", "when": when},
