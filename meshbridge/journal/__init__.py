@@ -9,9 +9,10 @@ sequence journaled), ``app_states``, ``dead_letters`` (events that a sink refuse
 that owns the database (``store``), mends it (``damage``) and deletes from it (``keeping``).
 
 **Who writes.** One thread, the journal's own. Links hand events over (:meth:`Journal.submit`), couriers hand cursors
-over (:meth:`Journal.commit`); each turn of the thread takes all that has come and writes it in one transaction with
-one fsync. So an event is on disk at once when the bridge is idle, and under load the fsync is shared: while it runs,
-the next group gathers. Events become readable only after that commit: what a sink was sent is always on disk.
+over (:meth:`Journal.commit`), which wait a moment for events to go with; each turn of the thread takes all that has
+come and writes it in one transaction with one fsync. So an event is on disk at once when the bridge is idle, and under
+load the fsync is shared: while it runs, the next group gathers. Events become readable only after that commit: what a
+sink was sent is always on disk.
 
 **Who reads.** Couriers, by :meth:`Journal.read`: the newest events from memory (the tail), older ones from the
 database.

@@ -119,7 +119,12 @@ class Journal:
             written = ledger.settled >= target and not ledger.dirty_cursors and not self.letters.waiting
             return written or not self._writer.running
 
-        return self._progress.wait_for(is_settled, timeout_seconds)
+        self._writer.awaited += 1
+        self._work.notify()
+        try:
+            return self._progress.wait_for(is_settled, timeout_seconds)
+        finally:
+            self._writer.awaited -= 1
 
     # --- events out ----------------------------------------------------------------------------------------------
 
@@ -217,7 +222,7 @@ class Journal:
             return self._ledger.cursors[name]
 
     def commit(self, name: str, offset: int) -> None:
-        """``name`` has everything up to ``offset``. Written with the next group, at once when idle."""
+        """``name`` has everything up to ``offset``. Written with the next events, or 20 ms later."""
         with self._lock:
             self._set_cursor(name, offset)
 

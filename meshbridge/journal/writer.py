@@ -19,6 +19,7 @@ __all__ = ["Writer"]
 
 _RETRY_SECONDS = 1.0  # between attempts while the disk takes nothing
 _PRUNE_SHARE = 20  # one part in so many of max_bytes written: time to prune, without waiting for the timer
+_CURSORS_SECONDS = 0.02  # cursors wait so long for events to go to the disk with: an fsync less for each batch
 _MENDING_SECONDS = 0.2  # how long a reader waits at a time while the database is being replaced
 
 Value = TypeVar("Value")
@@ -46,6 +47,7 @@ class Writer:
         self._damage: sqlite3.Error | None = None  # found by someone, to be mended
         self._prune_wanted = False
         self._stopping = False
+        self.awaited = 0  # how many wait until all is on disk
         self._thread: threading.Thread | None = None
         # The thread's own.
         self._retry_at = 0.0
@@ -137,6 +139,8 @@ class Writer:
         with self._lock:
             seconds = None if self.fault is None else max(0.0, self._retry_at - time.monotonic())
             self._work.wait_for(self._has_work, seconds)
+            if self._has_cursors_alone():
+                self._work.wait_for(lambda: not self._has_cursors_alone(), _CURSORS_SECONDS)
             damage_found, faulty = self._damage, self.fault is not None
             if faulty:
                 self._hold_inbox()
@@ -161,6 +165,15 @@ class Writer:
             return bool(self._ledger.inbox or self._stopping)
         return bool(
             self._has_loose_ends() or self._prune_wanted or self._pruning or self._stopping or self._damage is not None
+        )
+
+    def _has_cursors_alone(self) -> bool:
+        """Whether what is to be done can wait a little."""
+        ledger = self._ledger
+        if self.awaited or self._stopping or self._damage is not None or self.fault is not None:
+            return False
+        return bool(ledger.dirty_cursors) and not (
+            ledger.inbox or ledger.dirty_states or self.letters.has_work or self._prune_wanted or self._pruning
         )
 
     def _has_loose_ends(self) -> bool:

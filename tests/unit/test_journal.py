@@ -207,6 +207,35 @@ def modes(directory: Path) -> dict[str, int]:
     return {file.name: stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()}
 
 
+def test_cursors_go_to_the_disk_with_the_next_events_or_when_somebody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An fsync for each of them would make events wait."""
+    monkeypatch.setattr(writer_module, "_CURSORS_SECONDS", 3600.0)
+    groups: list[tuple[int, dict[str, int]]] = []
+
+    def note(store: Store, group: Group) -> None:
+        groups.append((len(group.rows), dict(group.cursors)))
+        APPEND(store, group)
+
+    journal = opened(tmp_path)
+    journal.append([make_event(1)])
+    monkeypatch.setattr(Store, "append", note)
+    journal.commit("sink", 1)
+    assert journal.cursor("sink") == 1
+    journal.submit([make_event(2)])
+    wait_for(lambda: journal.extent[1] == 2, "the event")
+    journal.commit("sink", 2)
+    assert journal.flush(10)
+    assert groups == [(1, {"sink": 1}), (0, {"sink": 2})]
+    journal.append([make_event(3)])
+    journal.commit("sink", 3)
+    journal.close()
+    again = opened(tmp_path)
+    assert again.cursor("sink") == 3
+    again.close()
+
+
 def test_only_its_user_may_read_a_journal(tmp_path: Path) -> None:
     """Whatever the directory allows, also where an older version was less strict, and after a repair."""
     opened(tmp_path).close()
