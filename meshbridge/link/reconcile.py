@@ -10,7 +10,7 @@ later. So no event need be held back meanwhile: an app that is compared has none
 
 import base64
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -40,6 +40,16 @@ class _Hole:
     last: int | None
 
 
+@dataclass(slots=True)
+class _LastWords:
+    """What was said last of an app that is gone, and by which event."""
+
+    status: str | None = None
+    status_sequence: int = 0
+    health: int | None = None
+    health_sequence: int = 0
+
+
 class Apps:
     """The known state of every app of a daemon, and the holes in its numbering that are not told yet.
 
@@ -51,7 +61,7 @@ class Apps:
         self.states: dict[str, AppState] = {}
         self._holes: list[_Hole] = []
         self.outputs = Outputs(exact=exact)
-        self._last_words: dict[str, tuple[str, int]] = {}  # app that is gone -> its last STATUS, and the sequence
+        self._last_words: dict[str, _LastWords] = {}  # of apps that are gone
         self._compared = False  # whether the whole list was ever compared: before, an app's past is not known
         self._changed: set[str] = set()
         self._marks = 0
@@ -72,7 +82,7 @@ class Apps:
         self._compared = bool(fields["compared"])
         self._holes = [_Hole(*hole) for hole in fields["holes"]]
         self.outputs.load([Missing(**missing) for missing in fields["missing"]])
-        self._last_words = {gone: (status, sequence) for gone, (status, sequence) in fields["last_words"].items()}
+        self._last_words = {gone: _LastWords(*words) for gone, words in fields["last_words"].items()}
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -99,13 +109,20 @@ class Apps:
                     self._keep_last_word(event)
                 return False
             if event.type is EventType.HEALTH and app in self._last_words:
-                return True  # of the process that ends, or of an app registered anew: the daemon knows
+                # Of the process that ends, or of an app registered anew: the daemon knows.
+                self._keep_last_word(event)
+                return True
             state = self._make_known(app)
         self._changed.add(app)
         contradicts = state.apply(event, orjson.loads(event.data) or {})
         if event.type is EventType.START:
             self.outputs.started(state)
         return contradicts or state.starts is None
+
+    def leave_out(self, event: Event) -> bool:
+        """Instead of :meth:`observe`, a STDOUT event that is not told; whether it can be left out."""
+        state = self.states.get(event.app)
+        return state is not None and self.outputs.left_out(state)
 
     def _print(self, event: Event) -> bool:
         state = self.states.get(event.app)
@@ -119,15 +136,21 @@ class Apps:
     def _make_known(self, app: str) -> AppState:
         state = self.states[app] = AppState(app)
         if app in self._last_words:
-            state.status, state.status_sequence = self._last_words.pop(app)
+            words = self._last_words.pop(app)
+            state.status, state.status_sequence = words.status, words.status_sequence
+            state.health, state.health_sequence = words.health, words.health_sequence
             self._changed.add(DAEMON_PLACE)
         return state
 
     def _keep_last_word(self, event: Event) -> None:
-        """The STATUS of an app that is gone: if it comes again, that stands as a wrong word about the new one."""
-        if len(self._last_words) >= _LAST_WORDS:
+        """STATUS or HEALTH of an app that is gone: if it comes again, that stands as a wrong word about the new one."""
+        if len(self._last_words) >= _LAST_WORDS and event.app not in self._last_words:
             self._last_words.pop(next(iter(self._last_words)))
-        self._last_words[event.app] = orjson.loads(event.data)["status"], event.sequence or 0
+        words, data = self._last_words.setdefault(event.app, _LastWords()), orjson.loads(event.data)
+        if event.type is EventType.STATUS:
+            words.status, words.status_sequence = data["status"], event.sequence or 0
+        else:
+            words.health, words.health_sequence = data["health"], event.sequence or 0
         self._changed.add(DAEMON_PLACE)
 
     def interrupted(self) -> None:
@@ -154,7 +177,7 @@ class Apps:
             fields = {
                 "compared": self._compared,
                 "holes": holes,
-                "last_words": self._last_words,
+                "last_words": {app: astuple(words) for app, words in self._last_words.items()},
                 "missing": [asdict(missing) for missing in self.outputs.pending],
             }
             return orjson.dumps(fields).decode()
