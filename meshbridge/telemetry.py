@@ -53,6 +53,10 @@ _output_lost = Counter(
     "meshbridge_output_lost", "Stretches of output that no event brought and the daemon no longer has", ["daemon"],
     registry=REGISTRY,
 )  # fmt: skip
+_output_postponed = Counter(
+    "meshbridge_output_postponed", "STDOUT events left out under overload, whose output is fetched later", ["daemon"],
+    registry=REGISTRY,
+)  # fmt: skip
 _dropped = Counter(
     "meshbridge_events_dropped", "Events that a sink will never get", ["sink", "reason"], registry=REGISTRY
 )
@@ -234,6 +238,11 @@ def events_reconciled(daemon: str, count: int) -> None:
 
 def output_backfilled(daemon: str, events: int, size: int) -> None:
     log.info("missed output fetched", daemon=daemon, events=events, bytes=size)
+
+
+def output_postponed(daemon: str, events: int) -> None:
+    """STDOUT events were left out, since there is no room for them; their output is fetched later."""
+    _output_postponed.labels(daemon).inc(events)
 
 
 def output_lost(daemon: str, app: str, start: int, end: int | None) -> None:
@@ -506,6 +515,7 @@ def declare_daemon(daemon: str) -> None:
     _reconciled.labels(daemon)
     _invalid.labels(daemon)
     _output_lost.labels(daemon)
+    _output_postponed.labels(daemon)
     for event in ("start", "exit", "stdout", "health", "status", "removed"):
         _received.labels(daemon, event)
     for result in ("success", "failure"):

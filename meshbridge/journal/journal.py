@@ -100,6 +100,11 @@ class Journal:
         if dropped:
             telemetry.events_dropped(_WITHOUT_SINK, "overload", dropped)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether events come faster than they are kept: what can be had later had better come later."""
+        return self._ledger.crowded
+
     def append(self, events: Sequence[Event]) -> int:
         """Hands events over and waits until they are durable; gives the journal's last offset then."""
         with self._lock:

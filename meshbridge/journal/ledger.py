@@ -14,8 +14,9 @@ from meshbridge.journal.tail import Tail
 __all__ = ["Batch", "Ledger", "runs_of"]
 
 _GROUP_EVENTS = 1000  # at most in one transaction (DESIGN.md, 'Guarantee')
-# Held in memory for a disk that is slow or full, in bytes. Above the first bound STDOUT is dropped (a daemon still has
-# it), above the second everything.
+# Held in memory for a disk that is slow or full, in bytes. Above the first bound a link leaves out what it can fetch
+# later, above the second STDOUT is dropped, above the third everything.
+_CROWDED_BYTES = 48 * 2**20
 _HELD_STDOUT_BYTES = 64 * 2**20
 _HELD_BYTES = 96 * 2**20
 
@@ -78,6 +79,10 @@ class Ledger:
         return max(0, self.newest - max(offset, self.first - 1)), offset
 
     # --- what goes to the disk -----------------------------------------------------------------------------------
+
+    @property
+    def crowded(self) -> bool:
+        return self.held_bytes > _CROWDED_BYTES
 
     @property
     def has_work(self) -> bool:

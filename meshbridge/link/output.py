@@ -33,6 +33,7 @@ class Missing:
     end: int | None = None
     after: str = ""
     exact: bool = False
+    grown: bool = False  # more was left out since it was asked for
 
 
 @dataclass(slots=True)
@@ -72,6 +73,17 @@ class Outputs:
         if replaced:
             self._open_ended(replace(self._missing(state, position), exact=True))
 
+    def left_out(self, state: AppState) -> bool:
+        """A live STDOUT event of the app is not told. Whether it can be: its place must be known, to fetch it later."""
+        if state.output_position is None:
+            return False
+        waiting = self._open.get(state.app)
+        if waiting is None:
+            self._open_ended(self._after_last(state))
+        elif waiting not in self.due:
+            waiting.grown = True
+        return True
+
     def started(self, state: AppState) -> None:
         """A process of the app was seen to start: nothing of its output is missing yet."""
         self._forget(state.app)
@@ -93,12 +105,14 @@ class Outputs:
         if state.app in self._open:
             self._unsure.setdefault(state.app, self._open[state.app])
             return
-        if state.output_end is not None:
-            missing = self._missing(state, state.output_end)
-        else:
-            missing = self._missing(state, state.output_position, after=self._texts.get(state.app, ""))
-        self._unsure[state.app] = missing
+        self._unsure[state.app] = missing = self._after_last(state)
         self._open_ended(missing)
+
+    def _after_last(self, state: AppState) -> Missing:
+        """What comes behind the last text."""
+        if state.output_end is not None:
+            return self._missing(state, state.output_end)
+        return self._missing(state, state.output_position or 0, after=self._texts.get(state.app, ""))
 
     def compared(self, app: str) -> None:
         """The process is still the one that was known."""
@@ -172,6 +186,8 @@ class Outputs:
             del self._open[missing.app]
             if state is not None:
                 state.output_position = state.output_end = start + max(skip, end)
+                if missing.grown:
+                    self._open_ended(self._after_last(state))
         while skip < end:
             cut = _boundary(data, skip, min(end, skip + _CHUNK_BYTES), end)
             yield start + skip, data[skip:cut]

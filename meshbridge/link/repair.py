@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from meshbridge import telemetry
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
-from meshbridge.events import Event
+from meshbridge.events import Event, EventType
 from meshbridge.journal import Journal
 from meshbridge.link.fetch import fetch
 from meshbridge.link.operations import PermissionMissingError
@@ -23,6 +23,7 @@ _LOOK_AFTER_SECONDS = 3.0  # events that mix when an app is registered again hav
 _RETRY_SECONDS = 5.0
 _BACKFILL_BYTES = 8 * 2**20  # held in memory at once
 _COLLECT_SECONDS = 0.5  # a daemon collects output for 200 ms before it sends it (PROTOCOL.md, 'STDOUT')
+_CROWDED_SECONDS = 1.0  # until it is looked again whether there is room for output
 _SINGLE_LOOKS = 20  # with more apps than this to look at, the whole list is cheaper
 
 
@@ -114,6 +115,8 @@ class Repair:
             for first, last in holes:
                 apps.hole(run, first, last)
             now = time.monotonic()
+            if self._journal.crowded:
+                events = self._without_output(apps, events)
             for event in events:
                 if apps.observe(event):
                     self._look_at.setdefault(event.app, now + _LOOK_AFTER_SECONDS)
@@ -122,6 +125,12 @@ class Repair:
             if holes or self._look_at or apps.outputs.due:
                 self._wake.notify()
             self._journal.submit(events, apps.changes())
+
+    def _without_output(self, apps: Apps, events: Sequence[Event]) -> list[Event]:
+        """All but the output that can be had later."""
+        kept = [event for event in events if event.type is not EventType.STDOUT or not apps.leave_out(event)]
+        telemetry.output_postponed(self._daemon, len(events) - len(kept))
+        return kept
 
     # --- the repairing thread ------------------------------------------------------------------------------------
 
@@ -150,13 +159,15 @@ class Repair:
 
     def _missing(self) -> list[Missing]:
         """Output to ask for; not before the list has told which processes are still those that were known."""
-        return self._apps.outputs.take_due() if self._apps is not None and self._compared else []
+        if self._apps is None or not self._compared or self._journal.crowded:
+            return []
+        return self._apps.outputs.take_due()
 
     def _seconds_to_wait(self) -> float | None:
         """Until the next thing is due; None: until something happens."""
-        if self._compared and self._apps is not None and self._apps.outputs.due:
-            return 0.0
         times = list(self._look_at.values())
+        if self._compared and self._apps is not None and self._apps.outputs.due:
+            times.append(time.monotonic() + (_CROWDED_SECONDS if self._journal.crowded else 0.0))
         if self._compare_at is not None:
             times.append(self._compare_at)
         return max(0.0, min(times) - time.monotonic()) if times else None

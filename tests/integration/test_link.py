@@ -1,16 +1,22 @@
 """Links against the emulator, without a process of their own."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
 from pydantic import SecretStr
 
+from meshbridge.appmesh import App, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.events import EventType
+from meshbridge.events import Event, EventType
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
+from meshbridge.link.credentials import Credentials
+from meshbridge.link.operations import Token
 from meshbridge.options import Tls
 from meshbridge.status import LinkState
 from tests.support import wait_for
@@ -97,25 +103,82 @@ def test_a_cut_connection_is_made_again_at_once_and_the_hole_is_told(emulator: E
     assert events[2].id == f"node-a/{events[0].run}/gap/{last - 3}-{last - 1}"
 
 
-def test_two_links_give_an_event_the_same_id(emulator: Emulator, journal: Journal, tmp_path: Path) -> None:
+def test_two_bridges_give_every_live_event_the_same_id(emulator: Emulator, journal: Journal, tmp_path: Path) -> None:
+    """Of apps that start, print and end; over both transports, with nothing between the bridges."""
     other = Journal(JournalOptions(path=tmp_path / "other"))
     other.open()
     links = [Link("node-a", options_for(emulator, scheme), at) for scheme, at in (("tcp", journal), ("wss", other))]
     for link in links:
         link.start()
+    client = AppMeshClientTCP(emulator.tcp_address or ("", 0), str(emulator.ca_file))
+    client.login("admin", "admin123")
     try:
         for link in links:
             wait_for(lambda link=link: link.status().up, "both links")  # type: ignore[misc]
-        emulator.emit_many([("web", "STATUS", {"status": "disabled", "previous_status": "enabled"})] * 50)
+        first = emulator.sequence + 1
+        for number in range(5):
+            client.add_app(App({"name": f"twice-{number}", "command": "echo one; sleep 0.3; echo two", "shell": True}))
+        client.delete_app("twice-0")
+        wait_for(lambda: sum(event.type is EventType.EXIT for event in live(journal, first)) == 5, "the ends")
+        last = emulator.emit("web", "STATUS", {"status": "disabled", "previous_status": "enabled"})
         for at in (journal, other):
-            wait_for(lambda at=at: at.status().events >= 50, "the events")  # type: ignore[misc]
-        ids = [[envelope.event.id for envelope in at.read(0, 100)] for at in (journal, other)]
+            wait_for(lambda at=at: (at.last_sequence("node-a") or ("", 0))[1] == last, "the last event")  # type: ignore[misc]
+        ids = [[event.id for event in live(at, first)] for at in (journal, other)]
         assert ids[0] == ids[1]
-        assert len(set(ids[0])) == 50
+        assert len(set(ids[0])) == last - first + 1
+        assert {event.type for event in live(journal, first)} == set(EventType) - {EventType.GAP}
     finally:
+        client.close()
         for link in links:
             assert link.stop(10)
         other.close()
+
+
+def live(journal: Journal, first: int) -> list[Event]:
+    """The live events from a number on."""
+    events = (envelope.event for envelope in journal.read(0, 10_000))
+    return [event for event in events if (event.sequence or 0) >= first]
+
+
+@pytest.mark.parametrize("step", [86_400.0 * 400, -86_400.0 * 400], ids=["forwards", "backwards"])
+def test_a_step_of_the_wall_clock_changes_nothing(
+    emulator: Emulator, journal: Journal, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """What is due stays due when it was: renewals, probes, comparisons."""
+    stepped = threading.Event()
+
+    def wall() -> float:
+        return time.time() + (step if stepped.is_set() else 0.0)
+
+    for module in ("runner", "credentials", "logins", "operations", "repair", "requests"):
+        clock = SimpleNamespace(time=wall, monotonic=time.monotonic)
+        monkeypatch.setattr(f"meshbridge.link.{module}.time", clock)
+    monkeypatch.setattr("meshbridge.link.credentials._RENEW_AT", 0.01)  # 0.6 s of the least lifetime of 60 s, so 1 s
+    monkeypatch.setattr("meshbridge.link.runner._PROBE_AFTER_SECONDS", 0.2)
+    link = Link("node-a", options_for(emulator, "tcp", token_expire=60, reconcile_interval=1), journal)
+    tokens = []
+    keep = Credentials._keep
+
+    def counted(credentials: Credentials, token: Token, how: str) -> None:
+        tokens.append(how)
+        keep(credentials, token, how)
+
+    monkeypatch.setattr(Credentials, "_keep", counted)
+    link.start()
+    try:
+        wait_for(lambda: link.status().up and len(tokens) == 2, "the link, and a renewal")
+        due = link._credentials.due_at
+        stepped.set()
+        assert link._credentials.due_at == pytest.approx(due, abs=2), "renewed once meanwhile at most"
+        wait_for(lambda: len(tokens) >= 4, "renewals go on")
+        before = journal.status().events
+        emulator.emit("web", "STATUS", {"status": "disabled", "previous_status": "enabled"})
+        wait_for(lambda: journal.status().events > before, "an event")
+        assert link.requests.list_apps(10) is not None
+        assert tokens[:4] == ["login", "renew", "renew", "renew"]
+        assert link.status().connects == 1
+    finally:
+        assert link.stop(10)
 
 
 def test_the_token_is_renewed_before_it_expires(
