@@ -260,6 +260,12 @@ def _secrets_in(settings: Any, path: str) -> Iterator[str]:
 
 
 _NO_DAEMONS = "daemons: is missing"
+_WANTED = {  # by pydantic's name of the error
+    "model_type": "a mapping (key: value)",
+    "dict_type": "a mapping (key: value)",
+    "tuple_type": "a list",
+    "string_type": "text (in quotes, where it looks like a number)",
+}
 
 
 def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[str]:
@@ -269,7 +275,7 @@ def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[s
             tag = location.pop(2)  # the type that told the models apart is no part of the path
         if str(problem["type"]).startswith("union_tag"):
             location.append("type")
-        path = ".".join(str(part) for part in location) or "configuration"
+        path = ".".join(str(part) for part in location if part != "[key]") or "configuration"
         source = _environment_key(location, environ)
         yield f"{path}: {_what(problem, location, tag)}{f' (from {source})' if source else ''}"
 
@@ -290,7 +296,9 @@ def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) ->
     if kind == "string_pattern_mismatch" and location and location[-1] == "[key]":
         return f"{found!r} is no name: lower-case letters, digits and -, beginning with a letter or digit"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    message = f"must be {message}" if problem["msg"].startswith("Input should be ") else message
+    if problem["msg"].startswith("Input should be "):
+        message = f"must be {_WANTED.get(kind, message)}"
+        message += ", not a list" if isinstance(found, list) else ""
     secret = any(_SECRET_KEYS.search(str(part)) for part in location)
     if kind == "value_error" or isinstance(found, dict | list) or secret:
         return message

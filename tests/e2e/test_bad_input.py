@@ -26,7 +26,12 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
         ({"daemons": {}}, "daemons: "),
         ({"daemons": {"a": {"url": "ftp://x", "username": "u", "password": "p"}}}, "daemons.a.url: not the address"),
         ({"daemons": {"a": {"url": "tcp://x"}}}, "daemons.a: username is missing"),
-        ({"daemons": {"A_b": {"url": "tcp://x", "username": "u", "password": "p"}}}, "'A_b' is no name"),
+        ({"daemons": {"A_b": {"url": "tcp://x", "username": "u", "password": "p"}}}, "daemons.A_b: 'A_b' is no name"),
+        ({"daemons": {"a": "tcp://x"}}, "daemons.a: must be a mapping (key: value), not 'tcp://x'"),
+        (
+            {"exporter": {"listen": 9665}},
+            "exporter.listen: must be text (in quotes, where it looks like a number), not 9665",
+        ),
         ({"daemon": {}}, "daemon: unknown key: did you mean daemons?"),
         (
             {"sinks": {"b": {"type": "mqtt", "url": "mqtt://h", "qoss": 1}}},
