@@ -295,7 +295,7 @@ def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) ->
         return _unknown_key(location, tag)
     if kind == "string_pattern_mismatch" and location and location[-1] == "[key]":
         return f"{found!r} is no name: lower-case letters, digits and -, beginning with a letter or digit"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["msg"].startswith("Input should be "):
         message = f"must be {_WANTED.get(kind, message)}"
         message += ", not a list" if isinstance(found, list) else ""
