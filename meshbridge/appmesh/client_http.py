@@ -969,10 +969,9 @@ class AppMeshClient:
     def _download(self, remote_file: str, token: str) -> Iterator[RemoteFile]:
         with self._file_session() as session:
             if self._takes_tickets(session):
-                answer = self._request("GET", "/appmesh/file/download", headers={_FILE_PATH: remote_file})
-                message = _transfer_message("GET", "/appmesh/file/download/ws", remote_file, answer)
+                message = self._ticket_message("GET", "/appmesh/file/download", remote_file)
             else:
-                message = self._file_message("GET", "/appmesh/file/download", quote(remote_file), token)
+                message = self._file_message("GET", "/appmesh/file/download", remote_file, token)
             with session.open(message, self._timeout_seconds) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise answer_error(message, _read(message, response))
@@ -985,18 +984,17 @@ class AppMeshClient:
             raise ValueError("over HTTPS the size of a file must be known before it is sent")
         with self._file_session() as session:
             if self._takes_tickets(session):
-                answer = self._request("POST", "/appmesh/file/upload", headers={_FILE_PATH: remote_file})
-                message = _transfer_message("POST", "/appmesh/file/upload/ws", remote_file, answer)
+                message = self._ticket_message("POST", "/appmesh/file/upload", remote_file)
                 body: Any = upload.source
             else:
                 if self._provider is not None:
                     token = self._checked(token)
-                message = self._file_message("POST", "/appmesh/file/upload", quote(remote_file), token)
+                message = self._file_message("POST", "/appmesh/file/upload", remote_file, token)
                 body = MultipartFile(upload.source, upload.name, upload.size)
                 message.headers["Content-Type"] = body.content_type
             message.headers.update(upload.attributes)
             with session.open(message, self._timeout_seconds, body) as response:
-                if response.status_code != HTTPStatus.OK:
+                if response.status_code not in {HTTPStatus.OK, HTTPStatus.CREATED}:
                     raise answer_error(message, _read(message, response))
 
     def _checked(self, token: str) -> str:
@@ -1015,8 +1013,31 @@ class AppMeshClient:
         """Whether this is the WSS port, whose answers hand out a token for one transfer, over HTTPS."""
         return urlsplit(session.base_url).port == _WSS_PORT
 
-    def _file_message(self, method: str, uri: str, file_path: str, token: str) -> RequestMessage:
-        return self._message(method, uri, None, {_FILE_PATH: file_path}, b"", token, self._forward_header())
+    def _file_message(self, method: str, uri: str, remote_file: str, token: str) -> RequestMessage:
+        headers = {_FILE_PATH: self._path_header(remote_file)}
+        return self._message(method, uri, None, headers, b"", token, self._forward_header())
+
+    def _ticket_message(self, method: str, uri: str, remote_file: str) -> RequestMessage:
+        """The request for the transfer itself, once the daemon has agreed to it over this client's transport.
+
+        One of 2.x gives a token for it (PROTOCOL.md, 'Files'), one of 3.x takes the client's own, as its own client
+        of 3.0.14 sends it.
+        """
+        headers = {_FILE_PATH: self._path_header(remote_file)}
+        answer = self._request(method, uri, headers=headers)
+        message = self._file_message(method, f"{uri}/ws", remote_file, self._bearer())
+        if ticket := answer.headers.get("Authorization"):
+            message.headers["Authorization"] = ticket
+            if target := message.headers.get("X-Target-Host"):
+                raise AppMeshRequestError(
+                    f"over WSS a daemon of 2.x does not forward files to {target}: use HTTPS",
+                    operation=f"{method} {uri}",
+                )
+        return message
+
+    def _path_header(self, remote_file: str) -> str:
+        """Daemons of 3.x decode percent escapes in a path, those of 2.x take it as it is, over each transport."""
+        return quote(remote_file) if self._provider is not None or self._generation == 3 else remote_file  # noqa: PLR2004
 
 
 # --- small change ------------------------------------------------------------------------------------------------
@@ -1065,13 +1086,3 @@ def _read(request: RequestMessage, response: requests.Response) -> ResponseMessa
     return ResponseMessage(
         request_uri=request.request_uri, http_status=response.status_code, body=response.raw.read(_CHUNK_BYTES)
     )
-
-
-def _transfer_message(method: str, uri: str, remote_file: str, answer: ResponseMessage) -> RequestMessage:
-    ticket = answer.headers.get("Authorization", "")
-    if not ticket:
-        raise AppMeshRequestError(
-            "the daemon gave no token for the file", status=answer.http_status, operation=f"{method} {uri}"
-        )
-    path = remote_file if remote_file.isascii() else quote(remote_file)
-    return RequestMessage(request_uri=uri, http_method=method, headers={"Authorization": ticket, _FILE_PATH: path})

@@ -87,7 +87,7 @@ class HttpSession:
         ``body``, something to read, goes instead of the message's, and is read as it is sent.
         """
         operation = f"{message.http_method} {message.request_uri}"
-        headers = dict(message.headers)
+        headers: dict[str, str | bytes] = {name: value.encode() for name, value in message.headers.items()}
         if message.http_method != "GET" and (csrf := self._session.cookies.get(_CSRF_COOKIE)):
             headers["X-CSRF-Token"] = csrf
         timeout = min(timeout_seconds, threading.TIMEOUT_MAX)

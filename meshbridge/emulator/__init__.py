@@ -17,7 +17,7 @@ How it is put together, from the outside in:
 Everything inside belongs to one thread with one event loop, so nothing inside has a lock. A request is a task; one that
 never waits is carried out whole, so its answer and the events that it causes keep their order.
 
-The generation that this is: 2.x. A 3.x daemon shows itself by ``GET /appmesh/auth/config``, which here is 404.
+It is a daemon of 2.x, or on request (``generation``) one of 3.x, which ``GET /appmesh/auth/config`` shows.
 """
 
 from meshbridge.emulator.emulator import Emulator

@@ -33,6 +33,7 @@ CLOSE_SECONDS = 5.0
 
 TOKEN_COOKIE = "appmesh_auth_token"  # noqa: S105 a name
 CSRF_COOKIE = "appmesh_csrf_token"
+FILE_PATH = "x-file-path"
 LOGOFF_PATH = "/appmesh/self/logoff"
 TOKEN_ON_REQUEST = frozenset({"/appmesh/login", "/appmesh/auth", "/appmesh/totp/validate"})
 TOKEN_ALWAYS = frozenset({"/appmesh/token/renew", "/appmesh/totp/setup"})
@@ -107,6 +108,8 @@ class WebApplication:
         method: str = scope["method"]
         path: str = scope["path"]
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if FILE_PATH in headers:  # no more than bytes to the daemon's host
+            headers[FILE_PATH] = headers[FILE_PATH].encode("latin-1").decode(errors="surrogateescape")
         if method == "OPTIONS":
             await _reply(send, Answer(204))
             return
@@ -199,10 +202,10 @@ class WebApplication:
         found = to_serve.get((request.http_method, request.request_uri))
         if found is None:
             return False
-        serve, permission, by_token = found
+        serve, permission, by_ticket = found
         call = Call(request, connection, request.headers)
         try:
-            path = path_for_https(self._daemon, call, permission, by_token=by_token)
+            path = path_for_https(self._daemon, call, permission, by_ticket=by_ticket)
             answer = await serve(call, path, receive, send)
         except Refused as refused:
             answer = refused.answer

@@ -1,11 +1,13 @@
 """The emulator as a daemon of 3.x: its issuer, and the principals that are there instead of users."""
 
+import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
-from meshbridge.appmesh import AppMeshClientTCP
+from meshbridge.appmesh import AppMeshClient, AppMeshClientTCP, AppMeshClientWSS
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshNotOfferedError
 from meshbridge.appmesh.oidc import OidcTokens, TokenEndpoint
 from meshbridge.emulator import Emulator, EmulatorOptions
@@ -13,7 +15,7 @@ from meshbridge.emulator import Emulator, EmulatorOptions
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with Emulator(EmulatorOptions(https_port=None, wss_port=None, generation=3)) as daemon:
+    with Emulator(EmulatorOptions(generation=3)) as daemon:
         yield daemon
 
 
@@ -26,15 +28,19 @@ def token_url(emulator: Emulator) -> str:
 
 
 @pytest.fixture
-def client(emulator: Emulator) -> Iterator[AppMeshClientTCP]:
+def tokens(emulator: Emulator) -> Iterator[OidcTokens]:
     """The administrator's, by the password grant."""
     endpoint = TokenEndpoint(token_url(emulator), "appmesh-cli", ssl_verify=str(emulator.ca_file))
     fields = {"grant_type": "password", "username": "admin", "password": "admin123"}
-    tokens = OidcTokens(endpoint, lambda: fields)
+    yield OidcTokens(endpoint, lambda: fields)
+    endpoint.close()
+
+
+@pytest.fixture
+def client(emulator: Emulator, tokens: OidcTokens) -> Iterator[AppMeshClientTCP]:
     assert emulator.tcp_address is not None
     with AppMeshClientTCP(emulator.tcp_address, str(emulator.ca_file), token_provider=tokens) as client:
         yield client
-    endpoint.close()
 
 
 def test_principals_have_roles_and_no_passwords(client: AppMeshClientTCP) -> None:
@@ -82,3 +88,25 @@ def test_a_refresh_token_is_good_once(emulator: Emulator) -> None:
     with pytest.raises(AppMeshAuthError, match="not active"):
         endpoint.grant("refresh_token", refresh_token=first.refresh_token)
     endpoint.close()
+
+
+@pytest.mark.parametrize("transport", ["https", "tcp", "wss"])
+def test_files_keep_their_names_and_need_no_other_token(
+    emulator: Emulator, tokens: OidcTokens, tmp_path: Path, transport: str
+) -> None:
+    addresses = {"https": emulator.https_address, "tcp": emulator.tcp_address, "wss": emulator.wss_address}
+    address = addresses[transport] or pytest.fail("the emulator does not listen")
+    trusted = str(emulator.ca_file)
+    client: AppMeshClient
+    if transport == "https":
+        client = AppMeshClient("https://{}:{}".format(*address), trusted, token_provider=tokens)
+    else:
+        kind = AppMeshClientTCP if transport == "tcp" else AppMeshClientWSS
+        client = kind(address, trusted, token_provider=tokens)
+    names = {"a b", "a%20b", "100 %", "1+1=2", "ü€𝄞"}
+    with client:
+        for name in names:
+            client.upload_stream(io.BytesIO(b"123"), str(tmp_path / name), size=3)
+            with client.open_download(str(tmp_path / name)) as file:
+                assert b"".join(file.chunks) == b"123"
+    assert {path.name for path in tmp_path.iterdir()} == names

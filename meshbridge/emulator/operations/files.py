@@ -5,8 +5,10 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote
 
 from meshbridge.emulator import procfs
 from meshbridge.emulator.errors import Refused
@@ -22,6 +24,8 @@ BLOCK_BYTES = 60 * 1024
 BLOCKS_AHEAD = 8
 """A download waits for the client to take what is queued: the file is not read into memory."""
 FILE_TOKEN_SECONDS = 300
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+"""A path with one is taken as it is, like every path by daemons of 2.x; others are decoded by those of 3.x."""
 
 
 async def upload(daemon: "Daemon", call: Call) -> Answer:
@@ -83,14 +87,14 @@ def apply_attributes(path: Path, call: Call) -> None:
         os.chown(path, uid, gid)
 
 
-def path_for_https(daemon: "Daemon", call: Call, permission: str, *, by_token: bool) -> Path:
-    """Checks a request that carries a file's bytes itself; ``by_token``: with the token that the WSS way gave.
+def path_for_https(daemon: "Daemon", call: Call, permission: str, *, by_ticket: bool) -> Path:
+    """Checks a request that carries a file's bytes itself; ``by_ticket``: with the token that the WSS way gave.
 
     Raises:
         Refused: as the operation of that permission.
 
     """
-    if by_token:
+    if by_ticket and daemon.options.generation == 2:  # noqa: PLR2004 of the daemon
         call.token = call.header("Authorization").removeprefix("Bearer ").strip()
         claims = daemon.tokens.check(call.token, (FILE_SERVICE,))
         user = daemon.accounts.users.get(claims["sub"])
@@ -106,17 +110,23 @@ def _path(daemon: "Daemon", call: Call) -> Path:
     given = call.header("X-File-Path")
     if not given:
         raise Refused(400, "header 'X-File-Path' not found")
+    if daemon.options.generation == 3 and not _BAD_ESCAPE.search(given):  # noqa: PLR2004 of the daemon
+        given = unquote(given, errors="surrogateescape")
     path = Path(given)
     base = str(daemon.configuration.shown()["REST"]["FileAllowedBaseDir"])
-    if not path.is_absolute() or ".." in path.parts or (base and not path.is_relative_to(base)):
+    if not path.is_absolute() or ".." in path.parts or "\0" in given or (base and not path.is_relative_to(base)):
         raise Refused(403, "Invalid file path")
     return path
 
 
 def _token_for_https(daemon: "Daemon", call: Call) -> Answer:
+    answer = Answer(200, b'{"message":""}', JSON)
+    if daemon.options.generation == 3:  # noqa: PLR2004 there the client's own token is good for the transfer too
+        return answer
     assert call.caller is not None
     issued = daemon.tokens.issue(call.caller, FILE_TOKEN_SECONDS, FILE_SERVICE)
-    return Answer(200, b'{"message":""}', JSON, {"Authorization": issued.token})
+    answer.headers["Authorization"] = issued.token
+    return answer
 
 
 async def _send_file(connection: "Connection", path: Path) -> None:

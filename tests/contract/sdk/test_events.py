@@ -1,5 +1,6 @@
 """Events over TCP and WSS, files over all three, and many threads on one client."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
+from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP, AppMeshClientWSS, AppMeshRequestError
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.contract.sdk.conftest import Daemon, Sdk
 from tests.support import wait_for
@@ -238,7 +239,7 @@ def test_close_leaves_no_thread(sdk: Sdk, transport: str, daemon: Daemon, client
 # --- two nodes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_forwarded_request_is_carried_out_by_the_other_node() -> None:
+def test_a_forwarded_request_is_carried_out_by_the_other_node(tmp_path: Path) -> None:
     with (
         Emulator(EmulatorOptions(node_name="node-a")) as one,
         Emulator(EmulatorOptions(node_name="node-b")) as two,
@@ -256,3 +257,10 @@ def test_a_forwarded_request_is_carried_out_by_the_other_node() -> None:
             pieces: list[str] = []
             assert run.wait(lambda text, _position: pieces.append(text), timeout=20) == 3
             assert pieces == ["there\n"]
+        assert one.wss_address
+        with AppMeshClientWSS(one.wss_address, str(one.ca_file)) as client:
+            client.login("admin", "admin123")
+            client.forward_to = "{}:{}".format(*two.https_address)
+            with pytest.raises(AppMeshRequestError, match="does not forward files"):
+                client.upload_stream(io.BytesIO(b"123"), str(tmp_path / "file"), size=3)
+            assert not list(tmp_path.iterdir()), "it landed on the node that is connected"

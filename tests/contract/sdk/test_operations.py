@@ -384,6 +384,15 @@ def test_files_go_as_streams_both_ways(sdk: Sdk, transport: str, client: Any, ho
 
 
 @pytest.mark.ours
+@pytest.mark.parametrize("name", ["a b", "a%20b", "100 %", "1+1=2", "ü€𝄞"])
+def test_a_file_keeps_its_name_over_every_transport(client: Any, host_directory: Path, name: str) -> None:
+    client.upload_stream(io.BytesIO(b"123"), str(host_directory / name), size=3)
+    assert [path.name for path in host_directory.iterdir()] == [name]
+    with client.open_download(str(host_directory / name)) as file:
+        assert b"".join(file.chunks) == b"123"
+
+
+@pytest.mark.ours
 def test_a_file_goes_with_the_next_token_where_the_first_was_refused(
     sdk: Sdk, transport: str, daemon: Daemon, client: Any, host_directory: Path
 ) -> None:
