@@ -1,7 +1,9 @@
 """The main job: an App Mesh daemon's events reach MQTT, each once, in order; and nothing that was journaled is lost."""
 
 import json
+import re
 import signal
+import urllib.request
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,21 @@ def test_events_wait_for_a_broker_that_is_away(bridge: Bridge, emulator: Emulato
         wait_for(lambda: any(id_.endswith(f"/{last}") for id_ in ids(subscriber.events())), "the last event")
         assert bridge.process.end() == 0
     assert len(journaled(bridge.directory / "journal")) == 2002
+
+
+def test_the_last_line_of_the_log_says_what_waits(bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto) -> None:
+    mosquitto.stop()
+    bridge.start()
+    bridge.wait_up()
+    emulator.emit("web", "STDOUT", {"finished": False, "output": "waits\n", "position": 0})
+    wait_for(lambda: re.search(r'sink_lag_events\{sink="broker"\} [1-9]', metrics(bridge)), "an event that waits")
+    assert bridge.process.end() == 0
+    assert re.search(r"undelivered=\{'broker': [1-9]", bridge.process.output().splitlines()[-1])
+
+
+def metrics(bridge: Bridge) -> str:
+    with urllib.request.urlopen(bridge.metrics_url, timeout=10) as response:
+        return str(response.read(), "utf-8")
 
 
 def first_of_each(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
