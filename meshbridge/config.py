@@ -201,10 +201,14 @@ def _read_file(path: Path) -> dict[str, Any]:
         place = getattr(error, "problem_mark", None)
         where = f" line {place.line + 1}, column {place.column + 1}:" if place else ""
         raise ConfigError([f"{path}:{where} no YAML: {getattr(error, 'problem', error)}"]) from error
+    except (ValueError, RecursionError) as error:  # a date that is none, say: YAML makes values of what looks like them
+        raise ConfigError([f"{path}: holds a value that YAML cannot make: {error}"]) from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise ConfigError([f"{path}: holds {type(loaded).__name__}, not a mapping of settings"])
+    if no_text := [key for key in loaded if not isinstance(key, str)]:
+        raise ConfigError([f"{path}: {no_text[0]!r} is no name of a setting: YAML reads it as no text"])
     return loaded
 
 

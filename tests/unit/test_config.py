@@ -41,6 +41,21 @@ def test_toml_is_read_as_well(tmp_path: Path) -> None:
     assert load(file, {}, run_secrets=NOWHERE).daemons["node-a"].address == ("::1", 6058)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("daemons: {a: {labels: {since: 2026-02-30}}}", "holds a value that YAML cannot make: day is out of range"),
+        ("daemons: {}\non: yes\n", "True is no name of a setting"),
+        ("daemons: {}\n1: x\n", "1 is no name of a setting"),
+    ],
+)
+def test_what_yaml_makes_of_a_text_is_explained_as_well(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load(file, {}, run_secrets=NOWHERE)
+
+
 def test_the_environment_alone_is_enough_and_wins_over_the_file(tmp_path: Path) -> None:
     environ = {
         "MESHBRIDGE_DAEMONS__NODE_A__URL": "https://h:1",
