@@ -15,10 +15,11 @@ from meshbridge.sinks.base import Sink
 from meshbridge.sinks.states import StateTeller
 from meshbridge.status import LinkStatus, SinkState
 
-__all__ = ["Parts", "PartsError"]
+__all__ = ["Parts", "PartsError", "end"]
 
 _END_SECONDS = 10.0  # a courier needs no longer for the write at hand and a close
-_LOOK_SECONDS = 0.2
+_FLUSH_SECONDS = 2.0  # of a journal that is well; a stop waits for no longer either
+_LOOK_SECONDS = 0.02
 
 
 class _Part(Protocol):
@@ -77,11 +78,14 @@ class Parts:
         paused = {courier.name for courier in self.couriers if courier.status().state is SinkState.PAUSED}
         old_links = [link for link in self.links if link.name in changes.daemons.ending]
         old_couriers = [courier for courier in self.couriers if courier.name in changes.sinks.ending]
-        hanging_links = _end(old_links, ending)
-        self._journal.flush(_END_SECONDS)  # the next link to that daemon asks for its last sequence
-        hanging_couriers = _end(old_couriers, ending)
+        hanging_links = end(old_links, _END_SECONDS, ending)
+        self._journal.flush(_FLUSH_SECONDS)  # the next link to that daemon asks for its last sequence
+        hanging_couriers = end(old_couriers, _END_SECONDS, ending)
         if ending.is_set():
             return []
+        hanging = [f"daemons.{link.name}" for link in hanging_links] + [f"sinks.{one.name}" for one in hanging_couriers]
+        for name in hanging:
+            telemetry.part_hangs(name)
         gone = (set(old_links) - set(hanging_links)) | (set(old_couriers) - set(hanging_couriers))
         links = [link for link in new_links if link.name not in _names(hanging_links)]
         couriers = [courier for courier in new_couriers if courier.name not in _names(hanging_couriers)]
@@ -92,7 +96,7 @@ class Parts:
             if courier.name in paused:
                 courier.pause()
         _start([*couriers, *links])
-        return [f"daemons.{link.name}" for link in hanging_links] + [f"sinks.{one.name}" for one in hanging_couriers]
+        return hanging
 
     def request_stop(self) -> None:
         """Asks all of them to end."""
@@ -126,17 +130,15 @@ def _start(parts: Sequence[_Part]) -> None:
         part.start()
 
 
-def _end(parts: Sequence[_OneKind], ending: threading.Event) -> list[_OneKind]:
-    """Ends them all at once; those that have not ended in time are the answer."""
-    deadline = time.monotonic() + _END_SECONDS
+def end(parts: Sequence[_OneKind], seconds: float, unless: threading.Event | None = None) -> list[_OneKind]:
+    """Ends them all at once, however many; the answer are those that have not, in time or when ``unless`` is set."""
+    deadline = time.monotonic() + seconds
     for part in parts:
         part.request_stop()
-    left = list(parts)
-    while left and not ending.is_set() and time.monotonic() < deadline:
-        left = [part for part in left if not part.stop(_LOOK_SECONDS)]
-    if not ending.is_set():
-        for part in left:
-            telemetry.part_hangs(part.name)
+    unless, left = unless or threading.Event(), list(parts)
+    while (left := [part for part in left if not part.stop(0.0)]) and time.monotonic() < deadline:
+        if unless.wait(_LOOK_SECONDS):
+            break
     return left
 
 

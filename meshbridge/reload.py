@@ -6,7 +6,7 @@ from typing import Any
 
 from meshbridge.config import Settings
 
-__all__ = ["Changes", "Difference", "changes", "put_in_force"]
+__all__ = ["Changes", "Difference", "changes", "put_in_force", "still_in_force"]
 
 # The listeners, the journal's directory and how it is written belong to the process.
 _NEED_RESTART = ("journal", "exporter", "admin")
@@ -40,14 +40,21 @@ class Changes:
     need_restart: tuple[str, ...] = ()
 
 
-def changes(old: Settings, new: Settings) -> Changes:
-    """What is to be done so that ``new`` is in force. What is equal in both is not touched."""
+def changes(old: Settings, new: Settings, *, listening: bool) -> Changes:
+    """What is to be done so that ``new`` is in force. What is equal in both is not touched.
+
+    ``listening``: whether the admin listener is there, which tokens alone can't tell once they have changed.
+    """
     relabelled = _labels(old) != _labels(new)
     by_label = {name for name, sink in new.sinks.items() if relabelled and sink.when.labels}
     return Changes(
         daemons=_difference(old.daemons, new.daemons),
         sinks=_difference(old.sinks, new.sinks, also=by_label),
-        need_restart=tuple(key for key in _NEED_RESTART if _fixed(old, key) != _fixed(new, key)),
+        need_restart=tuple(
+            key
+            for key in _NEED_RESTART
+            if _fixed(old, key) != _fixed(new, key) or (key == "admin" and new.admin.enabled != listening)
+        ),
     )
 
 
@@ -59,10 +66,22 @@ def put_in_force(old: Settings, new: Settings, found: Changes) -> Settings:
     return new.model_copy(update=kept)
 
 
+def still_in_force(old: Settings, new: Settings, hanging: Collection[str]) -> Settings:
+    """``new`` with the old settings of parts that do not end (``sinks.hook``): the next reload tries those again."""
+    kept = {
+        kind: {
+            **getattr(new, kind),
+            **{name: options for name, options in getattr(old, kind).items() if f"{kind}.{name}" in hanging},
+        }
+        for kind in ("daemons", "sinks")
+    }
+    return new.model_copy(update=kept)
+
+
 def _fixed(settings: Settings, key: str) -> Any:
     """What of a part stays until the process ends."""
     part = getattr(settings, key)
-    return (part.enabled, part.model_copy(update={"tokens": ()})) if key == "admin" else part
+    return part.model_copy(update={"tokens": ()}) if key == "admin" else part
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], also: Collection[str] = ()) -> Difference:

@@ -5,7 +5,6 @@ Start: journal, listeners, couriers, links; so nothing comes in that could not b
 their cursors. What is not delivered by then is delivered after the next start.
 """
 
-import contextlib
 import os
 import signal
 import threading
@@ -29,8 +28,8 @@ from meshbridge.config import ConfigError, Settings
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.notify import Notifier
-from meshbridge.parts import Parts, PartsError
-from meshbridge.reload import Changes, changes, put_in_force
+from meshbridge.parts import Parts, PartsError, end
+from meshbridge.reload import Changes, changes, put_in_force, still_in_force
 from meshbridge.watchdog import Look, Watchdog, journal_look, link_look, sink_look
 
 __all__ = ["Service"]
@@ -157,14 +156,14 @@ class Service:
 
     def _put_in_force(self, settings: Settings) -> dict[str, Any]:
         present = self._settings
-        found = changes(present, settings)
+        found = changes(present, settings, listening=self.admin is not None)
         settings = put_in_force(present, settings, found)
         hanging = self.parts.exchange(settings, found, ending=self._ending)
         if self._ending.is_set():
             raise ReloadRefusedError(["the bridge is stopping"])
         if settings.log != present.log:
             telemetry.configure_logging(settings.log.level, settings.log.format)
-        self._settings = settings
+        self._settings = still_in_force(present, settings, hanging)
         done = _told(found, hanging)
         telemetry.settings_reloaded(**done)
         return done
@@ -178,9 +177,9 @@ class Service:
         self._scheduler.shutdown(wait=False)
         links, couriers = self.parts.links, self.parts.couriers
         self.parts.request_stop()
-        slow = [f"link {link.name}" for link in links if not link.stop(_left(deadline, 3.0))]
+        slow = [f"link {link.name}" for link in end(links, _left(deadline, 3.0))]
         self.journal.flush(_left(deadline, 2.0))
-        slow += [f"sink {courier.name}" for courier in couriers if not courier.stop(_left(deadline, 8.0))]
+        slow += [f"sink {courier.name}" for courier in end(couriers, _left(deadline, 8.0))]
         self._control.stop(_left(deadline, 1.0))
         self._stop_listeners(_left(deadline, 1.0))
         waiting = {status.sink: status.lag_events for status in (courier.status() for courier in couriers)}
@@ -222,8 +221,7 @@ class Service:
             try:
                 while not received:
                     if os.read(wake, 1) == bytes([signal.SIGHUP]):
-                        with contextlib.suppress(ReloadRefusedError):  # the log has said why
-                            self.reload()
+                        self._reload_or_say_why()
             finally:
                 self._notifier.stopping()
                 watchdog.stop()
@@ -235,6 +233,14 @@ class Service:
             signal.set_wakeup_fd(fd_before)
             os.close(wake)
             os.close(waker)
+
+    def _reload_or_say_why(self) -> None:
+        try:
+            self.reload()
+        except ReloadRefusedError:
+            pass  # the log has said why
+        except Exception:  # noqa: BLE001 whatever it is, events go on
+            telemetry.log.exception("reload failed: please report it")
 
     def _looks(self) -> Sequence[Look]:
         """Each part as it is now, for the watchdog."""

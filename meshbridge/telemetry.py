@@ -166,7 +166,9 @@ def control_socket_missing(error: OSError) -> None:
 
 
 def part_hangs(part: str) -> None:
-    log.error("does not end: its new settings come into force with the next start", part=part)
+    log.error(
+        "does not end: its new settings come into force with a reload after its end, or with the next start", part=part
+    )
 
 
 def service_stopping(reason: str) -> None:

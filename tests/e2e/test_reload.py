@@ -1,5 +1,7 @@
 """Settings that are read again while the bridge runs: by SIGHUP and over the control socket."""
 
+import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,11 @@ import requests
 
 from meshbridge.admin.client import Client, RefusedError
 from meshbridge.admin.tokens import digest, new_token
+from meshbridge.config import Settings, load
 from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.service import Service
 from tests.e2e.conftest import Bridge, daemon_settings
-from tests.support import free_port, wait_for, write_config
+from tests.support import free_port, thread, wait_for, write_config
 
 REFUSED = "meshbridge_config_last_reload_successful 0.0"
 
@@ -102,6 +106,28 @@ def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(
     assert Client(tmp_path / "journal").post("/-/reload")["sinks"]["removed"] == ["moved"]
     wait_for(lambda: REFUSED not in requests.get(bridge.metrics_url, timeout=10).text, "the metric to recover")
     assert process.end() == 0
+
+
+def test_a_reload_that_fails_in_a_way_that_nobody_foresaw_ends_nothing(bridge: Bridge) -> None:
+    def fail() -> Settings:
+        os.kill(os.getpid(), signal.SIGTERM)  # which is what is to end it
+        raise RuntimeError("nobody foresaw this")
+
+    def reload_once_ready() -> None:
+        ready = bridge.metrics_url.replace("metrics", "-/ready")
+        wait_for(lambda: answers(ready), "the bridge")
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    config = write_config(bridge.directory / "meshbridge.yaml", bridge.settings)
+    service = Service(load(config, {}), fail)
+    with thread(reload_once_ready, "operator"):
+        service.run()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(requests.ConnectionError):
+        return requests.get(url, timeout=10).ok
+    return False
 
 
 def test_daemons_come_and_go_and_what_belongs_to_the_process_is_named(

@@ -10,8 +10,8 @@ import yaml
 
 from meshbridge.config import Settings, load
 from meshbridge.journal import Journal
-from meshbridge.parts import Parts
-from meshbridge.reload import Changes, Difference, changes
+from meshbridge.parts import Parts, end
+from meshbridge.reload import Changes, Difference, changes, put_in_force, still_in_force
 from meshbridge.sinks.file import FileOptions
 from meshbridge.status import SinkState
 from tests.support import make_event, wait_for
@@ -38,7 +38,7 @@ def sink(path: Path, **more: Any) -> dict[str, Any]:
 
 def test_equal_settings_differ_in_nothing(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, sinks={"log": sink(tmp_path / "log")})
-    assert changes(settings, settings_of(tmp_path, sinks={"log": sink(tmp_path / "log")})) == Changes(
+    assert changes(settings, settings_of(tmp_path, sinks={"log": sink(tmp_path / "log")}), listening=False) == Changes(
         Difference(), Difference()
     )
 
@@ -54,7 +54,7 @@ def test_parts_are_told_by_name(tmp_path: Path) -> None:
         daemons={"stays": daemon(), "changes": daemon(password="other"), "comes": daemon()},
         sinks={"stays": sink(tmp_path / "a"), "changes": sink(tmp_path / "d"), "comes": sink(tmp_path / "e")},
     )
-    found = changes(old, new)
+    found = changes(old, new, listening=False)
     assert found.daemons == found.sinks == Difference(added=("comes",), changed=("changes",), removed=("goes",))
 
 
@@ -63,14 +63,33 @@ def test_parts_are_told_by_name(tmp_path: Path) -> None:
     [("journal", {"path": "/somewhere/else"}), ("exporter", {"listen": "127.0.0.1:1"})],
 )
 def test_what_belongs_to_the_process_needs_a_restart(tmp_path: Path, part: str, value: dict[str, Any]) -> None:
-    assert changes(settings_of(tmp_path), settings_of(tmp_path, **{part: value})).need_restart == (part,)
+    assert changes(settings_of(tmp_path), settings_of(tmp_path, **{part: value}), listening=False).need_restart == (
+        part,
+    )
 
 
 def test_a_daemons_new_labels_change_the_sinks_that_select_by_them(tmp_path: Path) -> None:
     sinks = {"all": sink(tmp_path / "a"), "some": sink(tmp_path / "b", when={"labels": {"site": "north"}})}
     old = settings_of(tmp_path, daemons={"node-a": daemon(labels={"site": "south"})}, sinks=sinks)
     new = settings_of(tmp_path, daemons={"node-a": daemon(labels={"site": "north"})}, sinks=sinks)
-    assert changes(old, new).sinks == Difference(changed=("some",))
+    assert changes(old, new, listening=False).sinks == Difference(changed=("some",))
+
+
+def test_first_tokens_need_a_restart_until_there_is_a_listener(tmp_path: Path) -> None:
+    tokens = [{"name": "ops", "sha256": "0" * 64, "scopes": ["read"]}]
+    old, new = settings_of(tmp_path), settings_of(tmp_path, admin={"tokens": tokens})
+    found = changes(old, new, listening=False)
+    assert found.need_restart == ("admin",)
+    assert changes(put_in_force(old, new, found), new, listening=False).need_restart == ("admin",)
+    assert changes(new, new, listening=True).need_restart == ()
+
+
+def test_what_does_not_end_is_tried_again_by_the_next_reload(tmp_path: Path) -> None:
+    old = settings_of(tmp_path, sinks={"stuck": sink(tmp_path / "a"), "gone": sink(tmp_path / "b")})
+    new = settings_of(tmp_path, daemons={"node-b": daemon()}, sinks={"stuck": sink(tmp_path / "c")})
+    again = changes(still_in_force(old, new, ["sinks.stuck", "daemons.node-a"]), new, listening=False)
+    assert again.sinks == Difference(changed=("stuck",))
+    assert again.daemons == Difference(removed=("node-a",))
 
 
 # --- exchanging ----------------------------------------------------------------------------------------------------
@@ -119,6 +138,27 @@ def stop(parts: Parts) -> None:
     assert all(link.stop(10) for link in parts.links)
 
 
+class Slow:
+    """A part that has ended once all hundred were looked at; ``waited`` has the seconds that each was given."""
+
+    def __init__(self, name: str, waited: dict[str, float]) -> None:
+        self.name = name
+        self._waited = waited
+
+    def start(self) -> None: ...
+    def request_stop(self) -> None: ...
+
+    def stop(self, timeout_seconds: float) -> bool:
+        self._waited[self.name] = self._waited.get(self.name, 0.0) + timeout_seconds
+        return len(self._waited) == 100
+
+
+def test_many_parts_are_waited_for_together() -> None:
+    waited: dict[str, float] = {}
+    assert end([Slow(str(number), waited) for number in range(100)], 3.0) == []
+    assert sum(waited.values()) <= 3.0
+
+
 def test_a_pause_outlasts_a_change(tmp_path: Path, journal: Journal) -> None:
     old = settings_of(tmp_path, sinks={"log": sink(tmp_path / "a")})
     new = settings_of(tmp_path, sinks={"log": sink(tmp_path / "b")})
@@ -126,7 +166,7 @@ def test_a_pause_outlasts_a_change(tmp_path: Path, journal: Journal) -> None:
     parts.start(old)
     parts.couriers[0].pause()
     wait_for(lambda: parts.couriers[0].status().state is SinkState.PAUSED, "the pause")
-    assert parts.exchange(new, changes(old, new), ending=threading.Event()) == []
+    assert parts.exchange(new, changes(old, new, listening=False), ending=threading.Event()) == []
     journal.append([make_event(1)])
     wait_for(lambda: parts.couriers[0].status().state is SinkState.PAUSED, "the pause of the new form")
     assert not (tmp_path / "b").exists()
@@ -146,7 +186,7 @@ def test_a_sink_that_does_not_end_is_named_and_the_others_are_exchanged(
     journal.append([make_event(1)])
     wait_for(stuck.writes.is_set, "the write that hangs")
     before = {courier.name: courier for courier in parts.couriers}
-    assert parts.exchange(new, changes(old, new), ending=threading.Event()) == ["sinks.stuck"]
+    assert parts.exchange(new, changes(old, new, listening=False), ending=threading.Event()) == ["sinks.stuck"]
     after = {courier.name: courier for courier in parts.couriers}
     assert after["stuck"] is before["stuck"]
     assert after["log"] is not before["log"]
@@ -161,7 +201,9 @@ def test_a_stop_cuts_a_reload_short(tmp_path: Path, journal: Journal, stuck: Stu
     parts.start(old)
     journal.append([make_event(1)])
     wait_for(stuck.writes.is_set, "the write that hangs")
-    reload = threading.Thread(target=parts.exchange, args=(new, changes(old, new)), kwargs={"ending": ending})
+    reload = threading.Thread(
+        target=parts.exchange, args=(new, changes(old, new, listening=False)), kwargs={"ending": ending}
+    )
     reload.start()
     ending.set()
     reload.join(5)
