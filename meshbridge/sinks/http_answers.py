@@ -1,23 +1,38 @@
 """What the answer of an HTTP server means to a sink."""
 
 import contextlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from meshbridge.sinks.base import Gone, Refused, Retry, SinkError
 
-__all__ = ["Answer", "failure"]
+__all__ = ["Answer", "failure", "words_of"]
 
 _LONGEST_WISH_SECONDS = 86_400.0  # a Retry-After beyond a day is a mistake, and too long for a wait of the platform's
+_WORDS_CHARACTERS = 200
+_SECRET_PIECE = re.compile(r"[\w.~+=-]{6,}")  # shorter ones are as likely a word of the server's own
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said: nothing of its body, which could repeat what it was sent, secrets and all."""
+    """What a server said. ``words``: the beginning of the body, see :func:`words_of`."""
 
     status: int
     retry_after: str | None
+    words: str = ""
+
+
+def words_of(body: bytes, secrets: Iterable[str]) -> str:
+    """The beginning of a body as one printable line; nothing where it repeats one of ``secrets``, or a piece of one."""
+    text = " ".join("".join(one if one.isprintable() else " " for one in body.decode(errors="replace")).split())
+    lower = text.lower()
+    for secret in secrets:
+        if any(piece.lower() in lower for piece in [secret, *_SECRET_PIECE.findall(secret)]):
+            return ""
+    return text if len(text) <= _WORDS_CHARACTERS else text[: _WORDS_CHARACTERS - 1] + "…"
 
 
 _SLOW_DOWN = frozenset({429, 502, 503, 504})
@@ -37,7 +52,7 @@ def failure(answer: Answer, place: str) -> SinkError | None:
     if 300 <= status < 400:  # noqa: PLR2004
         return Retry(f"{text}: redirects are not followed; set url to where it is now", reason="redirect")
     if 400 <= status < 500 and status not in _TRY_AGAIN:  # noqa: PLR2004
-        return Refused(text, reason=f"http_{status}")
+        return Refused(f"{text}: {answer.words}" if answer.words else text, reason=f"http_{status}")
     return Retry(text, reason=f"http_{status}")
 
 

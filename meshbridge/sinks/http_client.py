@@ -14,9 +14,10 @@ import socket
 import ssl
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -28,7 +29,7 @@ from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from meshbridge import __version__
 from meshbridge.sinks.base import NotConnected, Retry, SinkError
-from meshbridge.sinks.http_answers import Answer
+from meshbridge.sinks.http_answers import Answer, words_of
 from meshbridge.sinks.http_options import HttpOptions, origin, secret_of
 
 __all__ = ["HttpClient", "Post"]
@@ -324,9 +325,9 @@ class HttpClient:
             response = adapter.send(
                 base.prepared(body, headers), stream=True, timeout=(left, left), proxies=base.proxies
             )
-            answer = Answer(response.status_code, response.headers.get("Retry-After"))
+            status, retry_after = response.status_code, response.headers.get("Retry-After")
             exchange.deadline = min(exchange.deadline, time.monotonic() + _ANSWER_SECONDS)
-            _finish(response)
+            answer = Answer(status, retry_after, words_of(_finish(response), base.secrets))
         except (OSError, HTTPError, ValueError) as error:  # every exception of requests is an OSError
             raise self._translated(error, exchange, time.monotonic() - now) from None  # its text has the whole url
         finally:
@@ -377,6 +378,7 @@ class _Base:
     def __init__(self, method: str, url: str, headers: Mapping[str, str], proxies: dict[str, str]) -> None:
         self.proxies = proxies
         self._headers = dict(headers)
+        self.secrets = [one for one in _secrets(url, headers, proxies) if len(one) > 1]
         self._prepared = requests.Request(method, url, headers={"User-Agent": f"meshbridge/{__version__}"}).prepare()
 
     def prepared(self, body: bytes, headers: Mapping[str, str]) -> requests.PreparedRequest:
@@ -388,19 +390,35 @@ class _Base:
         return prepared
 
 
-def _finish(response: requests.Response) -> None:
-    """Reads what is left of an answer, within bounds, so that its connection can be used again; else closes that."""
-    size = 0
+def _secrets(url: str, headers: Mapping[str, str], proxies: Mapping[str, str]) -> Iterator[str]:
+    """What a server (or a proxy) knows of the settings that nobody else must."""
+    parts = urlsplit(url)
+    for text in (parts.path, parts.query):
+        yield from (text, unquote(text))
+    yield from (value for name, value in headers.items() if name.lower() not in {"accept", "content-type"})
+    if (given := headers.get("Authorization", "")).startswith("Basic "):
+        yield b64decode(given.removeprefix("Basic ")).decode()
+    for proxy in proxies.values():
+        yield unquote(urlsplit(proxy).netloc.rpartition("@")[0])
+
+
+def _finish(response: requests.Response) -> bytes:
+    """Reads what is left of an answer, so that its connection can be used again, and gives it.
+
+    Where that is too much, or is not to be had, the connection is closed, and there is nothing to give.
+    """
+    body = bytearray()
     try:
         for chunk in response.raw.stream(8192, decode_content=False):
-            size += len(chunk)
-            if size > _MAX_ANSWER_BYTES:
+            body += chunk
+            if len(body) > _MAX_ANSWER_BYTES:
                 response.close()
-                return
+                return b""
     except (HTTPError, OSError, ValueError):  # the status is known: how the rest ends doesn't matter
         response.close()
-        return
+        return b""
     response.raw.release_conn()
+    return bytes(body)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -319,6 +319,54 @@ def test_redirects_are_not_followed(server: HttpServer) -> None:
         assert other.requests == []
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_refusal_tells_the_beginning_of_what_the_server_says(server: HttpServer, chunked: bool) -> None:
+    said = b'{"error":\r\n  "no field \xc3\xbc\x1b[31m"}' + b" very" * 100
+
+    def answer(exchange: Exchange) -> None:
+        if not chunked:
+            exchange.answer(422, body=said)
+            return
+        exchange.send(b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for part in (said[:20], said[20:], b""):
+            exchange.send(b"%x\r\n%b\r\n" % (len(part), part))
+
+    server.answer = answer
+    with connected(server.url) as sink:
+        text = str(failed(sink)).partition(" answers 422: ")[2]
+        assert text.startswith('{"error": "no field ü [31m"} very very')
+        assert len(text) == 200
+        server.answer = answer_204
+        sink.write(envelopes([make_event(2)]), SECONDS)
+    assert len({request.connection for request in server.requests}) == 1
+
+
+def not_whole(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 400 No\r\nContent-Length: 1000\r\n\r\nwords of it")
+    exchange.hold()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        not_whole,
+        lambda exchange: exchange.answer(400, body=b"words of it" + b" " * 100_000),
+        lambda exchange: exchange.answer(400, body=b"no page " + exchange.request.path.encode()),
+        lambda exchange: exchange.answer(400, body=b"bad token ABCDEFGH for you"),
+        lambda exchange: exchange.answer(400, body=b"no user somebody, or not with that password"),
+        lambda exchange: exchange.answer(400, body=exchange.request.headers["authorization"].encode()),
+        lambda exchange: exchange.answer(400, body=exchange.request.headers["x-key"].upper().encode()),
+    ],
+)
+def test_of_what_a_server_repeats_or_does_not_end_nothing_is_told(server: HttpServer, answer: Any) -> None:
+    server.answer = answer
+    url, auth = f"{server.url}/abcdefgh/x?key=quite%20hidden", {"username": "somebody", "password": "p"}
+    with connected(url, headers={"X-Key": "a-key"}, auth=auth) as sink:
+        began = time.monotonic()
+        assert str(failed(sink)).endswith(" answers 400")
+        assert time.monotonic() - began <= 2.5
+
+
 # --- bad habits ----------------------------------------------------------------------------------------------------
 
 
