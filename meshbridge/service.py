@@ -1,8 +1,8 @@
 """The composition root: builds the parts, starts and stops them in order.
 
-Start: journal, listeners, couriers, links; so nothing comes in that could not be kept. Stop, the other way round: links
-(nothing new comes in), the journal writes what it was handed, couriers finish the write at hand, and the journal keeps
-their cursors. What is not delivered by then is delivered after the next start.
+Start: journal, listeners, couriers, links; so nothing comes in that could not be kept. Stop: nobody may ask any more;
+then links (nothing new comes in), the journal writes what it was handed, couriers finish the write at hand, and the
+journal keeps their cursors. What is not delivered by then is delivered after the next start.
 """
 
 import os
@@ -96,7 +96,9 @@ class Service:
                 self.admin.start()
             self.parts.start(self._settings)
         except BaseException:
-            self._stop_listeners(1.0)
+            if self.admin is not None:
+                self.admin.stop(1.0)
+            self.exporter.stop(1.0)
             self.journal.close()
             raise
         try:
@@ -174,22 +176,19 @@ class Service:
         self._ending.set()
         with self._reloading:  # one under way sees that the bridge ends
             self._started = False
+        self._control.stop(_left(deadline, 1.0))  # while all that it could be asked about is still there
+        if self.admin is not None:
+            self.admin.stop(_left(deadline, 1.0))
         self._scheduler.shutdown(wait=False)
         links, couriers = self.parts.links, self.parts.couriers
         self.parts.request_stop()
         slow = [f"link {link.name}" for link in end(links, _left(deadline, 3.0))]
         self.journal.flush(_left(deadline, 2.0))
         slow += [f"sink {courier.name}" for courier in end(couriers, _left(deadline, 8.0))]
-        self._control.stop(_left(deadline, 1.0))
-        self._stop_listeners(_left(deadline, 1.0))
+        self.exporter.stop(_left(deadline, 1.0))
         waiting = {status.sink: status.lag_events for status in (courier.status() for courier in couriers)}
         self.journal.close()
         telemetry.service_stopped(undelivered=waiting, **({"abandoned": ", ".join(slow)} if slow else {}))
-
-    def _stop_listeners(self, timeout_seconds: float) -> None:
-        if self.admin is not None:
-            self.admin.stop(timeout_seconds)
-        self.exporter.stop(timeout_seconds)
 
     def run(self) -> None:
         """Starts, reloads at each SIGHUP until SIGTERM or SIGINT, and stops. To be called from the main thread.

@@ -1,6 +1,7 @@
 """The ports and sockets to listen on: whether they can be had, and what they are secured with."""
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -121,8 +122,9 @@ def _listener(subject: str, listen: str, running: RunningBridge | None) -> Verdi
 
 
 def _taken(subject: str, listen: str, port: int, running: RunningBridge | None, error: OSError) -> Verdict:
-    holder = _holder(port)
-    if running is not None and holder in {None, running.pid}:
+    in_use = error.errno == errno.EADDRINUSE
+    holder = _holder(port) if in_use else None
+    if in_use and running is not None and holder in {None, running.pid}:
         return Verdict(subject, "port", Grade.OK, f"{listen} is held by the running bridge")
     if holder is not None:
         said = f"{listen} is held by process {holder} ({_name_of(holder)})"
