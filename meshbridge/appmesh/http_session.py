@@ -19,7 +19,7 @@ from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeout
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 
-__all__ = ["HttpSession"]
+__all__ = ["HttpSession", "no_netrc"]
 
 _CSRF_COOKIE = "appmesh_csrf_token"
 _CHUNK_BYTES = 64 * 1024
@@ -46,6 +46,7 @@ class HttpSession:
         # Not the session's: requests lets REQUESTS_CA_BUNDLE of the environment win over that.
         self._verify = ssl_verify
         self._cert = ssl_client_cert
+        self._session.auth = no_netrc
         self._session.headers.clear()
         self._session.headers["Accept-Encoding"] = "identity"
         self._connections = _Connections()
@@ -120,6 +121,11 @@ class HttpSession:
     @property
     def _where(self) -> str:
         return urlsplit(self.base_url).netloc or repr(self.base_url)
+
+
+def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An ``auth`` that leaves a request as it is. Without any, the user's netrc would replace ``Authorization``."""
+    return request
 
 
 class _Connections:

@@ -11,6 +11,7 @@ from typing import Any
 import requests
 
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshConnectionError, AppMeshError, AppMeshRequestError
+from meshbridge.appmesh.http_session import no_netrc
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.tokens import REFRESH_AHEAD_SECONDS
 
@@ -71,6 +72,7 @@ class TokenEndpoint:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._session = requests.Session()
+        self._session.auth = no_netrc
         # Not the session's: requests lets REQUESTS_CA_BUNDLE of the environment win over that.
         self._verify = ssl_verify
         self._cert = ssl_client_cert

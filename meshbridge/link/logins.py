@@ -14,6 +14,7 @@ import requests
 
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshError, AppMeshRequestError
 from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.http_session import no_netrc
 from meshbridge.appmesh.oidc import Grant, TokenEndpoint
 from meshbridge.appmesh.tokens import expiry
 from meshbridge.link import operations
@@ -243,7 +244,12 @@ class OidcLogin:
         tls = self._options.tls
         try:
             with requests.get(
-                url, timeout=_ISSUER_SECONDS, verify=ssl_verify(tls), cert=ssl_client_cert(tls), allow_redirects=False
+                url,
+                timeout=_ISSUER_SECONDS,
+                verify=ssl_verify(tls),
+                cert=ssl_client_cert(tls),
+                auth=no_netrc,
+                allow_redirects=False,
             ) as response:
                 found = response.json() if response.ok else None
         except (requests.exceptions.RequestException, OSError, ValueError) as error:

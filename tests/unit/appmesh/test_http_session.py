@@ -65,6 +65,18 @@ def test_the_connection_is_kept(server: HttpsServer, session: HttpSession) -> No
     assert len(set(peers)) == 1
 
 
+def test_a_netrc_of_the_user_takes_the_place_of_no_token(
+    server: HttpsServer, client: AppMeshClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.handle = lambda handler, _body: reply(handler, b"[]")
+    client.list_apps()
+    assert server.requests[0][2]["Authorization"] == "Bearer a.b.c"
+
+
 def test_only_the_csrf_cookie_is_kept_and_repeated(server: HttpsServer, session: HttpSession) -> None:
     def cookies(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
         handler.send_response(200)
