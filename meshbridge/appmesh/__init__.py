@@ -6,7 +6,8 @@ How it is built, from the bottom:
 * A transport (``tcp_transport``, ``wss_transport``) is one blocking connection. ``channel`` puts a reading thread over
   it, so that many threads can ask at once. ``line`` adds callbacks for events; it reopens after a loss.
 * An ``exchange`` is whatever carries a request to a daemon and brings its answer: a channel, a line, or
-  ``http_session``. ``client_http`` has every operation once, over an exchange.
+  ``http_session``. ``client_session`` logs in and asks over one, ``client_files`` and ``client_http`` have every
+  operation once.
 * ``client_tcp`` and ``client_wss`` choose the exchange; ``transport_mixin`` has what only they can do: events.
 
 A program that has an exchange already gets a client over it by ``AppMeshClient(exchange=…, jwt_token=…)``.

@@ -251,7 +251,7 @@ def test_every_public_operation_has_a_test() -> None:
         "wait_for_async_run",
         "forward_to",
     }
-    public = {name for name in vars(AppMeshClient) if not name.startswith("_")}
+    public = {name for name in dir(AppMeshClient) if not name.startswith("_")}
     assert public == elsewhere | {name.split()[0] for name in CASES}
 
 
