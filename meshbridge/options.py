@@ -46,12 +46,14 @@ class Options(BaseModel):
 # --- durations and sizes -------------------------------------------------------------------------------------------
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_LONGEST_SECONDS = 36_525 * 86_400.0  # a thread can wait so long; clocks and tables can count it
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _ISO_DURATION = re.compile(
     r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+(?:\.\d+)?)S)?)?"
 )
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_NO_SIZE = 2**63  # bytes beyond what files and tables count
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
@@ -62,6 +64,15 @@ def parse_duration(value: object) -> float:
         ValueError: it is none of these.
 
     """
+    seconds = _seconds(value)
+    if seconds is None:
+        raise ValueError(f"not a duration: {value!r} (use 250ms, 10s, 5m, 1h30m, 7d, or ISO 8601 such as P1D)")
+    if seconds > _LONGEST_SECONDS:
+        raise ValueError(f"longer than a hundred years: {value!r}")
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
@@ -74,7 +85,7 @@ def parse_duration(value: object) -> float:
     iso = _ISO_DURATION.fullmatch(text)
     if iso and any(iso.groups()):
         return sum(float(number) * _UNITS[unit] for unit, number in iso.groupdict().items() if number)
-    raise ValueError(f"not a duration: {value!r} (use 250ms, 10s, 5m, 1h30m, 7d, or ISO 8601 such as P1D)")
+    return None
 
 
 def parse_size(value: object) -> int:
@@ -84,11 +95,13 @@ def parse_size(value: object) -> int:
         ValueError: it is none of these.
 
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _NO_SIZE:
         return value
     match = _SIZE.fullmatch(str(value).strip())
     if match and match[2].lower() in _SIZES:
-        return int(float(match[1]) * _SIZES[match[2].lower()])
+        size = float(match[1]) * _SIZES[match[2].lower()]
+        if size < _NO_SIZE:
+            return int(size)
     raise ValueError(f"not a size: {value!r} (use a number of bytes, or 256KiB, 100MB, 4GiB)")
 
 
@@ -274,7 +287,8 @@ class When(Options):
     def _known(self) -> Self:
         _known_event_names(self.events)
         for text in self.exit_codes:
-            if not _EXIT_CODES.fullmatch(text):
+            match = _EXIT_CODES.fullmatch(text)
+            if match is None or int(match[2]) > int(match[3] or match[2]):
                 raise ValueError(f"not an exit code: {text!r} (use 0, 1-255 or !0)")
         return self
 

@@ -102,9 +102,8 @@ class Gathering:
             run = self._runs[key] = _Run(deadline, Future())
         try:
             self._workers.submit(lambda: self._run(task, run))
-        except (
-            RuntimeError
-        ) as error:  # the system gives no more threads; without an end it would count as hung for ever
+        except RuntimeError as error:
+            # The system gives no more threads; without an end it would count as hung for ever.
             self._end(run, Outcome(*key, success=False, duration_seconds=0.0, error=str(error)))
         return run.result
 

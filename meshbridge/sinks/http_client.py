@@ -30,7 +30,8 @@ from urllib3.exceptions import SSLError as Urllib3SSLError
 from meshbridge import __version__
 from meshbridge.sinks.base import NotConnected, Retry, SinkError
 from meshbridge.sinks.http_answers import Answer, words_of
-from meshbridge.sinks.http_options import HttpOptions, origin, secret_of
+from meshbridge.sinks.http_options import HttpOptions, origin
+from meshbridge.sinks.options import secret_of
 
 __all__ = ["HttpClient", "Post"]
 
@@ -300,11 +301,7 @@ class HttpClient:
         options = self._options
         headers = {name: value.get_secret_value() for name, value in options.headers.items()}
         if options.auth is not None:
-            try:
-                headers["Authorization"] = options.auth.header()
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or "no UTF-8"
-                raise NotConnected(f"cannot read a file of auth: {why}", reason="secret") from None
+            headers["Authorization"] = options.auth.header()
         proxy = secret_of(options, "proxy")
         url = options.address()
         self.place = origin(url)

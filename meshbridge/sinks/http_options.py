@@ -10,8 +10,9 @@ from pydantic import Field, PlainSerializer, SecretStr, field_validator, model_v
 
 from meshbridge.options import Duration, SecretFiles, Tls
 from meshbridge.sinks.base import NotConnected
+from meshbridge.sinks.options import secret_of
 
-__all__ = ["HttpAuth", "HttpOptions", "SecretUrl", "origin", "secret_of", "shown_url"]
+__all__ = ["HttpAuth", "HttpOptions", "SecretUrl", "origin", "shown_url"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _OWN_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host", "authorization"})
@@ -70,12 +71,15 @@ class HttpAuth(SecretFiles):
         """The value of ``Authorization`` as it is now.
 
         Raises:
-            OSError: a file can't be read.
+            NotConnected: a file can't be read, or holds what no header can have.
 
         """
-        if self.username is None:
-            return f"Bearer {self.secret('bearer')}"
-        return "Basic " + base64.b64encode(f"{self.username}:{self.secret('password')}".encode()).decode()
+        if self.username is not None:
+            return "Basic " + base64.b64encode(f"{self.username}:{secret_of(self, 'password')}".encode()).decode()
+        token = secret_of(self, "bearer") or ""
+        if not token.isascii() or not token.isprintable():
+            raise NotConnected("auth.bearer has characters that no header can have", reason="secret")
+        return f"Bearer {token}"
 
 
 class HttpOptions(SecretFiles):
@@ -145,17 +149,3 @@ def _without_userinfo(url: str) -> str:
     if "@" in urlsplit(url).netloc:
         raise ValueError("name and password stand in auth, not in the url")
     return url
-
-
-def secret_of(options: SecretFiles, key: str) -> str | None:
-    """:meth:`SecretFiles.secret`, as a sink tells of it.
-
-    Raises:
-        NotConnected: the file can't be read.
-
-    """
-    try:
-        return options.secret(key)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "no UTF-8"
-        raise NotConnected(f"cannot read {key}_file: {why}", reason="secret") from None

@@ -19,7 +19,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.options import SinkOptions
+from meshbridge.sinks.options import SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ class KafkaSink:
         flight = _Flight(len(batch), self._failure)
         self._produce(producer, batch, flight, deadline)
         # Flushed rather than polled: nothing waits for more to come then.
-        while flight.under_way and time.monotonic() < deadline and flight.lost is None:
-            producer.flush(min(0.5, deadline - time.monotonic()))
+        while flight.under_way and flight.lost is None and (left := deadline - time.monotonic()) > 0:
+            producer.flush(min(0.5, left))  # below 0 it would wait for ever
         if flight.under_way:
             self._give_up(flight)
         error = flight.error
@@ -290,13 +290,11 @@ class KafkaSink:
                 if path is not None:
                     settings[name] = str(path)
         if options.username is not None:
-            try:
-                password = options.secret("password")
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", None) or "no UTF-8"
-                raise NotConnected(f"cannot read password_file: {why}", reason="secret") from None
-            mechanism = options.sasl_mechanism
-            settings |= {"sasl.username": options.username, "sasl.password": password, "sasl.mechanism": mechanism}
+            settings |= {
+                "sasl.username": options.username,
+                "sasl.password": secret_of(options, "password"),
+                "sasl.mechanism": options.sasl_mechanism,
+            }
         secure = {(True, True): "SASL_SSL", (True, False): "SASL_PLAINTEXT", (False, True): "SSL"}
         settings["security.protocol"] = secure.get((options.username is not None, options.tls is not None), "PLAINTEXT")
         return settings

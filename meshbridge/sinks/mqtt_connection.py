@@ -22,6 +22,7 @@ from meshbridge.options import Duration, SecretFiles, Tls
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt_publishing import Acknowledgements
 from meshbridge.sinks.mqtt_tap import Tap
+from meshbridge.sinks.options import secret_of
 
 __all__ = ["BrokerOptions", "Connection", "Will"]
 
@@ -289,10 +290,7 @@ class Connection:
                     f"cannot load the TLS files of broker {self.place}: {error}", reason="tls"
                 ) from error
         if options.username is not None:
-            try:
-                client.username_pw_set(options.username, options.secret("password"))
-            except OSError as error:
-                raise NotConnected(f"cannot read password_file: {error}", reason="secret") from error
+            client.username_pw_set(options.username, secret_of(options, "password"))
         if self.will is not None:
             client.will_set(self.will.topic, self.will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect

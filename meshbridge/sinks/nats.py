@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.options import SinkOptions
+from meshbridge.sinks.options import SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 
 if TYPE_CHECKING:
@@ -181,13 +181,11 @@ class NatsSink:
 
     async def _connect(self, timeout_seconds: float) -> None:
         options, secure = self._options, urlsplit(self._options.url[0]).scheme == "tls"
-        settings: dict[str, Any] = {}
-        try:
-            settings["user"], settings["password"] = options.username, options.secret("password")
-            settings["token"] = options.secret("token")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "no UTF-8"
-            raise NotConnected(f"cannot read a file of secrets: {why}", reason="secret") from None
+        settings: dict[str, Any] = {
+            "user": options.username,
+            "password": secret_of(options, "password"),
+            "token": secret_of(options, "token"),
+        }
         if options.credentials is not None:
             settings["user_credentials"] = str(options.credentials)
         if secure:

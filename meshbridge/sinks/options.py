@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from meshbridge.options import Batch, Format, Retry, Selection
+from meshbridge.options import Batch, Format, Retry, SecretFiles, Selection
+from meshbridge.sinks.base import NotConnected
 
-__all__ = ["SinkOptions"]
+__all__ = ["SinkOptions", "secret_of"]
 
 
 class SinkOptions(Selection):
@@ -23,3 +24,17 @@ class SinkOptions(Selection):
     def write_seconds(self) -> float:
         """How long one write may take. A stop waits 8 s at most: what is not acknowledged then is sent again later."""
         return 6.0
+
+
+def secret_of(options: SecretFiles, key: str) -> str | None:
+    """:meth:`SecretFiles.secret`, as a sink tells of it.
+
+    Raises:
+        NotConnected: the file can't be read.
+
+    """
+    try:
+        return options.secret(key)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "no UTF-8"
+        raise NotConnected(f"cannot read {key}_file: {why}", reason="secret") from None

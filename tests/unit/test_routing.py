@@ -64,6 +64,8 @@ def test_exit_codes_choose_among_exits_and_touch_nothing_else(codes: Any, wanted
 def test_a_mistaken_exit_code_is_refused() -> None:
     with pytest.raises(ValidationError, match="not an exit code: 'none'"):
         When.model_validate({"exit_codes": ["none"]})
+    with pytest.raises(ValueError, match="not an exit code"):
+        When.model_validate({"exit_codes": ["255-1"]})
 
 
 def test_owners_are_looked_up_until_they_are_known_and_again_when_they_may_change() -> None:
