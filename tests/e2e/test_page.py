@@ -159,6 +159,7 @@ def test_a_bridge_that_goes_away_and_comes_back(tmp_path: Path, visit: Watched) 
     with Stage(tmp_path) as stage:
         page = visit(stage)
         page.wait_text("node-a ✓ up")
+        page.wait_text("1 unhealthy")
         stage.stop()
         page.wait_text("The bridge has not answered since")
         page.wait_text("What is shown is of")
@@ -180,6 +181,42 @@ def test_a_bridge_that_goes_away_and_comes_back(tmp_path: Path, visit: Watched) 
         page.wait_text("the first after", "ol")
         said = page.text("ol")
         assert [said.count(text) for text in ("the last before", "the first after")] == [1, 1]
+
+
+def test_a_daemon_that_gives_no_answer_is_not_taken_for_the_bridge(stage: Stage, visit: Watched) -> None:
+    page = visit(stage)
+    page.evaluate(
+        """window.said = [];
+        new MutationObserver(() => said.push(contact.textContent)).observe(contact, {childList: true});
+        const asked = fetch;
+        fetch = (url, ...rest) => String(url).includes("/daemons/node-b/")
+            ? Promise.reject(new DOMException("as AbortSignal.timeout does", "TimeoutError")) : asked(url, ...rest)"""
+    )
+    page.click("Apps")
+    page.wait_text("The apps of node-b are not known: No answer in time")
+    page.wait_text("talker", "table")
+    assert page.evaluate("said") == []
+
+
+def test_events_that_came_while_the_bridge_was_away_are_shown_though_there_was_none_before(
+    tmp_path: Path, visit: Watched
+) -> None:
+    with Stage(tmp_path) as stage:
+        page = visit(stage)
+        page.wait_text("node-a ✓ up")
+        go(page, "events?app=marker")
+        page.wait_text("Waiting for events …")
+        page.evaluate(
+            "const asked = fetch; fetch = (...all) => window.cut ? Promise.reject(TypeError()) : asked(...all)"
+        )
+        page.evaluate("window.cut = true")
+        stage.stop()
+        stage.start()
+        stage.emulator.emit("marker", "EXIT", {"pid": 1, "exit_code": 1, "last_error": "meanwhile"})
+        log = tmp_path / "events.jsonl"
+        wait_for(lambda: "meanwhile" in log.read_text(encoding="utf-8"), "the event to be delivered")
+        page.evaluate("window.cut = false")
+        page.wait_text("meanwhile", "ol")
 
 
 # --- who may see it -------------------------------------------------------------------------------------------------
@@ -284,6 +321,25 @@ def test_an_app_is_run_once_and_followed_to_its_end(stage: Stage, visit: Watched
     assert_fit_for_all(page)
     page.click("Back to greeter")
     page.wait_text("disabled", "h1")
+
+
+def test_a_run_is_followed_over_a_restart_of_the_bridge(tmp_path: Path, visit: Watched) -> None:
+    """What it writes is no UTF-8: a text is longer then than the bytes that it stands for."""
+    go_on = tmp_path / "go-on"
+    with Stage(tmp_path) as stage:
+        command = f"printf '\\377\\377\\377begun\\n'; until test -e {go_on}; do sleep 0.1; done; echo ended"
+        stage.client.add_app(App({"name": "waiter", "command": command, "shell": True, "status": 0}))
+        page = visit(stage)
+        page.wait_text("node-a ✓ up")
+        go(page, "apps/node-a/waiter")
+        page.click("Run once")
+        page.wait_text("begun", "pre")
+        stage.stop()
+        page.wait_text("has broken off")
+        stage.start()
+        go_on.touch()
+        page.wait_text("ended, exit code 0", "h1")
+        assert page.text("pre").split() == ["\ufffd\ufffd\ufffdbegun", "ended"]
 
 
 def test_an_apps_output_is_followed_over_its_restarts(stage: Stage, visit: Watched) -> None:

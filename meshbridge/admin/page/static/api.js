@@ -3,6 +3,8 @@
 const TOKEN = "meshbridge.token";
 const SILENCE_MS = 45_000; // three of the stream's heartbeats
 const ANSWER_MS = 15_000;
+const DAEMON_SECONDS = 15; // for which the bridge waits for a daemon's answer; it may have to connect before
+const DAEMON_MS = 30_000;
 
 /** The bridge does not answer. */
 export class Away extends Error {}
@@ -30,12 +32,20 @@ export const contact = new EventTarget();
 export const path = (...parts) => parts.map(encodeURIComponent).join("/");
 
 export async function get(where, query = {}) {
-  return (await asked("GET", where, { query, signal: AbortSignal.timeout(ANSWER_MS) })).json();
+  return (await asked("GET", where, patiently(where, { query }))).json();
 }
 
 export async function post(where, body) {
-  return (await asked("POST", where, { body, signal: AbortSignal.timeout(ANSWER_MS * 2) })).json();
+  return (await asked("POST", where, patiently(where, { body }))).json();
 }
+
+/** How long is waited. That a daemon is silent the bridge says in time, or else the bridge itself would seem to be. */
+function patiently(where, { query, body }) {
+  if (!ofDaemon(where)) return { query, body, signal: AbortSignal.timeout(ANSWER_MS) };
+  return { query: { ...query, timeout: DAEMON_SECONDS }, body, signal: AbortSignal.timeout(DAEMON_MS) };
+}
+
+const ofDaemon = (where) => where.startsWith("daemons/");
 
 /** The parts of a long answer as text, as they come, until it ends. Raises Away where it goes silent. */
 export async function* streamed(where, { query, headers, signal }) {
@@ -89,6 +99,7 @@ async function asked(method, where, { query = {}, body, headers = {}, signal }) 
       redirect: "error",
     });
   } catch (error) {
+    if (error.name === "TimeoutError" && ofDaemon(where)) throw new Refused(504, { detail: "No answer in time" });
     if (error.name !== "AbortError") contact.dispatchEvent(new Event("lost"));
     throw new Away("The bridge does not answer", { cause: error });
   }

@@ -69,10 +69,11 @@ export async function showRun(main, signal, daemon, name, options) {
   const app = options.get("app");
   if (app) page.actions.prepend(make("a", { href: `#apps/${path(daemon, app)}` }, `Back to ${app}`));
   setBadge(page.badge, "running", "good");
-  let position = 0;
+  let last = { position: 0, output: "" }; // a piece tells where it begins, not where it ends: it comes once more
   while (!signal.aborted) {
     try {
-      const query = { process_uuid: options.get("process_uuid"), position };
+      let again = last.output;
+      const query = { process_uuid: options.get("process_uuid"), position: last.position };
       for await (const found of lines(streamed(`daemons/${path(daemon)}/runs/${path(name)}/output`, { query, signal }))) {
         for (const line of found) {
           const piece = JSON.parse(line);
@@ -82,8 +83,12 @@ export async function showRun(main, signal, daemon, name, options) {
             state.say(`${name} has ended with exit code ${piece.exit_code}.`);
             return;
           }
-          if (piece.output) page.box.add(piece.output);
-          position = piece.position + new TextEncoder().encode(piece.output).length;
+          if (!piece.output) continue;
+          const shown = [again, piece.output].find((text) => again.startsWith(text) && piece.output.startsWith(text)) ?? "";
+          again = again.slice(shown.length || again.length);
+          if (piece.output.length === shown.length) continue;
+          page.box.add(piece.output.slice(shown.length));
+          last = piece;
         }
       }
     } catch (error) {

@@ -88,15 +88,16 @@ export function showEvents(main, signal, options) {
   }
 
   async function follow(query, until) {
-    setText(said, "Waiting for events …");
+    setText(said, "Asking for events …");
     while (!until.aborted) {
       try {
         const headers = last ? { "Last-Event-ID": last } : {};
         for await (const event of messages(streamed("events", { query, headers, signal: until }))) {
           if (event.id) last = event.id;
+          setText(said, seen || event.data ? "" : "Waiting for events …");
+          if (!event.data) continue; // where it is, which it also tells without an event
           if (event.kind === "lost") lost += JSON.parse(event.data).events ?? 1; // of a journal begun anew nobody knows
           else take(event);
-          if (said.textContent) setText(said, "");
           render();
         }
       } catch (error) {
@@ -132,7 +133,7 @@ async function* messages(parts) {
     for (const raw of found) {
       const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
       if (line === "") {
-        if (event.kind || event.data) yield event;
+        if (event.id || event.data) yield event;
         event = { id: "", kind: "", data: "" };
         continue;
       }

@@ -71,8 +71,9 @@ function daemonCard(link) {
       ["Last event", ago(now.last_event_at)],
       ["Last error", now.last_error && `${now.last_error}${now.last_error_at ? `, ${ago(now.last_error_at)}` : ""}`, up ? undefined : "bad"],
       ["Apps", known?.at ? (known.apps.length ? apps : "none") : undefined],
-      ["Apps known", known?.error && known.at ? ago(known.at) : undefined, "warn"],
-      ["Apps not known", up ? known?.error : undefined, "bad"], // of one that is down the error above says it
+      // Why, the error above says of one that is down.
+      ["Apps known", known?.error && known.at ? [ago(known.at), ...(up ? [known.error] : [])].join(": ") : undefined, "warn"],
+      ["Apps not known", up && !known?.at ? known?.error : undefined, "bad"],
       ["Permissions lacking", now.missing_permissions.join(", "), "warn"],
       ["Token ends", ago(now.token_expires_at)],
       ["Connected", now.connects > 1 ? `${counted(now.connects, "time")} since the bridge started` : undefined],

@@ -1,6 +1,6 @@
 // What the page knows: asked for while somebody looks at it, and kept while the bridge is away.
 
-import { contact, get, path } from "./api.js";
+import { contact, get, path, token } from "./api.js";
 
 const BRIDGE_MS = 2000;
 const APPS_MS = 5000;
@@ -47,7 +47,7 @@ export async function watchBridge() {
       if (!state.scopes.size) state.scopes = new Set((await get("token")).scopes);
       learn(await get("bridge"));
     } catch (error) {
-      if (error.byToken) return; // until there is another
+      if (error.byToken && !token.get()) return; // until there is another
       state.problem = error.status === undefined ? null : error.message;
       state.changed();
     }
