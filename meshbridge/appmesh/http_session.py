@@ -14,6 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import LocationValueError
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
@@ -212,7 +213,7 @@ def _translated(where: str, operation: str, timeout_seconds: float) -> Iterator[
             raise AppMeshTimeoutError(f"the answer to {operation} stopped coming", operation=operation) from error
         reason = _innermost(error)
         raise AppMeshConnectionError(f"connection to {where} failed: {reason}", operation=operation) from error
-    except requests.exceptions.RequestException as error:
+    except (requests.exceptions.RequestException, LocationValueError) as error:
         raise AppMeshConnectionError(f"cannot ask {where}: {error}", operation=operation) from error
 
 

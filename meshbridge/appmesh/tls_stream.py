@@ -62,7 +62,7 @@ def client_context(ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) ->
     return context
 
 
-def explain_tls_error(error: OSError, address: tuple[str, int]) -> str:
+def explain_tls_error(error: OSError | UnicodeError, address: tuple[str, int]) -> str:
     """One line a person can act on, for what went wrong while connecting to ``address``."""
     host, port = address
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -72,6 +72,8 @@ def explain_tls_error(error: OSError, address: tuple[str, int]) -> str:
         return f"TLS with {host}:{port} failed: {error.reason or error}"
     if isinstance(error, TimeoutError):
         return f"no connection to {host}:{port} in time"
+    if isinstance(error, UnicodeError):  # so Python calls a label that is empty or too long
+        return f"host name {host!r} cannot be one"
     if isinstance(error, socket.gaierror):
         return f"host name {host!r} not found: {error.strerror}"
     return f"cannot connect to {host}:{port}: {error.strerror or error}"
@@ -123,7 +125,7 @@ class TlsStream:
         deadline = time.monotonic() + timeout_seconds
         try:
             plain = _connected(address, deadline)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise AppMeshConnectionError(explain_tls_error(error, address)) from error
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -34,9 +34,8 @@ class TransportClientMixin(AppMeshClient):
     """
 
     _TAKES_EVENTS = True
-    _FETCH_SECONDS = (
-        threading.TIMEOUT_MAX / 2
-    )  # for ever: the answer to a request that was given up would be a lost task
+    # For ever: the answer to a request that was given up would be a lost task.
+    _FETCH_SECONDS = threading.TIMEOUT_MAX / 2
     _line: ReopeningLine
 
     def add_app(

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -227,9 +227,8 @@ class WebApplication:
         with _new_file(path) as file:
             async for part in _parts(receive):
                 file.write(parser.feed(part))
-        if not parser.complete:
-            _discard(path)
-            raise Refused(400, "no file in the request")
+            if not parser.complete:
+                raise Refused(400, "no file in the request")
         apply_attributes(path, call)
         return Answer(200, b'{"message":""}', JSON)
 
@@ -333,18 +332,21 @@ async def _reply(send: Send, answer: Answer, cookies: list[str] | None = None) -
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _new_file(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, of which nothing stays where its end does not come."""
     if path.exists():
         raise Refused(403, "file already exist")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("wb")
+    try:
+        with path.open("wb") as file:
+            yield file
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _file_headers(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise Refused(406, "file not found")
     return {**attributes(path), "Content-Length": str(path.stat().st_size)}
-
-
-def _discard(path: Path) -> None:
-    path.unlink()

@@ -10,6 +10,7 @@ import requests
 import websocket
 
 from meshbridge.emulator import Emulator, EmulatorOptions
+from tests.support import wait_for
 from tests.unit.emulator.golden import records
 from tests.unit.emulator.wire_client import Closed, WireClient, WssClient
 
@@ -24,6 +25,7 @@ class Browser(requests.Session):
         super().__init__()
         address = emulator.wss_address if wss_port else emulator.https_address
         assert address is not None
+        self.is_wss_port = wss_port
         self.trust_env = False  # REQUESTS_CA_BUNDLE would win over the CA given here
         self.verify = str(emulator.ca_file)
         self.base = f"https://{address[0]}:{address[1]}"
@@ -152,6 +154,24 @@ def test_a_file_sent_to_the_wss_port_is_thrown_away_and_answered_with_a_token(
         got = browser.call("GET", "/appmesh/file/download/ws", headers=token)
         assert got.content == b"kept"
         assert browser.call("GET", "/appmesh/applications", headers=token).status_code == 401
+
+
+def test_nothing_stays_of_a_file_whose_sender_goes(browser: Browser, tmp_path: Path) -> None:
+    remote = tmp_path / "file"
+    headers = {"Authorization": f"Bearer {browser.sign_in()}", "X-File-Path": str(remote)}
+    path = "/appmesh/file/upload"
+    answer = browser.call("POST", path, headers=headers) if browser.is_wss_port else None
+    if answer is not None:
+        headers["Authorization"], path = answer.headers["Authorization"], f"{path}/ws"
+
+    def half() -> Iterator[bytes]:
+        yield b"half"
+        wait_for(remote.exists)
+        raise ConnectionAbortedError
+
+    with pytest.raises(requests.ConnectionError):
+        browser.call("POST", path, headers=headers | {"Content-Type": "multipart/form-data; boundary=x"}, data=half())
+    wait_for(lambda: not remote.exists())
 
 
 @pytest.mark.parametrize("path", ["relative", "/tmp/../etc/passwd"])

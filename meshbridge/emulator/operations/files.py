@@ -34,7 +34,7 @@ async def upload(daemon: "Daemon", call: Call) -> Answer:
     if path.exists():
         raise Refused(403, "file already exist")
     if call.header("X-Send-File-Socket") != "true":
-        return _token_for_https(daemon, call)
+        return _agreement(daemon, call)
     if call.connection.transport != "tcp":
         raise Refused(400, "only a TCP connection can send a file by socket")
     _Upload(call.connection, path, call).begin()
@@ -49,7 +49,7 @@ async def download(daemon: "Daemon", call: Call) -> Answer:
     if not path.is_file():
         raise Refused(406, "file not found")
     if call.header("X-Recv-File-Socket") != "true":
-        answer = _token_for_https(daemon, call)
+        answer = _agreement(daemon, call)
         answer.headers |= attributes(path)
         return answer
     if call.connection.transport != "tcp":
@@ -119,7 +119,7 @@ def _path(daemon: "Daemon", call: Call) -> Path:
     return path
 
 
-def _token_for_https(daemon: "Daemon", call: Call) -> Answer:
+def _agreement(daemon: "Daemon", call: Call) -> Answer:
     answer = Answer(200, b'{"message":""}', JSON)
     if daemon.options.generation == 3:  # noqa: PLR2004 there the client's own token is good for the transfer too
         return answer

@@ -2,13 +2,15 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.client_tcp import AppMeshClientTCP
+from meshbridge.appmesh.client_wss import AppMeshClientWSS
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError, AppMeshTimeoutError
 from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_messages import RequestMessage
@@ -294,3 +296,16 @@ def test_who_waits_is_woken_by_close_and_nothing_is_asked_after_it(server: Https
     assert not isinstance(said[0], AppMeshTimeoutError)
     with pytest.raises(AppMeshConnectionError, match="the client is closed"):
         session.request(get(), 10)
+
+
+@pytest.mark.parametrize(
+    "client_of",
+    [
+        lambda: AppMeshClient("https://a..b:6060"),
+        lambda: AppMeshClientTCP(("a..b", 6059)),
+        lambda: AppMeshClientWSS(("." + "a" * 70, 6058)),
+    ],
+)
+def test_a_host_name_that_cannot_be_one_is_a_connection_error(client_of: Callable[[], AppMeshClient]) -> None:
+    with client_of() as client, pytest.raises(AppMeshConnectionError):
+        client.list_labels()
