@@ -21,8 +21,11 @@ def part_of(config: Path | None, environ: Mapping[str, str], part: str, keys: Se
 
     """
     name = f"MESHBRIDGE_{part.upper()}"
-    found = dict(read_file(config).get(part) or {})
-    found |= json.loads(environ.get(name) or "{}")
+    found: dict[str, Any] = {}
+    for given in (read_file(config).get(part), json.loads(environ.get(name) or "{}")):
+        if not isinstance(given, dict | None):
+            raise ValueError(f"{part}: holds {type(given).__name__}, not settings")  # noqa: TRY004 as of what can't be read
+        found |= given or {}
     for key in keys:
         if value := environ.get(f"{name}__{key.upper()}"):
             found[key] = value

@@ -33,6 +33,6 @@ class ControlSocket:
 
     def stop(self, timeout_seconds: float) -> None:
         """Lets answers that are being sent go out, as far as there is time."""
-        unlink_unix(self._path)
-        if self._served is not None:
+        if self._served is not None:  # else what stands there is another's
+            unlink_unix(self._path)
             self._served.stop(timeout_seconds)

@@ -35,6 +35,9 @@ def check_sink(name: str, options: Any) -> Iterator[Verdict]:
         remedy = f"set {rest}" if hint else _REMEDIES.get(error.reason)
         yield Verdict(subject, "connection", Grade.FAILED, text, remedy)
         return
+    except Exception as error:  # noqa: BLE001 a bug of a sink, which may be somebody's own, costs its own verdict alone
+        yield Verdict(subject, "connection", Grade.FAILED, f"its probe failed: {error!r}", "report it to its author")
+        return
     if found.doubt is None:
         yield Verdict(subject, "connection", Grade.OK, found.text)
     else:

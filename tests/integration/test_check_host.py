@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 import meshbridge
 from meshbridge.admin.control import ControlSocket
@@ -138,6 +139,16 @@ def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
     assert RunningBridge.find(tmp_path) is None
 
 
+def test_what_stands_in_the_control_sockets_place_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "control.sock"
+    place.write_text("mine")
+    control = ControlSocket(tmp_path, FastAPI())
+    with pytest.raises(OSError, match="in the way"):
+        control.start()
+    control.stop(1)
+    assert place.read_text() == "mine"
+
+
 def test_a_running_bridge_of_another_version() -> None:
     found = check_running(RunningBridge(42, {}, "0.0.1"))
     assert found.grade is Grade.WARNING
@@ -150,17 +161,17 @@ def test_a_running_bridge_of_another_version() -> None:
 class Probed:
     """Settings of a sink, as far as ``check`` is concerned."""
 
-    def __init__(self, outcome: Found | NotConnected | None) -> None:
+    def __init__(self, outcome: Found | Exception | None) -> None:
         self._outcome = outcome
 
     def probe(self, _timeout_seconds: float) -> Found | None:
-        if isinstance(self._outcome, NotConnected):
+        if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
 
 
 def test_a_sinks_findings_become_verdicts() -> None:
-    def verdict(outcome: Found | NotConnected | None) -> Verdict:
+    def verdict(outcome: Found | Exception | None) -> Verdict:
         (found,) = far_ends.check_sink("hook", Probed(outcome))
         return found
 
@@ -174,6 +185,8 @@ def test_a_sinks_findings_become_verdicts() -> None:
     known = verdict(NotConnected("cannot connect", reason="unreachable"))
     assert (known.grade, known.text) == (Grade.FAILED, "cannot connect")
     assert known.remedy is not None
+    bug = verdict(KeyError("port"))  # of somebody's own sink, say: the others' verdicts are told all the same
+    assert (bug.grade, bug.text) == (Grade.FAILED, "its probe failed: KeyError('port')")
 
 
 def test_the_worst_verdict_counts() -> None:

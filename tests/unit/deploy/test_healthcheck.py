@@ -56,7 +56,9 @@ def test_tls_is_where_the_web_config_has_it(tmp_path: Path) -> None:
     assert exporter_url(config, {}) == "https://127.0.0.1:7"
 
 
-@pytest.mark.parametrize("content", ["exporter: {listen: '127.0.0.1:0'}", "exporter: {listen: here}", "exporter: ["])
+@pytest.mark.parametrize(
+    "content", ["exporter: {listen: '127.0.0.1:0'}", "exporter: {listen: here}", "exporter: [", "exporter: 5"]
+)
 def test_what_names_no_address_is_told(content: str, tmp_path: Path) -> None:
     path = tmp_path / "meshbridge.yaml"
     path.write_text(content, encoding="utf-8")
