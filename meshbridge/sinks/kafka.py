@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -19,7 +18,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.options import SinkOptions, secret_of
+from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KafkaOptions", "KafkaSink"]
 
-_PLACES = frozenset({"daemon", "app", "event"})
 _LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")  # in the name of a topic
 _LONGEST_TOPIC = 249
 _RECORD_BYTES = 128  # what a record batch of one has around key, value and headers, at most
@@ -49,7 +47,7 @@ class KafkaOptions(SinkOptions, SecretFiles):
 
     type: Literal["kafka"]
     brokers: TextList = Field(min_length=1, description="host:port of one or more brokers")
-    topic: str = Field(default="meshbridge", description="may have {daemon}, {app} and {event} in it")
+    topic: PlaceTemplate = Field(default="meshbridge", description="may have {daemon}, {app} and {event} in it")
     username: str | None = Field(default=None, description="a user of the brokers (SASL)")
     password: SecretStr | None = Field(default=None, description="of username")
     password_file: Path | None = None
@@ -65,9 +63,6 @@ class KafkaOptions(SinkOptions, SecretFiles):
     @field_validator("topic")
     @classmethod
     def _template(cls, value: str) -> str:
-        places = {place for _, place, _, _ in Formatter().parse(value) if place is not None}
-        if unknown := places - _PLACES:
-            raise ValueError(f"unknown place {{{min(unknown)}}}: use {{daemon}}, {{app}} and {{event}}")
         if not value or set(value) - _LEGAL - set("{}"):
             raise ValueError("a topic has letters, digits, dots, _ and -")
         return value

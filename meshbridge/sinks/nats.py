@@ -14,7 +14,6 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -24,7 +23,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.options import SinkOptions, secret_of
+from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ __all__ = ["NatsOptions", "NatsSink"]
 
 Value = TypeVar("Value")
 
-_PLACES = frozenset({"daemon", "app", "event"})
 _WINDOW = 256  # messages under way, each of another app
 _LOOK_SECONDS = 0.1
 _SLACK_BYTES = 32  # of the header block, beside its lines
@@ -56,7 +54,7 @@ class NatsOptions(SinkOptions, SecretFiles):
     token_file: Path | None = None
     credentials: Path | None = Field(default=None, description="a .creds file (JWT and seed)")
     tls: Tls = Field(default=Tls(), description="for tls://")
-    subject: str = Field(default="meshbridge.{daemon}.{app}.{event}", description="subject of an event")
+    subject: PlaceTemplate = Field(default="meshbridge.{daemon}.{app}.{event}", description="subject of an event")
     stream: str | None = Field(default=None, description="the stream that must store it; default: whichever does")
     max_message_bytes: Size | None = Field(
         default=None, ge=1024, description="larger STDOUT is divided; default: what the server takes"
@@ -79,9 +77,6 @@ class NatsOptions(SinkOptions, SecretFiles):
     @field_validator("subject")
     @classmethod
     def _template(cls, value: str) -> str:
-        places = {place for _, place, _, _ in Formatter().parse(value) if place is not None}
-        if unknown := places - _PLACES:
-            raise ValueError(f"unknown place {{{min(unknown)}}}: use {{daemon}}, {{app}} and {{event}}")
         if any(not token or token in {"*", ">"} or " " in token for token in value.split(".")):
             raise ValueError("a subject is words separated by dots, without * and >")
         return value

@@ -1,13 +1,29 @@
 """The settings that every sink has."""
 
-from typing import Literal
+from string import Formatter
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from meshbridge.options import Batch, Format, Retry, SecretFiles, Selection
 from meshbridge.sinks.base import NotConnected
 
-__all__ = ["SinkOptions", "secret_of"]
+__all__ = ["PlaceTemplate", "SinkOptions", "secret_of"]
+
+
+def _with_places(template: str) -> str:
+    for _, place, form, conversion in Formatter().parse(template):
+        if place is None:
+            continue
+        if place not in {"daemon", "app", "event"}:
+            raise ValueError(f"unknown place {{{place}}}: use {{daemon}}, {{app}} and {{event}}")
+        if form or conversion:
+            raise ValueError(f"place {{{place}}} stands alone between its braces")
+    return template
+
+
+PlaceTemplate = Annotated[str, AfterValidator(_with_places)]
+"""Where an event goes: a text that may have ``{daemon}``, ``{app}`` and ``{event}`` in it."""
 
 
 class SinkOptions(Selection):

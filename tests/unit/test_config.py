@@ -127,6 +127,8 @@ def test_everything_wrong_is_told_at_once_with_where_it_came_from(tmp_path: Path
         ({"type": "mqtt", "url": "tcp://h"}, "sinks.s.url: not the address of a broker"),
         ({"type": "mqtt", "url": "mqtt://u:hunter2@h"}, "sinks.s.url: name and password stand in"),
         ({"type": "mqtt", "url": "mqtt://h", "topic": "a/{nope}"}, "sinks.s.topic: unknown place {nope}"),
+        ({"type": "mqtt", "url": "mqtt://h", "topic": "a/{app:d}"}, "sinks.s.topic: place {app} stands alone"),
+        ({"type": "nats", "url": "nats://h", "subject": "a.{app!r}"}, "sinks.s.subject: place {app} stands alone"),
         ({"type": "mqtt", "url": "mqtt://h", "topic": "a/#"}, "sinks.s.topic: a topic is not empty and has no"),
         ({"type": "mqtt", "url": "mqtt://h", "format": "binary", "protocol": "3.1.1"}, "sinks.s: format binary needs"),
         ({"type": "file", "path": "-", "format": "binary"}, "sinks.s.format: binary needs a place"),
