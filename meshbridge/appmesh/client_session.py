@@ -433,6 +433,8 @@ class ClientSession:
                 headers={"Authorization": f"Bearer {used}", "X-Expire-Seconds": str(seconds)},
                 authorize=False,
             )
+            if self._tokens.get() == used:
+                raise AppMeshRequestError("the daemon's answer has no new token", operation="POST /appmesh/token/renew")
 
     def start_token_refresh(self) -> None:
         """Renews the token in time from now on, on a thread of the client.

@@ -152,6 +152,13 @@ def test_renewal_replaces_the_token() -> None:
     assert exchange.requests[0].headers["Authorization"] == f"Bearer {OLD}"
 
 
+def test_a_renewal_that_brings_no_token_is_an_error_and_no_success_to_be_repeated_at_once() -> None:
+    client, _ = client_over(answer({}))
+    with pytest.raises(AppMeshRequestError, match="no new token"):
+        client.renew_token(60)
+    assert kept(client) == OLD
+
+
 def test_there_is_nothing_to_renew_without_a_token() -> None:
     client, exchange = client_over(token=None)
     with pytest.raises(AppMeshAuthError, match="No token to renew"):
