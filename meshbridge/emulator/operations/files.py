@@ -91,9 +91,11 @@ def path_for_https(daemon: "Daemon", call: Call, permission: str, *, by_ticket: 
     """Checks a request that carries a file's bytes itself; ``by_ticket``: with the token that the WSS way gave.
 
     Raises:
-        Refused: as the operation of that permission.
+        Refused: as the operation of that permission, or it is for another node.
 
     """
+    if call.header("X-Target-Host"):
+        raise Refused(501, "the emulator does not forward files")  # rather than take them for its own
     if by_ticket and daemon.options.generation == 2:  # noqa: PLR2004 of the daemon
         call.token = call.header("Authorization").removeprefix("Bearer ").strip()
         claims = daemon.tokens.check(call.token, (FILE_SERVICE,))

@@ -263,4 +263,10 @@ def test_a_forwarded_request_is_carried_out_by_the_other_node(tmp_path: Path) ->
             client.forward_to = "{}:{}".format(*two.https_address)
             with pytest.raises(AppMeshRequestError, match="does not forward files"):
                 client.upload_stream(io.BytesIO(b"123"), str(tmp_path / "file"), size=3)
-            assert not list(tmp_path.iterdir()), "it landed on the node that is connected"
+        assert one.https_address
+        with AppMeshClient("https://{}:{}".format(*one.https_address), str(one.ca_file)) as client:
+            client.login("admin", "admin123")
+            client.forward_to = "{}:{}".format(*two.https_address)
+            with pytest.raises(AppMeshRequestError, match="the emulator does not forward files"):
+                client.upload_stream(io.BytesIO(b"123"), str(tmp_path / "file"), size=3)
+        assert not list(tmp_path.iterdir()), "it landed on the node that is connected"
