@@ -238,8 +238,8 @@ class Service:
             self.reload()
         except ReloadRefusedError:
             pass  # the log has said why
-        except Exception:  # noqa: BLE001 whatever it is, events go on
-            telemetry.log.exception("reload failed: please report it")
+        except Exception as error:  # noqa: BLE001 whatever it is, events go on
+            telemetry.reload_failed(error)
 
     def _looks(self) -> Sequence[Look]:
         """Each part as it is now, for the watchdog."""

@@ -161,6 +161,12 @@ def settings_refused(problems: Sequence[str]) -> None:
         log.error("settings not usable: the old ones stay in force", problem=problem)
 
 
+def reload_failed(error: Exception) -> None:
+    """In a way that nobody foresaw."""
+    _reload_successful.set(0)
+    log.error("reload failed: please report it", exc_info=error)
+
+
 def control_socket_missing(error: OSError) -> None:
     log.error("no control socket: commands cannot reach this bridge", error=str(error))
 

@@ -110,24 +110,26 @@ def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(
 
 def test_a_reload_that_fails_in_a_way_that_nobody_foresaw_ends_nothing(bridge: Bridge) -> None:
     def fail() -> Settings:
-        os.kill(os.getpid(), signal.SIGTERM)  # which is what is to end it
         raise RuntimeError("nobody foresaw this")
 
-    def reload_once_ready() -> None:
-        ready = bridge.metrics_url.replace("metrics", "-/ready")
-        wait_for(lambda: answers(ready), "the bridge")
+    def reload_and_end() -> None:
+        wait_for(lambda: answer_of(bridge.metrics_url.replace("metrics", "-/ready")), "the bridge")
         os.kill(os.getpid(), signal.SIGHUP)
+        wait_for(lambda: REFUSED in answer_of(bridge.metrics_url), "the metric")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     config = write_config(bridge.directory / "meshbridge.yaml", bridge.settings)
     service = Service(load(config, {}), fail)
-    with thread(reload_once_ready, "operator"):
+    with thread(reload_and_end, "operator"):
         service.run()
 
 
-def answers(url: str) -> bool:
+def answer_of(url: str) -> str:
+    """Nothing where there is no good one."""
     with contextlib.suppress(requests.ConnectionError):
-        return requests.get(url, timeout=10).ok
-    return False
+        found = requests.get(url, timeout=10)
+        return found.text if found.ok else ""
+    return ""
 
 
 def test_daemons_come_and_go_and_what_belongs_to_the_process_is_named(
