@@ -13,6 +13,7 @@ __all__ = ["Answer", "failure", "words_of"]
 
 _LONGEST_WISH_SECONDS = 86_400.0  # a Retry-After beyond a day is a mistake, and too long for a wait of the platform's
 _WORDS_CHARACTERS = 200
+_REPEATED_CHARACTERS = 32  # of what was sent; ids and types are shorter, and help
 _SECRET_PIECE = re.compile(r"[\w.~+=-]{6,}")  # shorter ones are as likely a word of the server's own
 
 
@@ -25,14 +26,21 @@ class Answer:
     words: str = ""
 
 
-def words_of(body: bytes, secrets: Iterable[str]) -> str:
-    """The beginning of a body as one printable line; nothing where it repeats one of ``secrets``, or a piece of one."""
+def words_of(body: bytes, secrets: Iterable[str], sent: bytes) -> str:
+    """The beginning of a body as one printable line, for a log.
+
+    Nothing, where the body repeats one of ``secrets``, or a piece of one, or the beginning a stretch of what was sent:
+    the output of apps is nobody's to log.
+    """
     text = " ".join("".join(one if one.isprintable() else " " for one in body.decode(errors="replace")).split())
     lower = text.lower()
     for secret in secrets:
         if any(piece.lower() in lower for piece in [secret, *_SECRET_PIECE.findall(secret)]):
             return ""
-    return text if len(text) <= _WORDS_CHARACTERS else text[: _WORDS_CHARACTERS - 1] + "…"
+    words = text if len(text) <= _WORDS_CHARACTERS else text[: _WORDS_CHARACTERS - 1] + "…"
+    last = len(words) - _REPEATED_CHARACTERS
+    repeated = any(words[at : at + _REPEATED_CHARACTERS].encode() in sent for at in range(last + 1))
+    return "" if repeated else words
 
 
 _SLOW_DOWN = frozenset({429, 502, 503, 504})

@@ -324,7 +324,9 @@ class HttpClient:
             )
             status, retry_after = response.status_code, response.headers.get("Retry-After")
             exchange.deadline = min(exchange.deadline, time.monotonic() + _ANSWER_SECONDS)
-            answer = Answer(status, retry_after, words_of(_finish(response), base.secrets))
+            said = _finish(response)
+            refused = 400 <= status < 500  # noqa: PLR2004 the class of RFC 9110
+            answer = Answer(status, retry_after, words_of(said, base.secrets, body) if refused else "")
         except (OSError, HTTPError, ValueError) as error:  # every exception of requests is an OSError
             raise self._translated(error, exchange, time.monotonic() - now) from None  # its text has the whole url
         finally:

@@ -353,6 +353,7 @@ def not_whole(exchange: Exchange) -> None:
         lambda exchange: exchange.answer(400, body=b"words of it" + b" " * 100_000),
         lambda exchange: exchange.answer(400, body=b"no page " + exchange.request.path.encode()),
         lambda exchange: exchange.answer(400, body=b"bad token ABCDEFGH for you"),
+        lambda exchange: exchange.answer(400, body=b"cannot take " + exchange.request.body),
         lambda exchange: exchange.answer(400, body=b"no user somebody, or not with that password"),
         lambda exchange: exchange.answer(400, body=exchange.request.headers["authorization"].encode()),
         lambda exchange: exchange.answer(400, body=exchange.request.headers["x-key"].upper().encode()),

@@ -19,11 +19,6 @@ class FramingError(ValueError):
     """The peer sent bytes that are no frame; the connection cannot be used any further."""
 
 
-def encode_header(body_bytes: int) -> bytes:
-    """The 8 bytes that go before a body of ``body_bytes`` bytes."""
-    return _HEADER.pack(MAGIC, body_bytes)
-
-
 def encode_frame(body: bytes | bytearray | memoryview) -> bytes:
     """One frame around ``body``; an empty body gives the end-of-file mark."""
     return b"".join((_HEADER.pack(MAGIC, len(body)), body))
