@@ -221,6 +221,14 @@ def test_a_refused_upload_is_an_error(server: HttpsServer, client: AppMeshClient
     assert getattr(caught.value, "status", None) == 403
 
 
+def test_a_daemon_may_say_that_the_file_was_created(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"content")
+    server.handle = lambda handler, _body: reply(handler, b"{}", 201)
+    client.upload_file(str(local), "/remote")
+    assert len(server.requests) == 1
+
+
 def test_a_file_that_is_not_here_is_not_sent(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         client.upload_file(str(tmp_path / "none"), "/remote")
