@@ -227,7 +227,7 @@ class ReopeningLine:
         self._failure: AppMeshConnectionError | None = None  # of the last attempt
         self._line: Line | None = None
         self._lost: list[Line] = []  # ended lines whose callbacks may still have something to hear
-        self._closed = False
+        self._closed = threading.Event()
 
     def line(self) -> Line:
         """The open line.
@@ -240,7 +240,7 @@ class ReopeningLine:
         if line is not None and line.is_open:
             return line
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise AppMeshConnectionError("the client is closed")
             if self._failure is not None and self._attempts > attempts:
                 # An attempt failed while this thread waited: many threads don't try one after the other.
@@ -260,6 +260,9 @@ class ReopeningLine:
             finally:
                 self._attempts += 1
             self._line = opening
+            if self._closed.is_set():  # meanwhile
+                opening.close()
+                raise AppMeshConnectionError("the client is closed")
             return opening
 
     @property
@@ -272,11 +275,8 @@ class ReopeningLine:
         return self.line().request(message, timeout_seconds)
 
     def close(self) -> None:
-        """Ends the line, its threads and its subscriptions, for good."""
-        with self._lock:
-            self._closed = True
-            lines = [*self._lost, self._line]
-            self._lost, self._line = [], None
-        for line in lines:
+        """Ends the line, its threads and its subscriptions, for good. One that is being opened ends by itself."""
+        self._closed.set()  # without the lock, which is held for as long as a silent daemon is connected to
+        for line in (*self._lost, self._line):
             if line is not None:
                 line.close()

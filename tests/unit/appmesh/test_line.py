@@ -10,7 +10,7 @@ from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.appmesh.line import Line, ReopeningLine
 from meshbridge.appmesh.subscribe import AppEvent
 from meshbridge.appmesh.tcp_messages import RequestMessage
-from tests.unit.appmesh.fakes import FakeDaemon, event_message, eventually, no_thread_left
+from tests.unit.appmesh.fakes import FakeDaemon, FakeTransport, event_message, eventually, no_thread_left
 
 
 @pytest.fixture
@@ -260,6 +260,39 @@ def test_a_line_is_opened_at_first_need_and_again_after_a_loss(daemon: FakeDaemo
         assert len(daemon.transports) == 2
         assert types(events) == ["__disconnected__"]
         reopening.close()
+
+
+def test_closing_waits_for_nobody_who_connects_and_leaves_no_connection(daemon: FakeDaemon) -> None:
+    connecting, go = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    class Slow(FakeTransport):
+        def connect(self, timeout_seconds: float | None = None) -> None:
+            connecting.set()
+            assert go.wait(10)
+
+    transport = Slow(daemon)
+
+    def ask() -> None:
+        with pytest.raises(AppMeshConnectionError) as caught:
+            reopening.request(RequestMessage(), 10)
+        said.append(str(caught.value))
+
+    with no_thread_left():
+        reopening = ReopeningLine(lambda: transport)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert connecting.wait(10)
+        closing = threading.Thread(target=reopening.close)
+        closing.start()
+        closing.join(5)
+        waits = closing.is_alive()
+        go.set()
+        asking.join(10)
+        closing.join(10)
+    assert not waits
+    assert said == ["the client is closed"]
+    assert transport.closed
 
 
 def test_many_threads_open_one_line(daemon: FakeDaemon) -> None:
