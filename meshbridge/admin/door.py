@@ -1,5 +1,6 @@
 """What every call passes on its way in and out: the token, the bound on its body, security headers, the audit log."""
 
+import asyncio
 import re
 import time
 from http import HTTPStatus
@@ -50,6 +51,11 @@ class Door:
             await self._app(call.scope, call.receive, call.send)
         except Problem as problem:
             await problem_response(problem)(call.scope, call.receive, call.send)
+        except asyncio.CancelledError:  # the listener ends
+            if call.status is None:
+                said = Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the bridge is stopping")
+                await problem_response(said)(call.scope, call.receive, call.send)
+            raise
         except Exception as error:  # noqa: BLE001 the caller gets one line, the log the rest
             telemetry.log.error("admin API failed: please report it", path=request.url.path, exc_info=error)
             if call.status is None:  # else the connection is closed: half an answer must not look like a whole one

@@ -63,8 +63,8 @@ class ProblemKind(StrEnum):
 
 MEANINGS = {
     ProblemKind.BAD_REQUEST: "What came is no HTTP, or no JSON. Look at what is between the caller and this bridge.",
-    ProblemKind.BUSY: "Too much is under way: connections, event streams, or requests to that daemon. Try again later; "
-    "`Retry-After` says when, where that is known.",
+    ProblemKind.BUSY: "Too much is under way: connections, event streams, or requests to that daemon; or the bridge "
+    "is stopping. Try again later; `Retry-After` says when, where that is known.",
     ProblemKind.CONFLICT: "It is there already, or in a state that forbids this.",
     ProblemKind.DAEMON_DENIED: "The user with whom the bridge logs in lacks the permission named in `permission`: give "
     "that user a role that has it.",

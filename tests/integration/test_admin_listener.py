@@ -1,10 +1,12 @@
 """The admin listener: who may come in, and who may not, over TCP, TLS and a unix socket."""
 
+import asyncio
 import http.client
 import json
 import socket
 import ssl
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +15,14 @@ import trustme
 from structlog.testing import capture_logs
 
 from meshbridge import telemetry
+from meshbridge.admin.client import Client, RefusedError
+from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.options import Scope
 from meshbridge.admin.tokens import new_token
+from meshbridge.journal import Journal, JournalOptions
+from tests.integration.admin_api import application_for
 from tests.integration.admin_door import SECRETS, TOKENS, Door, doors, issue, trusting
+from tests.support import DEADLINE_SECONDS, thread
 
 SHOW, VERIFY = ("GET", "/api/v1/bridge"), ("POST", "/api/v1/bridge/journal/verify")
 
@@ -169,3 +176,27 @@ def test_an_address_that_is_taken_and_files_that_are_none_are_said(opened: Calla
         opened(listen=taken)
     with pytest.raises(OSError, match=r"admin\.tls: a certificate or key is not usable"):
         opened(tls={"cert_file": tmp_path / "none.pem", "key_file": tmp_path / "none.pem"})
+
+
+def test_whoever_waits_for_an_answer_when_the_socket_is_closed_is_told_so(tmp_path: Path) -> None:
+    called = threading.Event()
+    journal = Journal(JournalOptions(path=tmp_path))
+    application = application_for([], journal)
+
+    @application.get("/api/v1/silent")
+    async def silent() -> None:
+        called.set()
+        await asyncio.Event().wait()
+
+    def ask() -> None:
+        with pytest.raises(RefusedError, match="the bridge is stopping"):
+            Client(tmp_path).get("/api/v1/silent")
+        told.set()
+
+    told = threading.Event()
+    control = ControlSocket(tmp_path, application)
+    control.start()
+    with thread(ask, "caller"):
+        assert called.wait(DEADLINE_SECONDS)
+        control.stop(5)
+    assert told.is_set()
