@@ -26,6 +26,7 @@ from meshbridge.emulator import Emulator
 from tests.contract.sinks.http_server import Exchange, HttpServer
 from tests.e2e.conftest import Bridge, daemon_settings
 from tests.faults.arrivals import Journaled, check_delivered, journaled
+from tests.faults.proxy import Proxy
 from tests.support import Mosquitto, Subscriber, free_port, wait_for
 
 APPS = [f"app-{number}" for number in range(20)]
@@ -167,14 +168,19 @@ def waits(request: pytest.FixtureRequest) -> float:
 def test_dead_slow_and_failing_sinks_get_everything_later_and_hold_nobody_up(
     tmp_path: Path, emulator: Emulator, scene: Scene, mosquitto: Mosquitto, request: pytest.FixtureRequest
 ) -> None:
-    """A broker that is away, a hook that answers 503, one that is slow; beside them a file and another broker."""
+    """A broker that is silent, a hook that answers 503, one that is slow; beside them a file and another broker."""
     count = {"short": 4000, "long": 1_000_000}[request.config.getoption("--faults")]
     slow = Hook()
     sinks = scene.bridge.settings["sinks"]
     sinks |= {"slow": slow.settings, "broker": {"type": "mqtt", "url": mosquitto.url}}
-    with Mosquitto(tmp_path / "dead") as dead, Ids(mosquitto.port) as delivered:
-        sinks["dead"] = {"type": "mqtt", "url": dead.url, "retry": _WAITS, "from": "start", "client_id": "dead"}
-        dead.stop()
+    with (
+        Mosquitto(tmp_path / "dead") as broker,
+        Proxy(("127.0.0.1", broker.port)) as dead,
+        Ids(broker.port) as late,
+        Ids(mosquitto.port) as delivered,
+    ):
+        sinks["dead"] = {"type": "mqtt", "url": f"mqtt://127.0.0.1:{dead.address[1]}", "retry": _WAITS, "from": "start"}
+        dead.black_hole()
         scene.hook.mood, slow.mood = "errors", "slow"
         scene.start()
         scene.emit(count)
@@ -185,13 +191,11 @@ def test_dead_slow_and_failing_sinks_get_everything_later_and_hold_nobody_up(
         for sink in ("hook", "dead"):
             assert scene.metric("meshbridge_sink_up", sink=sink) == 0
             assert scene.metric("meshbridge_sink_lag_events", sink=sink) == count
-        with contextlib.ExitStack() as stack:
-            dead.start()
-            late = stack.enter_context(Ids(dead.port))
-            scene.hook.mood = slow.mood = "fine"
-            for name, far in {"hook": scene.hook, "slow": slow, "dead": late}.items():
-                wait_for(lambda far=far: len(far.ids) >= count, f"everything at {name}", waits(request))  # type: ignore[misc]
-            kept = scene.end()
+        dead.heal()
+        scene.hook.mood = slow.mood = "fine"
+        for name, far in {"hook": scene.hook, "slow": slow, "dead": late}.items():
+            wait_for(lambda far=far: len(far.ids) >= count, f"everything at {name}", waits(request))  # type: ignore[misc]
+        kept = scene.end()
     slow.server.stop()
     assert len(kept) == count
     for name, ids in {
