@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from meshbridge.events import Event, PushError, decode_push
+from meshbridge.events import Event, EventType, PushError, decode_push
 
 __all__ = ["Numbering", "Read"]
+
+_KINDS = max(EventType) + 1
 
 
 @dataclass(slots=True)
@@ -35,18 +37,20 @@ class Numbering:
 
     def read(self, bodies: Sequence[bytes], received_at: float) -> Read:
         """The events in the bodies of pushed messages, in the order in which they came."""
-        result = Read()
+        result, counts = Read(), [0] * _KINDS  # by type: an enum's hash is a function in Python
         for body in bodies:
             try:
                 event = decode_push(self.daemon, self.run, body, received_at, self._processes)
             except PushError as error:
                 result.invalid.append(str(error))
                 continue
-            sequence = event.sequence
+            sequence, last = event.sequence, self.last
             assert sequence is not None
-            if self._complete and self.last is not None and sequence > self.last + 1:
-                result.gaps.append((self.last + 1, sequence - 1))
-            self.last = sequence if self.last is None else max(self.last, sequence)
+            if last is None or sequence > last:
+                if self._complete and last is not None and sequence > last + 1:
+                    result.gaps.append((last + 1, sequence - 1))
+                self.last = sequence
             result.events.append(event)
-            result.counts[event.type.label] += 1
+            counts[event.type] += 1
+        result.counts.update({EventType(kind).label: count for kind, count in enumerate(counts) if count})
         return result
