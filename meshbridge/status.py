@@ -75,6 +75,9 @@ class LinkStatus:
     last_error_at: float | None = None
     token_expires_at: float | None = None
     missing_permissions: tuple[str, ...] = field(default=())
+    events_received: int = 0  # these count from the start of the bridge
+    events_missed: int = 0  # numbers that never came
+    events_reconciled: int = 0  # made up from what the daemon says, output that was fetched among them
 
     @property
     def up(self) -> bool:

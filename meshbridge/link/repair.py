@@ -51,6 +51,7 @@ class Repair:
         self._journal = journal
         self._interval_seconds = interval_seconds
         self._exact_output = exact_output
+        self.reconciled = 0  # events that were made up; read by any thread
         self._lock = threading.Lock()  # guards all below; an event and a comparison never interleave
         self._wake = threading.Condition(self._lock)
         self._apps: Apps | None = None
@@ -221,6 +222,7 @@ class Repair:
             self._journal.submit(found.events, self._apps.changes())
         reconciled = sum(event.reconciled for event in found.events)
         if reconciled:
+            self.reconciled += reconciled
             telemetry.events_reconciled(self._daemon, reconciled)
 
     # --- output --------------------------------------------------------------------------------------------------
@@ -265,6 +267,7 @@ class Repair:
                     events += self._apps.fill(wanted, data, time.time())
             self._journal.submit(events, self._apps.changes())
         if events:
+            self.reconciled += len(events)
             telemetry.output_backfilled(self._daemon, len(events), size)
 
     def _settle(self) -> None:

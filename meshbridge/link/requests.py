@@ -40,6 +40,7 @@ class DaemonRequests:
         self._exchange: Exchange | None = None
         # Written by whichever thread asked last, read by any.
         self.last_error: AppMeshError | None = None
+        self.last_error_at: float | None = None  # unix seconds
         self.answered = False  # whether the last request was
 
     def get_metrics(self, timeout_seconds: float) -> bytes:
@@ -108,7 +109,7 @@ class DaemonRequests:
         try:
             body = self._ask(uri, timeout_seconds, query or {}, with_token=with_token)
         except AppMeshError as error:
-            self.last_error, self.answered = error, False
+            self.last_error, self.last_error_at, self.answered = error, time.time(), False
             raise
         self.last_error, self.answered = None, True
         return body

@@ -96,7 +96,7 @@ class Link:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # guards _channel between the link's thread and stop
         self._channel: Channel | None = None
-        # Written by the link's thread (the last two by the reader), read by any.
+        # Written by the link's thread (the last four by the reader), read by any.
         self._state = LinkState.STOPPED
         self._connects = 0
         self._connected_since: float | None = None
@@ -107,6 +107,8 @@ class Link:
         self._pace = Pace(0.0)
         self._numbering: Numbering | None = None
         self._last_event_at: float | None = None
+        self._received = 0
+        self._missed = 0
 
     # --- any thread ----------------------------------------------------------------------------------------------
 
@@ -171,6 +173,9 @@ class Link:
             last_error_at=error_at,
             token_expires_at=self._credentials.expires_at,
             missing_permissions=self._missing,
+            events_received=self._received,
+            events_missed=self._missed,
+            events_reconciled=self._repair.reconciled,
         )
 
     def _requests_status(self) -> LinkStatus:
@@ -181,6 +186,7 @@ class Link:
             state=LinkState.UP if self.requests.answered else LinkState.CONNECTING,
             url=self._options.url,
             last_error=None if error is None else str(error),
+            last_error_at=None if error is None else self.requests.last_error_at,
             token_expires_at=self._credentials.expires_at,
         )
 
@@ -386,7 +392,9 @@ class Link:
         self._repair.receive(read.events, read.gaps, numbering.run)
         self._last_event_at = now
         telemetry.events_received(self.name, read.counts)
+        self._received += len(read.events)
         for first, last in read.gaps:
+            self._missed += last - first + 1
             telemetry.gap_found(self.name, first, last)
         for error in read.invalid:
             telemetry.event_invalid(self.name, error)

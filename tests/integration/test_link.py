@@ -94,6 +94,8 @@ def test_a_cut_connection_is_made_again_at_once_and_the_hole_is_told(emulator: E
         wait_for(lambda: link.status().connects == 2 and link.status().up, "the second connection")
         last = emulator.emit("web", "STDOUT", {"finished": False, "output": "2\n", "position": 2})
         wait_for(lambda: journal.status().events == 3, "the gap")
+        status = link.status()
+        assert (status.events_received, status.events_missed, status.events_reconciled) == (2, 3, 0)
     finally:
         assert link.stop(10)
     events = [envelope.event for envelope in journal.read(0, 10)]
