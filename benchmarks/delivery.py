@@ -30,7 +30,8 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the broke
 from tests.support import Mosquitto, free_port, wait_for
 
 APPS = [f"app-{number}" for number in range(20)]
+LISTED = [{"name": app, "command": "x", "status": 1, "owner": "admin"} for app in APPS]
 MAGIC = 0x07C707F8
 FIRST = 1_000_000_000  # numbers of one width, so that a prepared frame fits them all
 SECONDS = 600.0
@@ -111,11 +113,11 @@ def prepared(app: str, output: str) -> list[bytes]:
 class Daemon:
     """Answers what clients ask at their start, and sends events to whoever subscribed last."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, apps: Sequence[dict[str, Any]] = LISTED) -> None:
         self._context = context
         self._subscriber: ssl.SSLSocket | None = None
+        self._sending: defaultdict[ssl.SSLSocket, threading.Lock] = defaultdict(threading.Lock)
         self._next = FIRST
-        apps = [{"name": app, "command": "x", "status": 1, "owner": "admin"} for app in APPS]
         self._answers = {
             "/appmesh/login": {"access_token": "a.e30.c", "expires_in": 86400},
             "/appmesh/resources": {"appmesh_start_time_unix_seconds": 1795515000},
@@ -144,7 +146,8 @@ class Daemon:
             "body": json.dumps(self._answers.get(uri, {})),
             "headers": {},
         }
-        connection.sendall(framed(fields))
+        with self._sending[connection]:
+            connection.sendall(framed(fields))
         if uri == "/appmesh/subscribe":
             self._subscriber = connection
         if uri == "/appmesh/label/send":
@@ -170,7 +173,8 @@ class Daemon:
                     place = b"%d" % (self._next + number)
                     head, *rest = frames[number % len(APPS)]
                     pieces.append(place.join([head, *rest]).replace(b"0000000000" + place, now, 1))
-                subscriber.sendall(b"".join(pieces))
+                with self._sending[subscriber]:
+                    subscriber.sendall(b"".join(pieces))
         self._next += count
 
 
