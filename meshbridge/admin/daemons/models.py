@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from meshbridge.appmesh import App
 from meshbridge.options import Options
 
-__all__ = ["AppName", "AppSettings", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
+__all__ = ["AppName", "AppSettings", "Done", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
 
 AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 
@@ -31,6 +31,14 @@ def _sendable(value: Any) -> Any:
 
 JsonValue = Annotated[Any, AfterValidator(_sendable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
+
+
+class Done(Options):
+    """What an operation was about, and that it was done."""
+
+    name: str
+    done: bool = True
+
 
 _REPORTED = frozenset(
     {

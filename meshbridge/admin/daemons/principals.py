@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path
 
 from meshbridge.admin.daemons.asking import Ask
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import JsonObject, good, sdk
+from meshbridge.admin.daemons.models import Done, JsonObject, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 
@@ -72,11 +72,11 @@ async def get_principal_permissions(ask: Ask) -> list[str]:
 )
 async def update_principal(
     ask: Ask, principal: _Principal, settings: Annotated[JsonObject, Body(examples=[{"roles": ["view"]}])]
-) -> dict[str, Any]:
+) -> Done:
     """Add a principal, or change one."""
     refuse_masks(settings)
     await ask(lambda client: client.update_principal(principal, settings))
-    return {"name": principal, "done": True}
+    return Done(name=principal)
 
 
 @router.delete(
@@ -85,7 +85,7 @@ async def update_principal(
     responses=good("the principal is gone", _DONE),
     openapi_extra=sdk("delete_principal"),
 )
-async def delete_principal(ask: Ask, principal: _Principal) -> dict[str, Any]:
+async def delete_principal(ask: Ask, principal: _Principal) -> Done:
     """Remove a principal."""
     await ask(lambda client: client.delete_principal(principal))
-    return {"name": principal, "done": True}
+    return Done(name=principal)

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 
 from meshbridge.admin.daemons.asking import Ask
 from meshbridge.admin.daemons.masking import masked, refuse_masks
-from meshbridge.admin.daemons.models import good, sdk
+from meshbridge.admin.daemons.models import Done, good, sdk
 from meshbridge.admin.daemons.refusals import answers
 from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, ProblemKind
@@ -72,13 +72,6 @@ class TotpSecret(Options):
     """A key for an authenticator, told this once."""
 
     secret: str
-
-
-class Done(Options):
-    """What an operation was about, and that it was done."""
-
-    name: str
-    done: bool = True
 
 
 # --- users -----------------------------------------------------------------------------------------------------------
