@@ -19,11 +19,13 @@ from urllib3.exceptions import LocationValueError
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
+from meshbridge.appmesh.wire.framing import MAX_BODY_BYTES
 
-__all__ = ["HttpSession", "no_netrc"]
+__all__ = ["BodyError", "HttpSession", "no_netrc", "read_body"]
 
 _CSRF_COOKIE = "appmesh_csrf_token"
 _CHUNK_BYTES = 64 * 1024
+_MOST_DIGITS = 18  # of a length: Python takes seconds to read a number of a megabyte
 _POOL_SIZE = 16  # connections kept for that many threads at once
 
 
@@ -65,20 +67,22 @@ class HttpSession:
         operation = f"{message.http_method} {message.request_uri}"
         deadline = time.monotonic() + timeout_seconds
         with self.open(message, timeout_seconds) as response:
-            body = bytearray()
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                body += chunk
-                # The timeout of requests is for each read, so a body that drips would never meet it.
-                if time.monotonic() > deadline:
-                    raise AppMeshTimeoutError(
-                        f"the answer to {operation} did not end within {timeout_seconds:g} s", operation=operation
-                    )
+            try:
+                body = read_body(response, deadline, MAX_BODY_BYTES)
+            except TimeoutError:
+                raise AppMeshTimeoutError(
+                    f"the answer to {operation} did not end within {timeout_seconds:g} s", operation=operation
+                ) from None
+            except BodyError as error:
+                raise AppMeshConnectionError(
+                    f"the answer to {operation} is refused: {error}", operation=operation
+                ) from None
         return ResponseMessage(
             uuid=message.uuid,
             request_uri=message.request_uri,
             http_status=response.status_code,
             body_msg_type=response.headers.get("Content-Type", ""),
-            body=bytes(body),
+            body=body,
             headers=read_headers(response),
         )
 
@@ -188,6 +192,36 @@ class _Adapter(HTTPAdapter):
 class _CsrfOnly(http.cookiejar.DefaultCookiePolicy):
     def set_ok(self, cookie: http.cookiejar.Cookie, request: Any) -> bool:
         return cookie.name == _CSRF_COOKIE and super().set_ok(cookie, request)
+
+
+class BodyError(ValueError):
+    """The body of an answer is larger than allowed, or in a form that was not asked for."""
+
+
+def read_body(response: requests.Response, deadline: float, max_bytes: int) -> bytes:
+    """The body of a streamed answer, which must be complete by ``deadline`` (monotonic seconds).
+
+    A compressed body is refused: no request here asks for one, and a few bytes can become gigabytes.
+
+    Raises:
+        BodyError: the body is compressed, or larger than ``max_bytes``.
+        TimeoutError: it is not complete. The timeout of requests is for each read, so a body that drips never meets it.
+
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise BodyError(f"its body is compressed ({encoding[:40]!r})")
+    declared = response.headers.get("Content-Length", "")
+    if declared.isascii() and declared.isdigit() and (len(declared) > _MOST_DIGITS or int(declared) > max_bytes):
+        raise BodyError(f"its body is larger than {max_bytes} bytes")
+    body = bytearray()
+    for chunk in response.iter_content(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:
+            raise BodyError(f"its body is larger than {max_bytes} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)
 
 
 def read_headers(response: requests.Response) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Tokens of an OpenID Connect issuer: its token endpoint, and a provider that keeps a client in tokens."""
 
+import ipaddress
 import logging
 import threading
 import time
@@ -7,22 +8,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
+import orjson
 import requests
 
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshConnectionError, AppMeshError, AppMeshRequestError
-from meshbridge.appmesh.http_session import no_netrc
+from meshbridge.appmesh.http_session import BodyError, no_netrc, read_body
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.tokens import REFRESH_AHEAD_SECONDS
 
-__all__ = ["Grant", "OidcTokens", "TokenEndpoint"]
+__all__ = ["Grant", "OidcTokens", "TokenEndpoint", "find_token_url", "is_private", "same_origin"]
 
 logger = logging.getLogger(__name__)
 
 # RFC 6749, 5.2, and what Keycloak adds: with these answers the same credentials will not do the next time either.
 _DEAD_CREDENTIALS = frozenset({"invalid_grant", "access_denied", "invalid_client", "unauthorized_client"})
+_MAX_ANSWER_BYTES = 1024 * 1024  # discovery documents and tokens have a few KiB
+_MAX_REASON_CHARACTERS = 300  # of what an issuer says, in an error
 _DEFAULT_LIFE_SECONDS = 60.0  # where the issuer does not say
 _REJECTED_EVERY_SECONDS = 5.0
+_IDENTITY = {"Accept-Encoding": "identity"}
+_LOOPBACK_NAME = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ class TokenEndpoint:
 
     def get(self, url: str, token: str) -> dict[str, Any]:
         """Asks for something as the bearer of ``token``."""
-        return self._ask("GET", url, headers={"Authorization": f"Bearer {token}"})
+        return self._ask("GET", url, headers={"Authorization": f"Bearer {token}", **_IDENTITY})
 
     def close(self) -> None:
         """Closes the kept connections."""
@@ -125,19 +132,17 @@ class TokenEndpoint:
                 verify=self._verify,
                 cert=self._cert,
                 allow_redirects=False,
-                **arguments,
+                stream=True,
+                **{"headers": _IDENTITY} | arguments,
             )
-        except (requests.exceptions.RequestException, OSError) as error:
+            with response:
+                answer = _read_object(response, time.monotonic() + self._timeout_seconds)
+        except (requests.exceptions.RequestException, OSError, BodyError) as error:
             raise AppMeshConnectionError(f"cannot ask {url}: {error}", operation=operation) from error
-        try:
-            answer = response.json() if response.content else {}
-        except ValueError:
-            answer = {}
-        answer = answer if isinstance(answer, dict) else {}
         if response.ok:
             return answer
         code = str(answer.get("error") or "")
-        why = str(answer.get("error_description") or code or response.reason)
+        why = str(answer.get("error_description") or code or response.reason)[:_MAX_REASON_CHARACTERS]
         kind: type[AppMeshError] = AppMeshRequestError
         if code in _DEAD_CREDENTIALS or response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             kind = AppMeshAuthError
@@ -209,6 +214,93 @@ class OidcTokens:
                 logger.debug("the refresh token is spent: %s", error)
         fields = dict(self._credentials())
         return self._endpoint.grant(fields.pop("grant_type"), **fields)
+
+
+def find_token_url(
+    issuer: str,
+    *,
+    ssl_verify: SslVerify = True,
+    ssl_client_cert: ClientCert = None,
+    timeout_seconds: float = 60,
+) -> str:
+    """The token endpoint of ``issuer``, which the caller trusts with secrets (OpenID Connect Discovery 1.0, section 4).
+
+    Raises:
+        AppMeshConnectionError: the issuer cannot be reached, or gives no discovery document.
+        AppMeshAuthError: the document is another issuer's (section 4.3), or its endpoint must not get secrets.
+
+    """
+    url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    operation = f"GET {url}"
+    session = requests.Session()
+    session.auth = no_netrc
+    try:
+        with session.get(
+            url,
+            timeout=timeout_seconds,
+            verify=ssl_verify,
+            cert=ssl_client_cert,
+            headers=_IDENTITY,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            found = _read_object(response, time.monotonic() + timeout_seconds) if response.ok else {}
+    except (requests.exceptions.RequestException, OSError, BodyError) as error:
+        raise AppMeshConnectionError(f"cannot ask {url}: {error}", operation=operation) from error
+    finally:
+        session.close()
+    if not found:
+        raise AppMeshConnectionError(
+            f"{url} is no discovery document (status {response.status_code})", operation=operation
+        )
+    named, endpoint = found.get("issuer"), found.get("token_endpoint")
+    if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):
+        said = repr(named)[:_MAX_REASON_CHARACTERS]
+        raise AppMeshAuthError(f"{url} names another issuer: {said}, expected {issuer!r}", operation=operation)
+    if not isinstance(endpoint, str) or not is_private(endpoint) or not same_origin(endpoint, issuer):
+        said = repr(endpoint)[:_MAX_REASON_CHARACTERS]
+        raise AppMeshAuthError(
+            f"{url} names a token endpoint that is not at the issuer's https:// address: {said}", operation=operation
+        )
+    return endpoint
+
+
+def is_private(url: str) -> bool:
+    """Whether secrets may be sent to ``url``: https://, or http:// to this very host."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.username is not None or parts.password is not None or not host:
+        return False
+    if parts.scheme == "https":
+        return True
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == _LOOPBACK_NAME
+    return parts.scheme == "http" and local
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether two addresses have the same scheme, host and port (RFC 6454)."""
+    return _origin(one) == _origin(other)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _read_object(response: requests.Response, deadline: float) -> dict[str, Any]:
+    """The JSON object of an answer; {} where there is none."""
+    try:
+        found = orjson.loads(read_body(response, deadline, _MAX_ANSWER_BYTES))
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: object, otherwise: float) -> float:

@@ -7,19 +7,16 @@ Each :class:`Login` knows how to get a token and how to renew it; when, and what
 import time
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import pyotp
-import requests
 
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshError, AppMeshRequestError
 from meshbridge.appmesh.exchange import Exchange
-from meshbridge.appmesh.http_session import no_netrc
-from meshbridge.appmesh.oidc import Grant, TokenEndpoint
+from meshbridge.appmesh.oidc import Grant, TokenEndpoint, find_token_url
 from meshbridge.appmesh.tokens import expiry
 from meshbridge.link import operations
 from meshbridge.link.operations import LoginRefusedError, Token
-from meshbridge.link.options import DaemonOptions, OidcOptions, is_local_http, ssl_client_cert, ssl_verify
+from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
 from meshbridge.options import SecretFiles
 
 __all__ = ["IssuerError", "Login", "login_of"]
@@ -195,7 +192,7 @@ class OidcLogin:
         if not client_id:
             raise LoginRefusedError("the daemon names no public client", hint="set oidc.client_id of the daemon")
         endpoint = TokenEndpoint(
-            self._find_token_url(exchange),
+            self._find_token_url(),
             str(client_id),
             _secret(options, "client_secret"),
             ssl_verify=ssl_verify(options.tls),
@@ -231,39 +228,25 @@ class OidcLogin:
             )
         return self._told
 
-    def _find_token_url(self, exchange: Exchange) -> str:
+    def _find_token_url(self) -> str:
+        """Where the settings say; nothing that the daemon says has a part in it."""
         if self._token_url is None:
-            issuer = str(self._daemon_says(exchange).get("issuer") or "").rstrip("/")
-            found = self._discover(_secured(issuer, "issuer"))
-            self._token_url = _secured(str(found.get("token_endpoint") or ""), "token endpoint")
+            tls = self._options.tls
+            assert self._options.issuer is not None  # the settings have one of both
+            try:
+                self._token_url = find_token_url(
+                    self._options.issuer,
+                    ssl_verify=ssl_verify(tls),
+                    ssl_client_cert=ssl_client_cert(tls),
+                    timeout_seconds=_ISSUER_SECONDS,
+                )
+            except AppMeshAuthError as error:
+                raise LoginRefusedError(
+                    str(error), hint="set oidc.issuer to the issuer's own name, or oidc.token_url"
+                ) from error
+            except AppMeshError as error:
+                raise IssuerError(str(error)) from error
         return self._token_url
-
-    def _discover(self, issuer: str) -> dict[str, Any]:
-        """OpenID Connect Discovery 1.0, section 4."""
-        url = f"{issuer}/.well-known/openid-configuration"
-        tls = self._options.tls
-        try:
-            with requests.get(
-                url,
-                timeout=_ISSUER_SECONDS,
-                verify=ssl_verify(tls),
-                cert=ssl_client_cert(tls),
-                auth=no_netrc,
-                allow_redirects=False,
-            ) as response:
-                found = response.json() if response.ok else None
-        except (requests.exceptions.RequestException, OSError, ValueError) as error:
-            raise IssuerError(f"cannot ask {url}: {error}") from error
-        if not isinstance(found, dict):
-            raise IssuerError(f"{url} does not say where tokens are given (status {response.status_code})")
-        return found
-
-
-def _secured(url: str, what: str) -> str:
-    """A password goes there, so an address in the clear is refused, whoever names it."""
-    if not urlsplit(url).hostname or (urlsplit(url).scheme != "https" and not is_local_http(url)):
-        raise LoginRefusedError(f"the {what} is not at an https:// address: {url!r}", hint="set oidc.token_url")
-    return url
 
 
 def _token_of(grant: Grant) -> Token:

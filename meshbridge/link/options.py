@@ -1,16 +1,16 @@
 """Settings of a daemon."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
+from meshbridge.appmesh.oidc import is_private
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.options import Duration, SecretFiles, Tls, split_list
 
-__all__ = ["EVENT_TYPES", "DaemonOptions", "OidcOptions", "is_local_http", "ssl_client_cert", "ssl_verify"]
+__all__ = ["EVENT_TYPES", "DaemonOptions", "OidcOptions", "ssl_client_cert", "ssl_verify"]
 
 EVENT_TYPES = ("START", "EXIT", "STDOUT", "HEALTH", "STATUS", "REMOVED")
 _DEFAULT_PORTS = {"tcp": 6059, "wss": 6058, "https": 6060}
@@ -27,8 +27,14 @@ class OidcOptions(SecretFiles):
     With ``username`` and a password the grant is ``password``, without them ``client_credentials``.
     """
 
+    issuer: str | None = Field(
+        default=None,
+        description="the issuer's address, as its discovery document names it; the token endpoint is found there",
+    )
     token_url: str | None = Field(
-        default=None, description="the issuer's token endpoint; null: that of the issuer whom the daemon names"
+        default=None,
+        description="the issuer's token endpoint, without discovery; issuer or token_url is required, "
+        "since a daemon must not decide where secrets go",
     )
     client_id: str | None = Field(default=None, description="null: the public client that the daemon names")
     client_secret: SecretStr | None = Field(default=None, description="of the client; alone it is the grant")
@@ -39,15 +45,17 @@ class OidcOptions(SecretFiles):
     scope: str | None = Field(default=None, description="scopes, separated by spaces; null: those the daemon names")
     tls: Tls = Field(default=Tls(), description="how the issuer is trusted; the daemon has tls of its own")
 
-    @field_validator("token_url")
+    @field_validator("issuer", "token_url")
     @classmethod
     def _secured(cls, value: str | None) -> str | None:
         if value is not None:
             parts = urlsplit(value)
-            if not parts.hostname or (parts.scheme != "https" and not is_local_http(value)):
-                raise ValueError(f"not the address of a token endpoint: {value!r} (use https://host/path)")
-            if parts.username or parts.password:
+            if parts.username is not None or parts.password is not None:
                 raise ValueError("the url holds no secrets: use client_id and client_secret_file")
+            if not is_private(value):
+                raise ValueError(f"secrets must not be sent to {value!r}: use https://host/path")
+            if parts.query or parts.fragment:
+                raise ValueError(f"an address without a query or a fragment: {value!r}")
         return value
 
     @model_validator(mode="after")
@@ -64,18 +72,12 @@ class OidcOptions(SecretFiles):
             raise ValueError(
                 "set username and password_file (the user's grant), or client_id and client_secret_file (the client's)"
             )
+        if self.issuer is None and self.token_url is None:
+            raise ValueError(
+                "issuer or token_url is missing: set issuer to the address of the OpenID Connect issuer "
+                "(a daemon must not decide where secrets go)"
+            )
         return self
-
-
-def is_local_http(url: str) -> bool:
-    """Whether ``url`` is http:// to this very host, where nobody listens in."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    return parts.scheme == "http" and local
 
 
 class DaemonOptions(SecretFiles):

@@ -106,7 +106,11 @@ def test_nothing_is_left_on_the_daemon(emulator: Emulator) -> None:
             "make /no/password readable",
         ),
         (
-            {"username": None, "password": None, "oidc": {"client_id": "c", "client_secret": "s"}},
+            {
+                "username": None,
+                "password": None,
+                "oidc": {"client_id": "c", "client_secret": "s", "issuer": "https://127.0.0.1:1"},
+            },
             "login",
             "names no issuer of tokens (App Mesh 2.x)",
             "set username and password_file of the daemon instead of oidc",

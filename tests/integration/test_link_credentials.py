@@ -14,6 +14,7 @@ from meshbridge import telemetry
 from meshbridge.appmesh import AppMeshClientTCP
 from meshbridge.appmesh.exceptions import AppMeshAuthError
 from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.emulator.issuer import REALM_PATH
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
 from meshbridge.options import Retry
@@ -60,7 +61,9 @@ class Bridge:
         tls = {"ca_file": str(emulator.ca_file)}
         options = {"url": f"{scheme}://{address[0]}:{address[1]}", "tls": tls} | settings
         if "oidc" in options:
-            options["oidc"] = {"tls": tls} | options["oidc"]
+            host, port = emulator.issuer_address or ("127.0.0.1", 1)
+            issuer = f"https://{host}:{port}{REALM_PATH}"
+            options["oidc"] = {"tls": tls, "issuer": issuer} | options["oidc"]
         self.link = Link("node-a", DaemonOptions.model_validate(options), self.journal)
         self._emulator = emulator
         self.failures_before = _failures()
@@ -147,7 +150,7 @@ def issue(emulator: Emulator, name: str, audience: str = "") -> str:
 def test_events_flow_on_while_the_tokens_of_an_issuer_come_and_go(
     newer: Emulator, bridge: Any, tmp_path: Path, scheme: str, grant: str
 ) -> None:
-    """The issuer is whom the daemon names; only its certificate's authority is configured."""
+    """The issuer is configured; the daemon names the public client and the scopes."""
     oidc: dict[str, Any] = {"username": "admin", "password_file": write(tmp_path / "secret", "admin123\n")}
     if grant == "client credentials":
         oidc = {"client_id": "bridge", "client_secret_file": write(tmp_path / "secret", "bridge-secret\n")}
