@@ -1,12 +1,15 @@
-# Everything a person does here, and all that CI runs. `make demo` and `make test` need nothing but Debian's python3
+# Everything a person does here; CI runs `make lint test-all`. `make demo` and `make test` need nothing but Debian's python3
 # (3.11 or newer, with venv) and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := meshbridge tests benchmarks deploy docs
+# More workers than cores, since most tests wait for something. The tests of a file share its server: one worker runs them all.
+WORKERS ?= 6
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: all demo test lint format bench faults lock release-check clean programs
+.PHONY: all demo test test-slow test-all lint format bench faults lock release-check clean programs
 
 all: lint test
 
@@ -27,8 +30,17 @@ demo: $(VENV)/.demo
 programs:
 	@tests/install-programs
 
+# What a person waits for while they work. The order is random; the seed at the top gives the same order again:
+# make test PYTEST_ADDOPTS=--randomly-seed=1234
 test: $(VENV)/.dev programs
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# Packages in empty environments, benchmarks, deep fuzzing, many rounds of faults.
+test-slow: $(VENV)/.dev programs
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/.dev programs
+	$(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

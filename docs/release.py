@@ -28,7 +28,7 @@ _IN_THE_WHEEL = (
     "share/bash-completion/completions/meshbridge",
 )
 _BY_HAND = """\
-1. make lint && make test     on a clean checkout, green
+1. make lint test-all        on a clean checkout, green
 2. make faults                green; keep the seed that it prints
 3. make bench                 compare with the figures in README.md and docs/operations.md
 4. make demo                  look at it once

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from uvicorn.protocols.websockets import websockets_sansio_impl
 from tests.support import Mosquitto, program
 
 IN_CI = bool(os.environ.get("CI"))
+
+# Tests start the program some hundred times. Without compiled modules each start takes a second of CPU time more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # An emulator that a session shares pings its connections meanwhile. Drawn from the one generator of the process, the
 # pings' contents would be taken for a strategy's own draws, and Hypothesis refuses those.

@@ -78,6 +78,7 @@ def shows(output: str, expected: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 @pytest.mark.needs("mosquitto_sub")
 @pytest.mark.needs("prometheus")

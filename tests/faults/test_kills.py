@@ -1,6 +1,6 @@
 """``kill -9`` under load, again and again: nothing that was journaled is lost, order is kept, ids are the same.
 
-``make faults`` does it 200 times, ``make test`` a few; the seed is printed, and taken from SEED.
+``make faults`` does it 200 times, ``make test-slow`` a few; the seed is printed, and taken from SEED.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.e2e.conftest import Bridge
 from tests.e2e.test_main_job import APPS, first_of_each, ids, journaled, sequences_by_app
 from tests.support import Mosquitto, Subscriber, wait_for
 
-pytestmark = pytest.mark.needs("mosquitto")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("mosquitto")]
 
 # What is sent again after a kill: the batch under way, and the one before it, whose cursor may not be on disk yet.
 _WINDOW = 2 * 500

@@ -73,6 +73,15 @@ def test_who_may_come_in(door_and_tls: tuple[Door, ssl.SSLContext | None]) -> No
 @pytest.mark.parametrize(
     "authorization",
     ["", "Bearer", "Bearer ", "Basic b3BzOm9wcw==", "bearer\tx", f"Token {SECRETS[Scope.ADMIN]}", SECRETS[Scope.ADMIN]],
+    ids=[
+        "empty",
+        "no token",
+        "blank token",
+        "another scheme",
+        "tab",
+        "unknown scheme",
+        "no scheme",
+    ],  # tokens are random
 )
 def test_what_shows_no_token_is_told_how_to(opened: Callable[..., Door], authorization: str) -> None:
     response, body = opened().ask(*SHOW, headers={"Authorization": authorization})

@@ -11,6 +11,7 @@ HERE = Path(__file__).parents[2] / "benchmarks"
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
 
 
+@pytest.mark.slow
 @pytest.mark.needs("mosquitto")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_round_gives_figures(name: str, tmp_path: Path) -> None:

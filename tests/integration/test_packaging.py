@@ -27,6 +27,8 @@ from tests.support import Process, free_port, write_config
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow  # each installs the wheel, or runs what it installed
+
 Install = Callable[..., Path]
 
 
