@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := meshbridge tests benchmarks deploy docs
+SOURCES := meshbridge tests benchmarks deploy tools
 # More workers than cores, since most tests wait for something. The tests of a file share its server: one worker runs them all.
 WORKERS ?= 6
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
@@ -70,7 +70,7 @@ lock: $(VENV)/.dev
 
 # What can be checked before a release; it prints what is left for a person.
 release-check: $(VENV)/.dev
-	$(BIN)/python -m docs.release
+	$(BIN)/python -m tools.release
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -45,10 +45,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from meshbridge import telemetry
 from meshbridge.appmesh import AppMeshClientTCP
-from meshbridge.config import load
-from meshbridge.events import cloudevent, decode_push
+from meshbridge.config.load import load
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.service import Service
+from meshbridge.model.events import cloudevent, decode_push
+from meshbridge.service.service import Service
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the broker that the tests have already
 from tests.support import Mosquitto, free_port, wait_for

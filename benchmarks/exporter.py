@@ -31,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
-from meshbridge.status import JournalStatus
+from meshbridge.model.status import JournalStatus
 
 ROWS = [(1, 10), (10, 10), (100, 10), (1, 1_000), (10, 1_000), (100, 1_000), (1, 10_000), (10, 10_000), (100, 10_000)]
 QUICK = [(1, 10), (1, 1_000), (10, 1_000)]

@@ -34,11 +34,11 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.delivery import SECONDS, Daemon, Place, resident_mib, send, subscribed
 from meshbridge import telemetry
-from meshbridge.config import load
+from meshbridge.config.load import load
+from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Tls
-from meshbridge.service import Service
+from meshbridge.service.service import Service
 from tests.support import free_port, wait_for
 
 Address = tuple[str, int]

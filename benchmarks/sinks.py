@@ -27,12 +27,12 @@ import paho.mqtt.client as paho
 import requests
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from meshbridge.events import Envelope, cloudevent
+from meshbridge.model.events import Envelope, cloudevent
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
-from meshbridge.sinks.mqtt import MqttOptions
+from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.webhook import WebhookOptions
 

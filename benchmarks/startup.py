@@ -31,8 +31,8 @@ LOADED = """
 import json, sys
 from pathlib import Path
 from meshbridge.cli import app
-from meshbridge.config import load
-from meshbridge.service import Service
+from meshbridge.config.load import load
+from meshbridge.service.service import Service
 service = Service(load(Path(sys.argv[1]), {}))
 service.start()
 names = [name for name, module in list(sys.modules.items())

@@ -28,10 +28,10 @@ from meshbridge import telemetry
 from meshbridge.admin.tokens import digest, new_token
 from meshbridge.appmesh.app import App
 from meshbridge.appmesh.client_tcp import AppMeshClientTCP
-from meshbridge.config import load
+from meshbridge.config.load import load
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.service import Service
-from meshbridge.wording import COLOURS, summary
+from meshbridge.model.event_summary import COLOURS, summary
+from meshbridge.service.service import Service
 
 __all__ = ["run_demo"]
 

@@ -21,7 +21,7 @@ import paho.mqtt.client as paho
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from meshbridge.events import Envelope, Event, decode_push
+from meshbridge.model.events import Envelope, Event, decode_push
 
 Value = TypeVar("Value")
 

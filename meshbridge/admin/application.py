@@ -5,13 +5,13 @@ from fastapi import FastAPI
 import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
-from meshbridge.admin import door, page, problems, reference, token
 from meshbridge.admin import events as events_area
+from meshbridge.admin import middleware, page, problems, reference, token
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.audit import Audit
+from meshbridge.admin.auth import Authenticate
 from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.description import describe
-from meshbridge.admin.gate import Gate
 from meshbridge.admin.options import AdminOptions
 
 __all__ = ["new_application"]
@@ -19,8 +19,8 @@ __all__ = ["new_application"]
 _DEFAULTS = AdminOptions()
 
 
-def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULTS) -> FastAPI:
-    """An application for one listener, whose gate says who may do what; ``options`` are its limits."""
+def new_application(bridge: Bridge, authenticate: Authenticate, options: AdminOptions = _DEFAULTS) -> FastAPI:
+    """An application for one listener, whose ``authenticate`` says who may do what; ``options`` are its limits."""
     application = FastAPI(
         title="meshbridge",
         version=meshbridge.__version__,
@@ -29,7 +29,9 @@ def new_application(bridge: Bridge, gate: Gate, options: AdminOptions = _DEFAULT
         redirect_slashes=False,  # a redirection would repeat the Host that a caller made up
         generate_unique_id_function=lambda route: route.name,
     )
-    door.install(application, gate, Audit(options.audit_file), max_request_bytes=options.max_request_bytes)
+    middleware.install(
+        application, authenticate, Audit(options.audit_file), max_request_bytes=options.max_request_bytes
+    )
     problems.install(application)
     application.state.bridge = bridge
     application.include_router(bridge_area.router)

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import Field, StringConstraints
 
 import meshbridge
-from meshbridge.admin.gate import Scope, needs
+from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.problems import Problem
 from meshbridge.appmesh import AppMeshClient
+from meshbridge.fields import Options, When
 from meshbridge.journal import DeadLetter, Journal, JournalError, Verification
-from meshbridge.options import Options, When
-from meshbridge.status import JournalStatus, LinkStatus, ReplayStatus, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkStatus, ReplayStatus, SinkStatus
 
 __all__ = ["Asked", "Bridge", "Clients", "ReloadRefusedError", "SinkControl", "TheBridge", "router"]
 

@@ -22,13 +22,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field, field_validator
 
 from meshbridge import telemetry
+from meshbridge.admin.auth import Authenticate, Scope, needs
 from meshbridge.admin.bridge import TheBridge
-from meshbridge.admin.gate import Gate, Scope, needs
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import Streamed
-from meshbridge.events import Envelope, EventType, cloudevent
+from meshbridge.fields import TextList, When, matches, parse_duration
 from meshbridge.journal import Journal
-from meshbridge.options import TextList, When, matches, parse_duration
+from meshbridge.model.events import Envelope, EventType, cloudevent
 
 __all__ = ["EventFeed", "EventReader", "install", "router"]
 
@@ -270,10 +270,10 @@ async def stream_events(
     """Events as they come, from the journal, as a stream of server-sent events."""
     feed: EventFeed = request.app.state.events
     reader = EventReader(bridge.journal, wanted, wanted.last_event_id if last_event_id is None else last_event_id)
-    gate: Gate = request.app.state.gate
+    authenticate: Authenticate = request.app.state.authenticate
     async with contextlib.AsyncExitStack() as held:
         news = held.enter_context(feed.entered())
-        pieces = _Stream(feed, reader, news, lambda: gate(request, Scope.READ)).pieces()
+        pieces = _Stream(feed, reader, news, lambda: authenticate(request, Scope.READ)).pieces()
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return Streamed(pieces, held.pop_all(), headers=headers, media_type="text/event-stream")
 

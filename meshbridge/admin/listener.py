@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from meshbridge import telemetry
 from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.serving import Served, listen_unix, unlink_unix
-from meshbridge.listening import is_loopback, listen_tcp, split_address
+from meshbridge.web.addresses import is_loopback, listen_tcp, split_address
 
 __all__ = ["AdminListener"]
 
@@ -15,9 +15,9 @@ _MODE = 0o660
 
 
 class AdminListener:
-    """Serves an application where the settings say, whose gate asks for tokens::
+    """Serves an application where the settings say, which asks for tokens::
 
-        application = new_application(bridge, token_gate(lambda: settings.admin.tokens), settings.admin)
+        application = new_application(bridge, token_auth(lambda: settings.admin.tokens), settings.admin)
         listener = AdminListener(settings.admin, application)
 
     To be made only where ``options.enabled``. A reload that leaves ``options`` equal but for ``tokens`` needs nothing

@@ -8,8 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from meshbridge.listening import is_loopback, split_address
-from meshbridge.options import Options, Size
+from meshbridge.fields import Options, Size
+from meshbridge.web.addresses import is_loopback, split_address
 
 __all__ = ["AdminOptions", "Scope", "ServerTls", "Token"]
 

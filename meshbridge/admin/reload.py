@@ -5,8 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.bridge import ReloadRefusedError, TheBridge
-from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem
 
 __all__ = ["router"]

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Request
 
-from meshbridge.admin.gate import Scope, needs
-from meshbridge.options import Options
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.fields import Options
 
 __all__ = ["router"]
 

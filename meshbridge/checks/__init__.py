@@ -4,7 +4,7 @@ Nothing is changed anywhere: no event is published, no journal opened, no file l
 journal it is asked over its control socket, since it holds the journal and the ports.
 
 ``host`` looks at this host (file, journal's directory), ``listeners`` at the ports, ``far_ends`` at the sinks,
-``certificates`` at those in files; a daemon is looked at by :func:`meshbridge.link.try_daemon`.
+``certificates`` at those in files; a daemon is looked at by :func:`meshbridge.checks.daemon.try_daemon`.
 """
 
 import itertools
@@ -16,12 +16,13 @@ from typing import Any
 
 import meshbridge
 from meshbridge.checks.certificates import check_client_certificate
-from meshbridge.checks.far_ends import check_sink
+from meshbridge.checks.daemon import try_daemon
+from meshbridge.checks.destinations import check_sink
 from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
 from meshbridge.checks.listeners import check_listeners
-from meshbridge.config import Settings
-from meshbridge.link import DaemonOptions, try_daemon
-from meshbridge.status import Grade, Verdict
+from meshbridge.config.load import Settings
+from meshbridge.link import DaemonOptions
+from meshbridge.model.status import Grade, Verdict
 
 __all__ = ["check_all", "check_file", "report", "worst"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from meshbridge.options import Tls
-from meshbridge.status import Grade, Verdict
+from meshbridge.fields import Tls
+from meshbridge.model.status import Grade, Verdict
 
 __all__ = ["check_client_certificate", "check_expiry", "expires_at"]
 

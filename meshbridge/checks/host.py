@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import meshbridge
 from meshbridge.admin.client import Client, NotRunningError, RefusedError
-from meshbridge.config import Settings, inline_secrets
+from meshbridge.config.load import Settings, inline_secrets
 from meshbridge.journal import JournalOptions
-from meshbridge.status import Grade, Verdict
+from meshbridge.model.status import Grade, Verdict
 
 __all__ = ["RunningBridge", "check_file", "check_journal", "check_running", "counted"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from meshbridge.admin.options import AdminOptions
 from meshbridge.checks.certificates import check_expiry
 from meshbridge.checks.host import RunningBridge, counted
-from meshbridge.config import Settings
+from meshbridge.config.load import Settings
 from meshbridge.exporter import WebConfigError, WebConfigFile
-from meshbridge.listening import is_loopback, split_address
-from meshbridge.status import Grade, Verdict
+from meshbridge.model.status import Grade, Verdict
+from meshbridge.web.addresses import is_loopback, split_address
 
 __all__ = ["check_listeners"]
 

@@ -11,7 +11,7 @@ from meshbridge.cli import (
     apps,
     bridge,
     check,
-    completion,
+    completion_scripts,
     configuration,
     delivery,
     emulation,
@@ -49,7 +49,7 @@ config_app.command()(configuration.schema)
 token_app = typer.Typer(help="Make tokens for the admin API.", no_args_is_help=True)
 app.add_typer(token_app, name="token", rich_help_panel=_SETTING_UP)
 token_app.command()(token.new)
-app.command(rich_help_panel=_SETTING_UP)(completion.completion)
+app.command(rich_help_panel=_SETTING_UP)(completion_scripts.completion)
 app.command(rich_help_panel=_SETTING_UP)(bridge.version)
 
 app.command(rich_help_panel=_APPS)(tail.tail)
@@ -85,6 +85,6 @@ app.command(rich_help_panel=_TRYING)(emulation.emulate)
 
 def main() -> None:
     """Entry point of the console script."""
-    completion.answer_completion()
+    completion_scripts.answer_completion()
     with output.brought_out():
         app()

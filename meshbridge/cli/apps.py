@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from meshbridge.cli.naming import AppArgument, AppsArgument, DaemonOption, PatternsArgument
+from meshbridge.cli.app_view import STYLES, RunsOption, Seen, look
+from meshbridge.cli.completion import AppArgument, AppsArgument, DaemonOption, PatternsArgument
+from meshbridge.cli.control import app_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import FAILED, complain
-from meshbridge.cli.running import app_path, locate, speaking
-from meshbridge.cli.seen import STYLES, RunsOption, Seen, look
 from meshbridge.cli.tables import age, print_table
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import meshbridge
+from meshbridge.cli.control import speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
-from meshbridge.cli.running import speaking
 
 if TYPE_CHECKING:
-    from meshbridge.config import Settings
-    from meshbridge.service import Service
+    from meshbridge.config.load import Settings
+    from meshbridge.service.service import Service
 
 __all__ = ["healthcheck", "reload", "run", "version"]
 
@@ -34,10 +34,10 @@ def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, 
         )
     settings = load_settings(config)
     from meshbridge import telemetry
-    from meshbridge.config import load
+    from meshbridge.config.load import load
     from meshbridge.journal import JournalError
-    from meshbridge.parts import PartsError
-    from meshbridge.service import Service
+    from meshbridge.service.service import Service
+    from meshbridge.service.supervisor import PartsError
 
     telemetry.configure_logging(settings.log.level, settings.log.format)
     service = Service(settings, lambda: load(config, os.environ))
@@ -54,7 +54,7 @@ def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, 
 def _answering_tasks(service: "Service", settings: "Settings", config: Path | None) -> Iterator[None]:
     """Where App Mesh runs this bridge: answers what it is asked."""
     from meshbridge import telemetry
-    from meshbridge.worker import Worker, is_managed, new_server
+    from meshbridge.service.tasks import Worker, is_managed, new_server
 
     if not is_managed(os.environ):
         yield
@@ -66,7 +66,7 @@ def _answering_tasks(service: "Service", settings: "Settings", config: Path | No
         return
     from meshbridge.admin.bridge import get_bridge
     from meshbridge.checks import check_all, report
-    from meshbridge.config import load
+    from meshbridge.config.load import load
 
     answers = {
         "status": lambda: asdict(get_bridge(service.bridge)),
@@ -105,7 +105,7 @@ def healthcheck(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
 ) -> None:
     """Ask the bridge that runs here how it is: for a container's health check and for probes."""
-    from meshbridge.healthcheck import CannotAskError, ask, exporter_url
+    from meshbridge.service.healthcheck import CannotAskError, ask, exporter_url
 
     try:
         fine, answer = ask(url or exporter_url(config, os.environ), ready=ready, timeout_seconds=timeout)

@@ -12,7 +12,7 @@ from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import FAILED, WRONG_USAGE, complain
 
 if TYPE_CHECKING:
-    from meshbridge.status import Verdict
+    from meshbridge.model.status import Verdict
 
 __all__ = ["check"]
 
@@ -31,7 +31,7 @@ def check(
     2: the configuration can't be used.
     """
     from meshbridge import telemetry
-    from meshbridge.config import ConfigError, load
+    from meshbridge.config.load import ConfigError, load
 
     try:
         settings = load(config, os.environ)

@@ -1,44 +1,76 @@
-"""Completion in the shell.
-
-The scripts lie in ``completions`` and ask the program with each Tab, by an environment variable; a wheel also installs
-them where shells look. They are written here, and not taken from Typer, since its one for zsh does nothing at the first
-Tab when it is found in ``$fpath``, and its one for fish starts the program twice.
-"""
+"""The words that name daemons and apps. A shell completes them with what the running bridge knows."""
 
 import os
-from enum import StrEnum
-from importlib.resources import files
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-__all__ = ["Shell", "answer_completion", "completion", "script"]
+from meshbridge.cli.control import journal_directory, of_each
 
-_ASKED = "_MESHBRIDGE_COMPLETE"
+if TYPE_CHECKING:
+    from meshbridge.admin.client import Client
 
+__all__ = ["EVENTS", "AppArgument", "AppsArgument", "DaemonOption", "PatternsArgument", "app_patterns", "one_of"]
 
-class Shell(StrEnum):
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
-
-
-_SCRIPTS = {Shell.BASH: "meshbridge.bash", Shell.ZSH: "_meshbridge", Shell.FISH: "meshbridge.fish"}
+EVENTS = ("start", "exit", "stdout", "health", "status", "removed", "gap")
+_COMPLETION_SECONDS = 2.0  # a person waits for it at the Tab key
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
-    """Print what makes a shell complete meshbridge's commands and options."""
-    print(script(shell), end="")
+def one_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Completes one of ``words``."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
-def script(shell: Shell) -> str:
-    """The text to source, or to put where the shell looks."""
-    return (files("meshbridge.cli") / "completions" / _SCRIPTS[shell]).read_text(encoding="utf-8")
+def _daemons(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _known(ctx, incomplete, _names_of_daemons)
 
 
-def answer_completion() -> None:
-    """Makes Typer answer a shell that asks. It does so by itself only with its own options for completion."""
-    if _ASKED in os.environ:
-        from typer._completion_classes import completion_init
+def app_patterns(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Completes the name of an app that is not among the words yet."""
+    given = {name for key in ("names", "patterns", "app") for name in ctx.params.get(key) or ()}
 
-        completion_init()
+    def names(client: "Client") -> Iterator[str]:
+        daemon = ctx.params.get("daemon")
+        daemons = [daemon] if daemon else _names_of_daemons(client)
+        for _, apps in of_each(client, daemons, "/apps"):
+            if isinstance(apps, list):
+                yield from (app["name"] for app in apps if app["name"] not in given)
+
+    return _known(ctx, incomplete, names)
+
+
+def _names_of_daemons(client: "Client") -> list[str]:
+    return [link["name"] for link in client.get("/api/v1/daemons")]
+
+
+def _known(ctx: typer.Context, incomplete: str, ask: Any) -> list[str]:
+    """Nothing where nobody runs, or is slow: a shell that completes must not complain."""
+    from meshbridge.admin.client import Client, NotRunningError, RefusedError
+
+    config = ctx.params.get("config") or os.environ.get("MESHBRIDGE_CONFIG")
+    try:
+        client = Client(journal_directory(Path(config) if config else None), _COMPLETION_SECONDS)
+        return sorted({name for name in ask(client) if name.startswith(incomplete)})
+    except (NotRunningError, RefusedError, OSError, ValueError):
+        return []
+
+
+DaemonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--daemon",
+        "-d",
+        help="Name of the daemon; without it, whichever has the app, or all.",
+        autocompletion=_daemons,
+    ),
+]
+AppArgument = Annotated[str, typer.Argument(help="Name of the app.", show_default=False, autocompletion=app_patterns)]
+AppsArgument = Annotated[
+    list[str], typer.Argument(help="Names of the apps.", show_default=False, autocompletion=app_patterns)
+]
+PatternsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names of apps, or shell patterns such as 'web-*'; default: all.", autocompletion=app_patterns),
+]

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import typer
 
+from meshbridge.cli.control import speaking, speaking_of_journal
 from meshbridge.cli.options import ConfigOption, JsonOption, moment
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
-from meshbridge.cli.running import speaking, speaking_of_journal
 from meshbridge.cli.tables import age, print_table
-from meshbridge.wording import printable
+from meshbridge.model.event_summary import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import typer
 
-from meshbridge.cli.naming import DaemonOption
+from meshbridge.cli.completion import DaemonOption
+from meshbridge.cli.control import Patience, app_path, chosen_daemons, daemon_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import (
     FAILED,
@@ -22,7 +23,6 @@ from meshbridge.cli.output import (
     while_read,
     writing,
 )
-from meshbridge.cli.running import Patience, app_path, chosen_daemons, daemon_path, locate, speaking
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -78,7 +78,7 @@ def execute(
 
 
 def _checked(max_time: str) -> str:
-    from meshbridge.options import parse_duration
+    from meshbridge.fields import parse_duration
 
     try:
         parse_duration(max_time)

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from meshbridge.cli.control import speaking, speaking_of_journal
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
-from meshbridge.cli.running import speaking, speaking_of_journal
 from meshbridge.cli.tables import age, print_table, size
-from meshbridge.wording import printable
+from meshbridge.model.event_summary import printable
 
 __all__ = ["explain", "stats", "verify"]
 
@@ -72,8 +72,8 @@ def _verify_closed(config: Path | None) -> dict[str, Any]:
     settings = load_settings(config)
     from dataclasses import asdict
 
-    from meshbridge.closed import verify_closed
     from meshbridge.journal import JournalError
+    from meshbridge.service.offline import verify_closed
 
     try:
         return asdict(verify_closed(settings))

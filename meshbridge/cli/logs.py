@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshbridge.cli.naming import AppArgument, DaemonOption
+from meshbridge.cli.completion import AppArgument, DaemonOption
+from meshbridge.cli.control import Patience, Place, app_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import WRONG_USAGE, complain, fail, see_that_it_is_read, writing
-from meshbridge.cli.running import Patience, Place, app_path, locate, speaking
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client

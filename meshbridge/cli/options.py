@@ -11,7 +11,7 @@ import typer
 from meshbridge.cli.output import WRONG_USAGE, complain, fail
 
 if TYPE_CHECKING:
-    from meshbridge.config import Settings
+    from meshbridge.config.load import Settings
 
 __all__ = ["ConfigOption", "JsonOption", "load_settings", "moment"]
 
@@ -30,7 +30,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 
 def load_settings(config: Path | None) -> "Settings":
     """The settings in force; exits when they are wrong, having said what is."""
-    from meshbridge.config import ConfigError, load
+    from meshbridge.config.load import ConfigError, load
 
     try:
         return load(config, os.environ)
@@ -42,7 +42,7 @@ def load_settings(config: Path | None) -> "Settings":
 
 def moment(option: str, text: str) -> float:
     """Unix seconds of ``1h`` (so long ago), or of a time as in ISO 8601, local where it names no zone; else exits."""
-    from meshbridge.options import parse_duration
+    from meshbridge.fields import parse_duration
 
     try:
         return time.time() - parse_duration(text)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshbridge.cli.naming import EVENTS, DaemonOption, app_patterns, one_of
+from meshbridge.cli.completion import EVENTS, DaemonOption, app_patterns, one_of
+from meshbridge.cli.control import Patience, chosen_daemons, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, moment
 from meshbridge.cli.output import WRONG_USAGE, complain, fail, while_read, writing
-from meshbridge.cli.running import Patience, chosen_daemons, speaking
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -99,7 +99,7 @@ def _print_json(sent: "ServerSent") -> None:
 
 
 def _printer() -> Show:
-    from meshbridge.wording import COLOURS, printable, summary
+    from meshbridge.model.event_summary import COLOURS, printable, summary
 
     paint = _brush()
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshbridge.cli.naming import DaemonOption, PatternsArgument, one_of
+from meshbridge.cli.app_view import STYLES, Seen, look
+from meshbridge.cli.completion import DaemonOption, PatternsArgument, one_of
+from meshbridge.cli.control import Patience, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import FAILED, WRONG_USAGE, SignalledError, complain, fail, signals_raised
-from meshbridge.cli.running import Patience, speaking
-from meshbridge.cli.seen import STYLES, Seen, look
 from meshbridge.cli.tables import age, in_colour, print_table, size
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ there is to deliver is *work* (``work``): the live events behind the cursor, a r
 wanted again. Kinds of work take turns, a batch each; a batch that is under way stays the same until it is through.
 
 **What moves the cursor.** An acknowledgement by the far end; a rule that leaves an event out
-(:mod:`meshbridge.routing`); a dead letter kept in the journal. Nothing else, so a crash costs at most the batch under
-way and the one before it, whose cursor may not be on disk yet: they are sent again.
+(:mod:`meshbridge.delivery.routing`); a dead letter kept in the journal. Nothing else, so a crash costs at most the
+batch under way and the one before it, whose cursor may not be on disk yet: they are sent again.
 
 **Failures.** After each the courier waits, longer each time and never in step with another bridge, unless the far end
 names a time itself. After some in a row the ``breaker`` opens: the connection is let go, and each wait is followed by

@@ -4,7 +4,7 @@ After some failures in a row it opens: the courier lets go of the connection and
 made, with a new connection and the batch at hand; nothing else goes out until that has come through.
 """
 
-from meshbridge.status import BreakerState
+from meshbridge.model.status import BreakerState
 
 __all__ = ["Breaker"]
 

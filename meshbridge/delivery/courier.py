@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 from meshbridge import telemetry
 from meshbridge.delivery.breaker import Breaker
+from meshbridge.delivery.routing import Route
 from meshbridge.delivery.work import LettersWork, LiveWork, ReplayWork, Work
+from meshbridge.fields import When, chance_of_jitter
 from meshbridge.journal import Journal, steady_now
-from meshbridge.options import When, chance_of_jitter
-from meshbridge.routing import Route
+from meshbridge.model.status import BreakerState, ReplayStatus, SinkState, SinkStatus
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
-from meshbridge.status import BreakerState, ReplayStatus, SinkState, SinkStatus
 
 __all__ = ["Courier"]
 

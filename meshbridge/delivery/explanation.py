@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from meshbridge.events import Event, EventType, PushError, decode_push, encode
+from meshbridge.delivery.routing import Route
 from meshbridge.journal import steady_now
-from meshbridge.routing import Route
+from meshbridge.model.events import Event, EventType, PushError, decode_push, encode
 from meshbridge.sinks.base import Preview, Previewing, Refused
 from meshbridge.sinks.options import SinkOptions
 

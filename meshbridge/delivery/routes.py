@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import orjson
 
+from meshbridge.delivery.routing import Route
 from meshbridge.journal import Journal
-from meshbridge.routing import Route
 from meshbridge.sinks.options import SinkOptions
 
 __all__ = ["new_route"]

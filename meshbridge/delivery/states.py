@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from meshbridge.appmesh.exceptions import AppMeshError
-from meshbridge.events import DAEMON_PLACE
 from meshbridge.journal import Journal
+from meshbridge.model.events import DAEMON_PLACE
+from meshbridge.model.status import LinkState, LinkStatus
 from meshbridge.sinks.states import Figures
-from meshbridge.status import LinkState, LinkStatus
 
 __all__ = ["AppFigures", "StateFeed"]
 

@@ -10,12 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from meshbridge import telemetry
-from meshbridge.events import Envelope
+from meshbridge.delivery.routing import Route
+from meshbridge.fields import Batch, When
 from meshbridge.journal import DeadLetter, Journal, steady_now
-from meshbridge.options import Batch, When
-from meshbridge.routing import Route
+from meshbridge.model.events import Envelope
+from meshbridge.model.status import PassState, ReplayStatus
 from meshbridge.sinks.base import Refused
-from meshbridge.status import PassState, ReplayStatus
 
 __all__ = ["LettersWork", "LiveWork", "ReplayWork", "Work"]
 

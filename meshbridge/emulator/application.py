@@ -30,7 +30,7 @@ from meshbridge.emulator.schedule import Schedule
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
 from meshbridge.emulator.tasks import TaskQueue
-from meshbridge.options import parse_duration
+from meshbridge.fields import parse_duration
 
 DISABLED, ENABLED, ONE_OFF = 0, 1, 2
 HEALTHY, UNHEALTHY = 0, 1

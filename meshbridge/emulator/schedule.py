@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from meshbridge.emulator import clock
-from meshbridge.options import parse_duration
+from meshbridge.fields import parse_duration
 
 _CRON_FIELDS = (
     ("second", 0, 59),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 
 class EmulatorOptions(Options):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from meshbridge.listening import split_address
-from meshbridge.options import Options
+from meshbridge.fields import Options
+from meshbridge.web.addresses import split_address
 
 __all__ = ["Collectors", "ExporterOptions"]
 

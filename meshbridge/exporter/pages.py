@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import meshbridge
-from meshbridge.status import JournalStatus, LinkStatus, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkStatus, SinkStatus
 
 __all__ = ["landing_page", "readiness"]
 

@@ -12,7 +12,7 @@ from meshbridge.exporter.options import ExporterOptions
 from meshbridge.exporter.sources import Sources
 from meshbridge.exporter.web import Application
 from meshbridge.exporter.webconfig import WebConfig, WebConfigError, WebConfigFile
-from meshbridge.listening import listen_tcp, split_address
+from meshbridge.web.addresses import listen_tcp, split_address
 
 __all__ = ["Exporter"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from meshbridge.status import JournalStatus, LinkStatus, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkStatus, SinkStatus
 
 __all__ = ["DaemonSource", "Sources"]
 

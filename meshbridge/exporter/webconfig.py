@@ -20,7 +20,7 @@ import bcrypt
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 __all__ = ["Users", "WebConfig", "WebConfigError", "WebConfigFile"]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Self, TypeGuard
 from urllib.parse import quote
 
-from meshbridge.events import Envelope
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, StateKey, Store
+from meshbridge.model.events import Envelope
 
 __all__ = ["Replacement", "finish_replacement", "replace"]
 

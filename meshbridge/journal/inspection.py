@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from meshbridge.events import Envelope
 from meshbridge.journal.errors import DamageError, JournalError, is_damage
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import DATABASE
+from meshbridge.model.events import Envelope
 
 __all__ = ["Verification", "find", "verify", "verify_directory"]
 

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from meshbridge import telemetry
-from meshbridge.events import Envelope, Event
 from meshbridge.journal import inspection
 from meshbridge.journal.clock import steady_now
 from meshbridge.journal.errors import DamageError, JournalError
@@ -20,7 +19,8 @@ from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.options import JournalOptions
 from meshbridge.journal.store import DATABASE, StateKey, Store
 from meshbridge.journal.writer import Writer
-from meshbridge.status import JournalStatus
+from meshbridge.model.events import Envelope, Event
+from meshbridge.model.status import JournalStatus
 
 __all__ = ["Journal"]
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from meshbridge.events import EventType
 from meshbridge.journal.clock import steady_now
 from meshbridge.journal.options import JournalOptions
 from meshbridge.journal.store import Change, Deletion, Group, Store
+from meshbridge.model.events import EventType
 
 __all__ = ["Deleted", "prune"]
 

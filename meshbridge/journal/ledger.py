@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from meshbridge.events import Envelope, Event, EventType
 from meshbridge.journal.keeping import Deleted
 from meshbridge.journal.rows import event_bytes
 from meshbridge.journal.store import Extent, StateKey
 from meshbridge.journal.tail import Tail
+from meshbridge.model.events import Envelope, Event, EventType
 
 __all__ = ["Batch", "Ledger", "runs_of"]
 

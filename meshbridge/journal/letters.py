@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from meshbridge.events import Envelope
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import Change, Letter, Store
+from meshbridge.model.events import Envelope
 
 __all__ = ["DeadLetter", "DeadLetters"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from meshbridge.options import Duration, Options, Size
+from meshbridge.fields import Duration, Options, Size
 
 __all__ = ["JournalOptions", "Sync"]
 

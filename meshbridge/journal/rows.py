@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from meshbridge.events import Envelope, Event, EventType
 from meshbridge.journal.errors import DamageError
+from meshbridge.model.events import Envelope, Event, EventType
 
 __all__ = ["COLUMNS", "PLACES", "Row", "envelope_of", "event_bytes", "row_of"]
 

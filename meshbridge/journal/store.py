@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshbridge.events import Envelope
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, PLACES, envelope_of, event_bytes, row_of
 from meshbridge.journal.schema import prepare
+from meshbridge.model.events import Envelope
 
 __all__ = ["DATABASE", "SUFFIXES", "Change", "Deletion", "Extent", "Group", "StateKey", "Store"]
 

@@ -3,8 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from meshbridge.events import Envelope
 from meshbridge.journal.rows import event_bytes
+from meshbridge.model.events import Envelope
 
 __all__ = ["Tail"]
 

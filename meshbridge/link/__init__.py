@@ -13,6 +13,5 @@ from meshbridge.link.connections import explain
 from meshbridge.link.options import DaemonOptions
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.link.runner import Link
-from meshbridge.link.trial import try_daemon
 
-__all__ = ["DaemonOptions", "DaemonRequests", "Link", "explain", "try_daemon"]
+__all__ = ["DaemonOptions", "DaemonRequests", "Link", "explain"]

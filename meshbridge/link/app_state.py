@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import orjson
 
-from meshbridge.events import Event, EventType
+from meshbridge.model.events import Event, EventType
 
 __all__ = ["DISABLED", "ENABLED", "HEALTHY", "AppState", "Listed"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from meshbridge import telemetry
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
 from meshbridge.appmesh.exchange import Exchange
+from meshbridge.fields import Retry, chance_of_jitter
 from meshbridge.link.logins import IssuerError, login_of
 from meshbridge.link.operations import LoginRefusedError, PermissionMissingError, Token
 from meshbridge.link.options import DaemonOptions
-from meshbridge.options import Retry, chance_of_jitter
 
 __all__ = ["LOOK_SECONDS", "BusyError", "Credentials"]
 

@@ -14,10 +14,10 @@ from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshError, AppMes
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.oidc import Grant, TokenEndpoint, find_token_url
 from meshbridge.appmesh.tokens import expiry
+from meshbridge.fields import SecretFiles
 from meshbridge.link import operations
 from meshbridge.link.operations import LoginRefusedError, Token
 from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
-from meshbridge.options import SecretFiles
 
 __all__ = ["IssuerError", "Login", "login_of"]
 

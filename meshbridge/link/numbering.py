@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from meshbridge.events import Event, EventType, PushError, decode_push
+from meshbridge.model.events import Event, EventType, PushError, decode_push
 
 __all__ = ["Numbering", "Read"]
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 
 from meshbridge.appmesh.oidc import is_private
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
-from meshbridge.options import Duration, SecretFiles, Tls, split_list
+from meshbridge.fields import Duration, SecretFiles, Tls, split_list
 
 __all__ = ["EVENT_TYPES", "DaemonOptions", "OidcOptions", "ssl_client_cert", "ssl_verify"]
 

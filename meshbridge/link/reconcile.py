@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from meshbridge.events import DAEMON_PLACE, Event, EventType, gap
 from meshbridge.link.app_state import AppState, Listed
 from meshbridge.link.output import REPLACEMENT, Missing, Outputs
+from meshbridge.model.events import DAEMON_PLACE, Event, EventType, gap
 
 __all__ = ["Apps", "Found"]
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from meshbridge import telemetry
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
-from meshbridge.events import Event, EventType
 from meshbridge.journal import Journal
 from meshbridge.link.fetch import fetch
 from meshbridge.link.operations import PermissionMissingError
 from meshbridge.link.output import Missing
 from meshbridge.link.reconcile import Apps, Found
 from meshbridge.link.requests import DaemonRequests
+from meshbridge.model.events import Event, EventType
 
 __all__ = ["Repair"]
 

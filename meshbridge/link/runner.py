@@ -14,6 +14,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshTimeoutError,
 )
 from meshbridge.appmesh.tcp_messages import MessageError
+from meshbridge.fields import Retry, chance_of_jitter
 from meshbridge.journal import Journal
 from meshbridge.link import operations
 from meshbridge.link.client import DaemonClient
@@ -22,11 +23,10 @@ from meshbridge.link.credentials import LOOK_SECONDS, Credentials
 from meshbridge.link.numbering import Numbering
 from meshbridge.link.operations import PermissionMissingError, TokenRefusedError
 from meshbridge.link.options import DaemonOptions
-from meshbridge.link.pace import Pace
 from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
-from meshbridge.options import Retry, chance_of_jitter
-from meshbridge.status import LinkState, LinkStatus
+from meshbridge.link.slow_consumer import Pace
+from meshbridge.model.status import LinkState, LinkStatus
 
 __all__ = ["Link"]
 

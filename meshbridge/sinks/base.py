@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from meshbridge.events import Envelope, Event
+from meshbridge.model.events import Envelope, Event
 
 __all__ = ["Found", "Gone", "NotConnected", "Preview", "Previewing", "Refused", "Retry", "Sink", "SinkError"]
 

@@ -13,8 +13,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from meshbridge.events import Envelope, Event, encode
-from meshbridge.options import Format
+from meshbridge.fields import Format
+from meshbridge.model.events import Envelope, Event, encode
 from meshbridge.sinks.base import NotConnected, Preview, Retry
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.rotation import Archive, RotateOptions

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 from pydantic import Field, field_validator
 
-from meshbridge.events import Envelope, Event, EventType, encode
-from meshbridge.options import Format, Size, TextList
+from meshbridge.fields import Format, Size, TextList
+from meshbridge.model.events import Envelope, Event, EventType, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.http_answers import failure
-from meshbridge.sinks.http_client import HttpClient, Post
-from meshbridge.sinks.http_options import HttpOptions
-from meshbridge.sinks.http_probe import probe_server
+from meshbridge.sinks.http.answers import failure
+from meshbridge.sinks.http.client import HttpClient, Post
+from meshbridge.sinks.http.options import HttpOptions
+from meshbridge.sinks.http.probe import probe_server
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
 

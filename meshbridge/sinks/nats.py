@@ -20,8 +20,8 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
-from meshbridge.options import Format, SecretFiles, Size, TextList, Tls
+from meshbridge.fields import Format, SecretFiles, Size, TextList, Tls
+from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from meshbridge.options import Batch, Format, Retry, SecretFiles, Selection
+from meshbridge.fields import Batch, Format, Retry, SecretFiles, Selection
 from meshbridge.sinks.base import NotConnected
 
 __all__ = ["PlaceTemplate", "SinkOptions", "secret_of"]

@@ -22,7 +22,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from meshbridge.options import Duration, Options, Size
+from meshbridge.fields import Duration, Options, Size
 
 __all__ = ["Archive", "RotateOptions"]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from meshbridge.events import Event, EventType
+from meshbridge.model.events import Event, EventType
 from meshbridge.sinks.base import Refused
 
 __all__ = ["Encode", "encoded_parts", "split"]

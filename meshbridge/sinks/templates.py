@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from meshbridge.events import Event, cloudevent_attributes
+from meshbridge.model.events import Event, cloudevent_attributes
 from meshbridge.sinks.base import Refused
 
 __all__ = ["BodyTemplate", "fields_of"]

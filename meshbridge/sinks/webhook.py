@@ -19,13 +19,13 @@ from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from meshbridge.events import Envelope, Event, cloudevent_attributes, encode
-from meshbridge.options import Batch, Format, Size, split_list
+from meshbridge.fields import Batch, Format, Size, split_list
+from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, Gone, NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.http_answers import failure
-from meshbridge.sinks.http_client import HttpClient, Post
-from meshbridge.sinks.http_options import HttpOptions, shown_url
-from meshbridge.sinks.http_probe import probe_server
+from meshbridge.sinks.http.answers import failure
+from meshbridge.sinks.http.client import HttpClient, Post
+from meshbridge.sinks.http.options import HttpOptions, shown_url
+from meshbridge.sinks.http.probe import probe_server
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.signing import signature_headers, signing_key
 from meshbridge.sinks.splitting import encoded_parts

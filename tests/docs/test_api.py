@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.api import PAGE, operations, updated
 from meshbridge.admin.application import new_application
-from meshbridge.admin.gate import token_gate
+from meshbridge.admin.auth import token_auth
 from meshbridge.admin.options import Scope, Token
 from meshbridge.admin.problems import MEANINGS, ProblemKind
 from meshbridge.admin.tokens import digest, new_token
@@ -17,13 +16,14 @@ from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import Link
 from tests.integration.admin_api import bridge_for, options_for, serving
+from tools.api import PAGE, operations, updated
 
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    assert updated(TEXT) == TEXT, "run `python -m docs.api`, and look at what it changed"
+    assert updated(TEXT) == TEXT, "run `python -m tools.api`, and look at what it changed"
 
 
 def test_every_kind_of_problem_has_its_paragraph_and_no_other_has_one() -> None:
@@ -51,7 +51,7 @@ def test_the_examples_run(tmp_path: Path) -> None:
     journal.open()
     with Emulator(EmulatorOptions()) as emulator:
         link = Link("node-a", options_for(emulator, "tcp"), journal)
-        with serving(new_application(bridge_for([link], journal), token_gate(lambda: [known]))) as api:
+        with serving(new_application(bridge_for([link], journal), token_auth(lambda: [known]))) as api:
             script = script.replace("http://127.0.0.1:9666", api.root).replace("TOKEN=…", f"TOKEN={token}")
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", script],

@@ -2,8 +2,8 @@
 
 import re
 
-from docs.cli import PAGE, Example, examples, masked, site, updated
-from docs.manpage import commands
+from tools.cli import PAGE, Example, examples, masked, site, updated
+from tools.manpage import commands
 
 TEXT = PAGE.read_text(encoding="utf-8")
 # They are shown, but not run: the demo has its ports, which may be in use here.
@@ -33,7 +33,7 @@ def test_options_in_the_text_exist() -> None:
 
 def test_the_examples_are_what_comes() -> None:
     with site() as here:
-        assert updated(TEXT, here.run) == TEXT, "run `python -m docs.cli`, and look at what it changed"
+        assert updated(TEXT, here.run) == TEXT, "run `python -m tools.cli`, and look at what it changed"
 
 
 def test_an_example_that_has_come_out_otherwise_is_written_anew() -> None:

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from docs.configuration import PAGE, catalogue, updated
-from meshbridge.config import ConfigError, Settings, load
+from meshbridge.config.load import ConfigError, Settings, load
+from tools.configuration import PAGE, catalogue, updated
 
 TEXT = PAGE.read_text(encoding="utf-8")
 SETTINGS = catalogue()
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    assert updated(TEXT) == TEXT, "run `python -m docs.configuration`, and look at what it changed"
+    assert updated(TEXT) == TEXT, "run `python -m tools.configuration`, and look at what it changed"
 
 
 def test_the_schema_has_no_setting_that_the_page_lacks() -> None:

@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from meshbridge.cli import app
-from meshbridge.config import load
-from meshbridge.options import Reshape, Retry, Selection, When
+from meshbridge.config.load import load
+from meshbridge.fields import Reshape, Retry, Selection, When
 from meshbridge.sinks import base
 from tests.support import write_config
 

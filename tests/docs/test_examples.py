@@ -8,11 +8,11 @@ import pytest
 import typer
 import yaml
 
-from docs.configuration import catalogue as settings
-from docs.metrics import catalogue as metrics
 from meshbridge.cli import app
-from meshbridge.config import Settings, load
+from meshbridge.config.load import Settings, load
 from tests.docs.pages import GUIDES, ROOT, Page
+from tools.configuration import catalogue as settings
+from tools.metrics import catalogue as metrics
 
 each_guide = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 PARTS = set(Settings.model_fields)

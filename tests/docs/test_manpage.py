@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from docs.manpage import PAGE, Command, commands, page
 from tests.support import meshbridge_command, program
+from tools.manpage import PAGE, Command, commands, page
 
 
 def test_the_page_is_that_of_the_code() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m docs.manpage`, and look at what it changed"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m tools.manpage`, and look at what it changed"
 
 
 @pytest.mark.needs("groff")

@@ -2,15 +2,15 @@
 
 import re
 
-from docs.metrics import PAGE, catalogue, updated
 from meshbridge.exporter.collectors.own import registry_families
 from meshbridge.telemetry import REGISTRY
+from tools.metrics import PAGE, catalogue, updated
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    assert updated(TEXT) == TEXT, "run `python -m docs.metrics`, and look at what it changed"
+    assert updated(TEXT) == TEXT, "run `python -m tools.metrics`, and look at what it changed"
 
 
 def test_every_metric_has_a_line_and_every_line_a_metric() -> None:

@@ -1,7 +1,7 @@
 """docs/release.py: what it finds wrong, and what not."""
 
-from docs.release import changelog, locked, wheel
 from meshbridge import __version__
+from tools.release import changelog, locked, wheel
 
 READY = "# Changelog\n\n## Unreleased\n\n## 1.2.0 - 2026-11-25\n\n### Added\n- Something.\n"
 

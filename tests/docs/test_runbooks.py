@@ -8,9 +8,9 @@ import pytest
 import typer
 import yaml
 
-from docs.metrics import catalogue
 from meshbridge.cli import app
-from meshbridge.config import Settings
+from meshbridge.config.load import Settings
+from tools.metrics import catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8")

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+from meshbridge.checks.daemon import try_daemon
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.link import DaemonOptions, try_daemon
+from meshbridge.link import DaemonOptions
 from meshbridge.link.operations import LEAST_ROLE
-from meshbridge.status import Grade
+from meshbridge.model.status import Grade
 from tests.docs.pages import ROOT, Page
 
 PAGE = Page(ROOT / "docs" / "security.md")

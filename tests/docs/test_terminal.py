@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 
-from docs.terminal import PICTURE, drawn
+from tools.terminal import PICTURE, drawn
 
 LINES = ["  page   \x1b[1mhttp://127.0.0.1:9666/#token=mbt_verysecret\x1b[0m", "\x1b[31mexit code 3\x1b[0m"]
 

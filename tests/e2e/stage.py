@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from meshbridge.admin.tokens import digest, new_token
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
-from meshbridge.config import load
+from meshbridge.config.load import load
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.service import Service
+from meshbridge.service.service import Service
 from tests.support import free_port, wait_for, write_config
 
 APPS: dict[str, dict[str, Any]] = {

@@ -13,9 +13,9 @@ import requests
 
 from meshbridge.admin.client import Client, RefusedError
 from meshbridge.admin.tokens import digest, new_token
-from meshbridge.config import Settings, load
+from meshbridge.config.load import Settings, load
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.service import Service
+from meshbridge.service.service import Service
 from tests.e2e.conftest import Bridge, daemon_settings
 from tests.support import free_port, thread, wait_for, write_config
 

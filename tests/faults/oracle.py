@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from meshbridge.emulator import RecordedEvent
-from meshbridge.events import DAEMON_PLACE, Event, EventType
 from meshbridge.journal import Journal
+from meshbridge.model.events import DAEMON_PLACE, Event, EventType
 
 __all__ = ["check_events", "events_of", "holes_not_told", "states_that_differ"]
 

@@ -15,10 +15,10 @@ import pytest
 
 from meshbridge.appmesh import App, AppMeshClientTCP, AppMeshError
 from meshbridge.emulator import Emulator, EmulatorOptions, RecordedEvent
+from meshbridge.fields import Retry, Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link, operations
 from meshbridge.link.connections import new_exchange
-from meshbridge.options import Retry, Tls
 from tests.faults.oracle import check_events, events_of, holes_not_told, states_that_differ
 from tests.faults.proxy import Proxy
 from tests.support import wait_for

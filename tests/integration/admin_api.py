@@ -13,14 +13,14 @@ from fastapi import FastAPI, Request
 from pydantic import SecretStr
 
 from meshbridge.admin.application import new_application
+from meshbridge.admin.auth import Scope
 from meshbridge.admin.bridge import Bridge
-from meshbridge.admin.gate import Scope
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshClient
 from meshbridge.emulator import Emulator
+from meshbridge.fields import Tls
 from meshbridge.journal import Journal
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Tls
 from tests.support import wait_for
 
 ORDER = list(Scope)

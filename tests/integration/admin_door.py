@@ -13,7 +13,7 @@ import trustme
 import uvicorn
 
 from meshbridge.admin.application import new_application
-from meshbridge.admin.gate import token_gate
+from meshbridge.admin.auth import token_auth
 from meshbridge.admin.listener import AdminListener
 from meshbridge.admin.options import AdminOptions, Scope, Token
 from meshbridge.admin.tokens import digest, new_token
@@ -35,7 +35,7 @@ class Door:
         self.secret = SECRETS[Scope.ADMIN]
         self.tokens = TOKENS
         self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
-        self.application = new_application(bridge_for([], journal), token_gate(lambda: self.tokens), self.options)
+        self.application = new_application(bridge_for([], journal), token_auth(lambda: self.tokens), self.options)
         self.listener = AdminListener(self.options, self.application)
 
     @property

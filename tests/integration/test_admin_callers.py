@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from meshbridge.admin import streams
-from meshbridge.admin.daemons import asking, files, runs
+from meshbridge.admin.daemons import calls, files, runs
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
@@ -84,7 +84,7 @@ class Left:
         names = [thread.name for thread in threading.enumerate()]
         self.threads = Counter(name for name in names if not name.startswith("AnyIO"))
         self.files = len(list(Path("/proc/self/fd").iterdir()))
-        shares: asking.Shares = application.state.shares
+        shares: calls.Shares = application.state.shares
         self.taken = {key: key[1].value - share.value for key, share in shares._semaphores.items()}
 
 
@@ -101,8 +101,8 @@ def nothing_stays(api: Api, application: FastAPI) -> Iterator[None]:
     wait_for(back, "all of it to go")
 
 
-def taken(application: FastAPI, scheme: str, kind: asking.Kind) -> bool:
-    shares: asking.Shares = application.state.shares
+def taken(application: FastAPI, scheme: str, kind: calls.Kind) -> bool:
+    shares: calls.Shares = application.state.shares
     return shares.of(scheme, kind).value == kind.value - 1
 
 
@@ -132,7 +132,7 @@ def test_a_caller_that_waits_no_more(api: Api, application: FastAPI, scheme: str
     method, path, body = WAITING[operation]
     with connection(api) as caller:
         caller.request(method, f"{root(scheme)}/{path}", body=body, headers={"Content-Type": "application/json"})
-        wait_for(lambda: taken(application, scheme, asking.Kind.WAITING), "the request to be under way")
+        wait_for(lambda: taken(application, scheme, calls.Kind.WAITING), "the request to be under way")
         go(caller)
 
 
@@ -148,8 +148,8 @@ def test_a_link_that_stops_lets_go_of_those_who_wait(emulator: Emulator, scheme:
         waiting = [callers.enter_context(connection(api)) for _ in WAITING]
         for caller, (method, path, body) in zip(waiting, WAITING.values(), strict=True):
             caller.request(method, f"{root('stopping')}/{path}", body, {"Content-Type": "application/json"})
-        share = application.state.shares.of("stopping", asking.Kind.WAITING)
-        wait_for(lambda: share.value == asking.Kind.WAITING.value - len(waiting), "all to wait")
+        share = application.state.shares.of("stopping", calls.Kind.WAITING)
+        wait_for(lambda: share.value == calls.Kind.WAITING.value - len(waiting), "all to wait")
         assert link.stop(10)
         for caller in waiting:
             with caller.getresponse() as response:
@@ -221,7 +221,7 @@ def test_a_daemon_that_goes_in_the_middle_of_an_upload(
 ) -> None:
     with connection(api) as caller:
         begin_upload(caller, scheme, tmp_path / "half")
-        wait_for(lambda: taken(application, scheme, asking.Kind.STREAM), "the upload to begin")
+        wait_for(lambda: taken(application, scheme, calls.Kind.STREAM), "the upload to begin")
 
         def refused() -> bool:
             emulator.drop_connections()  # whichever the bridge has made by now
@@ -232,7 +232,7 @@ def test_a_daemon_that_goes_in_the_middle_of_an_upload(
         wait_for(refused, "the end of it")
         with caller.getresponse() as response:
             assert (response.status, json.load(response)["kind"]) == (502, "daemon-unreachable")
-    wait_for(lambda: not taken(application, scheme, asking.Kind.STREAM), "its place")
+    wait_for(lambda: not taken(application, scheme, calls.Kind.STREAM), "its place")
     wait_for(lambda: {ask(api, "GET", f"{root(each)}/labels") for each in SCHEMES} == {200}, "connections again")
 
 
@@ -257,8 +257,8 @@ def test_a_caller_that_takes_nothing_of_a_download(
     monkeypatch.setattr(streams, "STALLED_SECONDS", 0.3)
     with connection(api) as caller:
         caller.request("GET", f"{root(scheme)}/files?path={large}")
-        wait_for(lambda: taken(application, scheme, asking.Kind.STREAM), "the download to begin")
-        wait_for(lambda: not taken(application, scheme, asking.Kind.STREAM), "it to be given up")
+        wait_for(lambda: taken(application, scheme, calls.Kind.STREAM), "the download to begin")
+        wait_for(lambda: not taken(application, scheme, calls.Kind.STREAM), "it to be given up")
         with caller.getresponse() as response, pytest.raises((IncompleteRead, ConnectionResetError)):
             response.read()
 
@@ -267,8 +267,8 @@ def test_a_caller_that_takes_nothing_of_a_download(
 def test_more_streams_than_there_is_room_for_are_told_so_and_each_that_ends_makes_room(
     api: Api, application: FastAPI, silent_run: str
 ) -> None:
-    path, most = f"{root('tcp')}/runs/{silent_run}/output", asking.Kind.STREAM.value
-    share = application.state.shares.of("tcp", asking.Kind.STREAM)
+    path, most = f"{root('tcp')}/runs/{silent_run}/output", calls.Kind.STREAM.value
+    share = application.state.shares.of("tcp", calls.Kind.STREAM)
     with contextlib.ExitStack() as callers:
         followers = [callers.enter_context(connection(api)) for _ in range(most)]
         for follower in followers:

@@ -23,7 +23,7 @@ from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import Link
-from meshbridge.status import LinkStatus
+from meshbridge.model.status import LinkStatus
 from tests.integration.admin_api import Api, application_for, gate, options_for, serving
 from tests.support import wait_for
 from tests.unit.appmesh.fakes import answer, refusal

@@ -14,8 +14,8 @@ from prometheus_client.samples import Sample
 from meshbridge import telemetry
 from meshbridge.admin import events as events_area
 from meshbridge.admin.options import Scope
-from meshbridge.events import cloudevent
 from meshbridge.journal import Journal, JournalOptions
+from meshbridge.model.events import cloudevent
 from tests.integration.admin_door import SECRETS, TOKENS, Door, doors
 from tests.support import make_event, wait_for
 

@@ -15,20 +15,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
 
-from docs.api import operations
 from meshbridge.admin import events as events_area
 from meshbridge.admin.application import new_application
+from meshbridge.admin.auth import Authenticate, Scope, token_auth
 from meshbridge.admin.bridge import Asked, Bridge, ReloadRefusedError
-from meshbridge.admin.gate import Gate, Scope, token_gate
 from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.problems import Problem
 from meshbridge.appmesh import AppMeshClient
+from meshbridge.fields import When
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.options import When
-from meshbridge.status import LinkState, LinkStatus, ReplayStatus, SinkState, SinkStatus
+from meshbridge.model.status import LinkState, LinkStatus, ReplayStatus, SinkState, SinkStatus
 from tests.integration.admin_door import SECRETS, TOKENS
 from tests.integration.made_up_daemon import MadeUpDaemon
 from tests.support import envelopes, make_event
+from tools.api import operations
 
 ADMIN = {"Authorization": f"Bearer {SECRETS[Scope.ADMIN]}"}
 _EXAMPLES = 15  # calls made up for each operation
@@ -59,7 +59,7 @@ class MadeUpSink:
         return replay == "7c1f"
 
 
-def ending(gate: Gate) -> Gate:
+def ending(gate: Authenticate) -> Authenticate:
     """Ends each event stream at its first heartbeat, as if its token had been taken away."""
 
     def asked(request: Request, scope: Scope) -> None:
@@ -104,7 +104,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     )
     options = AdminOptions(audit_file=directory / "audit.jsonl", max_request_bytes=64 * 1024)
     application = new_application(
-        bridge, ending(token_gate(lambda: TOKENS, clock=itertools.count(step=3600).__next__)), options
+        bridge, ending(token_auth(lambda: TOKENS, clock=itertools.count(step=3600).__next__)), options
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events_area, "HEARTBEAT_SECONDS", 0.0)

@@ -10,17 +10,17 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from docs.api import PAGE
 from meshbridge.admin import daemons
 from meshbridge.admin.application import new_application
+from meshbridge.admin.auth import Scope
 from meshbridge.admin.bridge import Bridge
-from meshbridge.admin.gate import Scope
 from meshbridge.appmesh import AppMeshConnectionError, AppRun
 from meshbridge.appmesh.transport_mixin import TransportClientMixin
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.status import LinkStatus
+from meshbridge.model.status import LinkStatus
 from tests.integration.admin_api import ORDER, Api, gate, serving
 from tests.unit.appmesh.test_reference import ENTRIES
+from tools.api import PAGE
 
 ROOT = "/api/v1/daemons"
 

@@ -13,11 +13,12 @@ import trustme
 from pydantic import SecretStr
 
 from meshbridge.appmesh import AppMeshClientTCP
+from meshbridge.checks.daemon import try_daemon
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.link import DaemonOptions, try_daemon
+from meshbridge.fields import Tls
+from meshbridge.link import DaemonOptions
 from meshbridge.link.credentials import Credentials
-from meshbridge.options import Tls
-from meshbridge.status import Grade, Verdict
+from meshbridge.model.status import Grade, Verdict
 from tests.contract.sinks.socket_server import SocketServer
 from tests.support import free_port
 

@@ -10,12 +10,12 @@ from fastapi import FastAPI
 
 import meshbridge
 from meshbridge.admin.control import ControlSocket
-from meshbridge.checks import far_ends, host, worst
+from meshbridge.checks import destinations, host, worst
 from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
-from meshbridge.config import Settings, load
+from meshbridge.config.load import Settings, load
 from meshbridge.journal import Journal, JournalOptions
+from meshbridge.model.status import Grade, Verdict
 from meshbridge.sinks.base import Found, NotConnected
-from meshbridge.status import Grade, Verdict
 from tests.integration.admin_api import application_for
 from tests.support import write_config
 
@@ -172,7 +172,7 @@ class Probed:
 
 def test_a_sinks_findings_become_verdicts() -> None:
     def verdict(outcome: Found | Exception | None) -> Verdict:
-        (found,) = far_ends.check_sink("hook", Probed(outcome))
+        (found,) = destinations.check_sink("hook", Probed(outcome))
         return found
 
     assert verdict(None) == Verdict("sink hook", "connection", Grade.OK, "reachable")

@@ -12,9 +12,9 @@ import trustme
 from meshbridge.checks.certificates import check_client_certificate, check_expiry, expires_at
 from meshbridge.checks.host import RunningBridge
 from meshbridge.checks.listeners import check_listeners
-from meshbridge.config import Settings
-from meshbridge.options import Tls
-from meshbridge.status import Grade, Verdict
+from meshbridge.config.load import Settings
+from meshbridge.fields import Tls
+from meshbridge.model.status import Grade, Verdict
 from tests.integration.test_check_host import settings_of
 from tests.support import Process, free_port, wait_for
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshbridge.cli.completion import Shell, script
+from meshbridge.cli.completion_scripts import Shell, script
 from tests.integration.terminal import Terminal, terminal
 from tests.support import meshbridge_command, program
 

@@ -11,8 +11,8 @@ import trustme
 import yaml
 
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
-from meshbridge.healthcheck import CannotAskError, ask
-from meshbridge.status import JournalStatus
+from meshbridge.model.status import JournalStatus
+from meshbridge.service.healthcheck import CannotAskError, ask
 from tests.support import free_port, meshbridge_command
 
 Start = Callable[..., str]

@@ -3,7 +3,6 @@ of Kubernetes, to Pod Security and to ``meshbridge check``.
 """
 
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import yaml
 
 import meshbridge
 from tests.support import meshbridge_command, program
+from tools import chart as chart_files
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "meshbridge"
@@ -522,15 +522,10 @@ def test_what_cannot_work_is_refused_with_the_reason(chart: helm.Chart, values: 
 
 
 def test_generated_files_are_up_to_date() -> None:
-    """``python deploy/helm/generate.py`` writes them anew."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "deploy" / "helm" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    assert not generate.surplus()
-    for path, content in generate.generated().items():
-        assert path.read_text(encoding="utf-8") == content, f"{path}: run deploy/helm/generate.py"
+    """``python -m tools.chart`` writes them."""
+    assert not chart_files.surplus()
+    for path, content in chart_files.generated().items():
+        assert path.read_text(encoding="utf-8") == content, f"{path}: run `python -m tools.chart`"
 
 
 def test_the_schema_knows_every_value(chart: helm.Chart) -> None:

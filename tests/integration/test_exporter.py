@@ -20,7 +20,7 @@ import trustme
 import yaml
 
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
-from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
 from tests.support import wait_for
 
 

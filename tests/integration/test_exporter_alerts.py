@@ -13,13 +13,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from docs.metrics import catalogue
 from meshbridge import telemetry
 from meshbridge.exporter import ExporterOptions, Sources
 from meshbridge.exporter.collectors import Deadline
 from meshbridge.exporter.handler import ScrapeHandler
-from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
 from tests.support import program
+from tools.metrics import catalogue
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 TROUBLE, LOOK, END = 20, 45, 60  # minutes: when it begins, when all alerts fire, how long it goes on

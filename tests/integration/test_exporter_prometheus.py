@@ -15,7 +15,7 @@ import yaml
 from meshbridge import telemetry
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
 from meshbridge.exporter.collectors.own import registry_families
-from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
 from tests.integration.prometheus import Prometheus, fetch, scraping
 from tests.support import program, wait_for
 

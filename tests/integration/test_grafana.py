@@ -10,21 +10,20 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.grafana import generate
-from deploy.grafana.dashboards import DASHBOARDS, Dashboard, Panel, Query
 from meshbridge.appmesh.app import App
 from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.e2e.conftest import Bridge, address_of, daemon_settings
 from tests.integration.prometheus import Prometheus, scraping
 from tests.support import free_port, wait_for
+from tools import write_dashboards as generate
+from tools.dashboards import DASHBOARDS, Dashboard, Panel, Query
 
-FOLDER = Path(generate.__file__).parent
+FOLDER = generate.FOLDER
 QUERIES = [
     (dashboard, panel, query)
     for dashboard in DASHBOARDS

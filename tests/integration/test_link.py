@@ -12,13 +12,13 @@ from pydantic import SecretStr
 
 from meshbridge.appmesh import App, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.events import Event, EventType
+from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
 from meshbridge.link.credentials import Credentials
 from meshbridge.link.operations import Token
-from meshbridge.options import Tls
-from meshbridge.status import LinkState
+from meshbridge.model.events import Event, EventType
+from meshbridge.model.status import LinkState
 from tests.support import wait_for
 
 

@@ -15,10 +15,10 @@ from meshbridge.appmesh import AppMeshClientTCP
 from meshbridge.appmesh.exceptions import AppMeshAuthError
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.emulator.issuer import REALM_PATH
+from meshbridge.fields import Retry
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Retry
-from meshbridge.status import LinkState
+from meshbridge.model.status import LinkState
 from tests.support import wait_for
 
 FOR_EVER = Retry(initial=3600, max=3600)

@@ -12,10 +12,10 @@ from meshbridge.appmesh import AppMeshError
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.appmesh.wss_transport import WSSTransport
 from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Tls
-from meshbridge.status import LinkState
+from meshbridge.model.status import LinkState
 from tests.faults.proxy import Proxy
 from tests.support import thread, wait_for
 from tests.unit.appmesh.https_server import HttpsServer

@@ -11,11 +11,11 @@ from pydantic import SecretStr
 from meshbridge import telemetry
 from meshbridge.appmesh import App, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.events import Event, EventType
+from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.journal.store import Store
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Tls
+from meshbridge.model.events import Event, EventType
 from tests.support import wait_for
 
 
@@ -118,7 +118,7 @@ def test_a_disk_that_is_too_slow_costs_output_first_and_that_is_fetched_later(
 def test_being_cut_off_for_not_reading_is_counted_as_such(
     emulator: Emulator, journal: Journal, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    monkeypatch.setattr("meshbridge.link.pace._SLOW_SECONDS", 0.05)
+    monkeypatch.setattr("meshbridge.link.slow_consumer._SLOW_SECONDS", 0.05)
     before = {reason: counted("daemon_disconnects", reason=reason) for reason in ("overrun", "connection")}
     reading = threading.Event()
     reading.set()

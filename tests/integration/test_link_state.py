@@ -10,10 +10,10 @@ from appmesh import App, AppMeshClientTCP
 from pydantic import SecretStr
 
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.events import EventType
+from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.options import Tls
+from meshbridge.model.events import EventType
 from tests.support import wait_for
 
 

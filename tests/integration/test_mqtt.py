@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meshbridge.options import Format
+from meshbridge.fields import Format
 from meshbridge.sinks.base import NotConnected, Retry
-from meshbridge.sinks.mqtt import MqttOptions, MqttSink
+from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from tests.support import Mosquitto, Subscriber, envelopes, free_port, make_event, wait_for
 
 pytestmark = pytest.mark.needs("mosquitto")

@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from meshbridge.events import Event
-from meshbridge.options import Format
+from meshbridge.fields import Format
+from meshbridge.model.events import Event
 from meshbridge.sinks.base import Refused, Retry
-from meshbridge.sinks.mqtt import MqttOptions, MqttSink
+from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from tests.support import Mosquitto, Subscriber, envelopes, make_event, wait_for
 
 pytestmark = pytest.mark.needs("mosquitto")

@@ -15,8 +15,8 @@ from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.link.app_state import AppState
 from meshbridge.sinks.base import NotConnected
-from meshbridge.sinks.mqtt import MqttOptions, MqttSink
-from meshbridge.sinks.mqtt_homeassistant import topic as discovery_topic
+from meshbridge.sinks.mqtt.home_assistant import topic as discovery_topic
+from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from tests.support import (
     Mosquitto,
     Process,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from meshbridge.options import Tls
+from meshbridge.fields import Tls
 from meshbridge.sinks.base import NotConnected
-from meshbridge.sinks.mqtt import MqttOptions, MqttSink
+from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from tests.support import Mosquitto, Subscriber, envelopes, free_port, make_event, program, wait_for
 
 pytestmark = pytest.mark.needs("mosquitto")

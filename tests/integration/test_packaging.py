@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import meshbridge
-from meshbridge.cli.completion import Shell, script
+from meshbridge.cli.completion_scripts import Shell, script
 from tests.integration.service_manager import Manager, Unit
 from tests.support import Process, free_port, write_config
 
@@ -146,7 +146,7 @@ def test_the_sdist_makes_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path
 def test_the_sdist_has_what_its_tests_need(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = ("tests/support.py", "docs/metrics.py", "deploy/helm/meshbridge/Chart.yaml", "Dockerfile", "Makefile")
+    needed = ("tests/support.py", "tools/metrics.py", "deploy/helm/meshbridge/Chart.yaml", "Dockerfile", "Makefile")
     assert set(needed) <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith("deploy/compose/secrets")]
 

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from meshbridge.events import Envelope
+from meshbridge.model.events import Envelope
 from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.kafka import KafkaOptions, KafkaSink
 from tests.contract.sinks.kafka_cluster import KafkaCluster

@@ -19,7 +19,7 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.js.errors import FetchTimeoutError
 from pydantic import ValidationError
 
-from meshbridge.events import Envelope
+from meshbridge.model.events import Envelope
 from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.nats import NatsOptions, NatsSink
 from tests.contract.sinks.socket_server import SocketServer

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from meshbridge.admin.control import ControlSocket
-from meshbridge.events import Event
 from meshbridge.journal import Journal, JournalOptions
+from meshbridge.model.events import Event
 from tests.integration.admin_api import application_for
 from tests.integration.terminal import terminal
 from tests.support import Process, make_event, meshbridge_command, wait_for

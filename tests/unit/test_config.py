@@ -5,7 +5,7 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
-from meshbridge.config import ConfigError, Settings, load, shown
+from meshbridge.config.load import ConfigError, Settings, load, shown
 from tests.support import write_config
 
 NOWHERE = Path("/nonexistent")

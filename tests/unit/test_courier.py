@@ -11,15 +11,15 @@ from meshbridge import telemetry
 from meshbridge.delivery import Courier
 from meshbridge.delivery import courier as courier_module
 from meshbridge.delivery.breaker import Breaker
-from meshbridge.events import Envelope
+from meshbridge.fields import Batch, When
+from meshbridge.fields import Retry as Waits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.journal import journal as journal_module
 from meshbridge.journal.tail import Tail
-from meshbridge.options import Batch, When
-from meshbridge.options import Retry as Waits
+from meshbridge.model.events import Envelope
+from meshbridge.model.status import BreakerState, PassState, ReplayStatus, SinkState
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
-from meshbridge.status import BreakerState, PassState, ReplayStatus, SinkState
 from tests.support import make_event, wait_for
 
 FAST = Waits(initial=0.001, max=0.01)

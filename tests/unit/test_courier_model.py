@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from meshbridge.delivery import Courier
-from meshbridge.events import Envelope
+from meshbridge.fields import Batch, When
+from meshbridge.fields import Retry as Waits
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.options import Batch, When
-from meshbridge.options import Retry as Waits
+from meshbridge.model.events import Envelope
+from meshbridge.model.status import PassState, ReplayStatus, SinkState
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
-from meshbridge.status import PassState, ReplayStatus, SinkState
 from tests.support import make_event, wait_for
 
 FAST = Waits(initial=0.0001, max=0.001)

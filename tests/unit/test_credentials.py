@@ -22,7 +22,7 @@ from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.link import DaemonOptions, explain, operations
 from meshbridge.link.credentials import BusyError, Credentials
 from meshbridge.link.operations import LoginRefusedError
-from meshbridge.link.pace import Pace
+from meshbridge.link.slow_consumer import Pace
 from tests.support import thread
 
 KEY = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"

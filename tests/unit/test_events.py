@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshbridge.events import (
+from meshbridge.fields import Format
+from meshbridge.model.events import (
     Event,
     EventType,
     PushError,
@@ -16,7 +17,6 @@ from meshbridge.events import (
     gap,
     raw,
 )
-from meshbridge.options import Format
 from tests.support import make_event, push_body
 
 json_values = st.recursive(

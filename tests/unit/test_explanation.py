@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from meshbridge.delivery import Explanation, ExplanationError, event_from_json, explain
-from meshbridge.events import Event, EventType, cloudevent, gap
-from meshbridge.routing import Route
+from meshbridge.delivery.routing import Route
+from meshbridge.model.events import Event, EventType, cloudevent, gap
 from meshbridge.sinks.file import FileOptions
-from meshbridge.sinks.mqtt import MqttOptions
+from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.webhook import WebhookOptions
 from tests.support import make_event, push_body
 

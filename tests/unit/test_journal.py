@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from meshbridge import telemetry
-from meshbridge.events import Event, EventType
 from meshbridge.journal import Journal, JournalError, JournalInUseError, JournalOptions, inspection, verify_directory
 from meshbridge.journal import ledger as ledger_module
 from meshbridge.journal import tail as tail_module
 from meshbridge.journal import writer as writer_module
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.store import DATABASE, Group, Store
+from meshbridge.model.events import Event, EventType
 from tests.support import make_event, wait_for
 
 APPEND = Store.append

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from meshbridge.events import Event, decode_push, encode, gap
+from meshbridge.fields import Format
 from meshbridge.link.app_state import AppState
-from meshbridge.options import Format
-from meshbridge.sinks.mqtt import MqttOptions, MqttSink
-from meshbridge.sinks.mqtt_connection import BrokerOptions
-from meshbridge.sinks.mqtt_retained import KnownTopics
-from meshbridge.sinks.mqtt_states import StateMessages, Topics
+from meshbridge.model.events import Event, decode_push, encode, gap
+from meshbridge.sinks.mqtt.connection import BrokerOptions
+from meshbridge.sinks.mqtt.retained import KnownTopics
+from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
+from meshbridge.sinks.mqtt.states import StateMessages, Topics
 from meshbridge.sinks.states import Figures
 from tests.support import push_body
 from tests.unit.state_table import States

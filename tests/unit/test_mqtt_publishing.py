@@ -13,7 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from meshbridge.sinks.base import Refused
-from meshbridge.sinks.mqtt_publishing import (
+from meshbridge.sinks.mqtt.publishing import (
     FAILURE,
     Acknowledgements,
     Flight,

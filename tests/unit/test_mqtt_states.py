@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.delivery import AppFigures
 from meshbridge.link.app_state import AppState
-from meshbridge.sinks.mqtt import MqttOptions
-from meshbridge.sinks.mqtt_homeassistant import announcement
-from meshbridge.sinks.mqtt_homeassistant import topic as discovery_topic
-from meshbridge.sinks.mqtt_retained import KnownTopics, Retained
-from meshbridge.sinks.mqtt_states import StateMessages, Topics, state_of
+from meshbridge.sinks.mqtt.home_assistant import announcement
+from meshbridge.sinks.mqtt.home_assistant import topic as discovery_topic
+from meshbridge.sinks.mqtt.retained import KnownTopics, Retained
+from meshbridge.sinks.mqtt.sink import MqttOptions
+from meshbridge.sinks.mqtt.states import StateMessages, Topics, state_of
 from meshbridge.sinks.states import Figures
 from tests.unit.state_table import States
 

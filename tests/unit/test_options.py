@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from meshbridge.options import Options, Retry, SecretFiles, When, parse_duration, parse_size
+from meshbridge.fields import Options, Retry, SecretFiles, When, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(

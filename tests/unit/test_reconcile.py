@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from meshbridge.events import Event, EventType, decode_push
 from meshbridge.link.reconcile import Apps
+from meshbridge.model.events import Event, EventType, decode_push
 from tests.support import push_body
 
 NAMES = st.sampled_from(["web", "db"])

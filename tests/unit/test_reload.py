@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from meshbridge.config import Settings, load
+from meshbridge.config.load import Settings, load
 from meshbridge.journal import Journal
-from meshbridge.parts import Parts, end
-from meshbridge.reload import Changes, Difference, changes, put_in_force, still_in_force
+from meshbridge.model.status import SinkState
+from meshbridge.service.reload import Changes, Difference, changes, put_in_force, still_in_force
+from meshbridge.service.supervisor import Parts, end
 from meshbridge.sinks.file import FileOptions
-from meshbridge.status import SinkState
 from tests.support import make_event, wait_for
 
 
@@ -178,7 +178,7 @@ def test_a_pause_outlasts_a_change(tmp_path: Path, journal: Journal) -> None:
 def test_a_sink_that_does_not_end_is_named_and_the_others_are_exchanged(
     tmp_path: Path, journal: Journal, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshbridge.parts._END_SECONDS", 3.0)
+    monkeypatch.setattr("meshbridge.service.supervisor._END_SECONDS", 3.0)
     old = settings_of(tmp_path, sinks={"stuck": sink(tmp_path / "x"), "log": sink(tmp_path / "a")})
     new = settings_of(tmp_path, sinks={"stuck": sink(tmp_path / "y"), "log": sink(tmp_path / "b")})
     parts = Parts(journal)

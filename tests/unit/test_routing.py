@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshbridge.events import Event, cloudevent, raw
-from meshbridge.options import Selection, When
-from meshbridge.routing import Route
+from meshbridge.delivery.routing import Route
+from meshbridge.fields import Selection, When
+from meshbridge.model.events import Event, cloudevent, raw
 from tests.support import make_event
 
 

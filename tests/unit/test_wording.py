@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshbridge.wording import printable, summary
+from meshbridge.model.event_summary import printable, summary
 
 
 @pytest.mark.parametrize(

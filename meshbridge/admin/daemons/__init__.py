@@ -1,7 +1,7 @@
 """``/api/v1/daemons``: every operation of the SDK at each daemon, one module for each area.
 
 An operation asks with the link's own token, over a connection that the link keeps for this. What a daemon answers comes
-back as what it means (:mod:`meshbridge.admin.daemons.refusals`), without what is secret
+back as what it means (:mod:`meshbridge.admin.daemons.error_mapping`), without what is secret
 (:mod:`meshbridge.admin.daemons.masking`). Which method of the SDK an operation is stands beside it, as ``x-sdk`` in the
 API's description.
 """

@@ -7,14 +7,14 @@ import orjson
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from meshbridge.admin.daemons.asking import Ask, Asking
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask, Asking
+from meshbridge.admin.daemons.error_mapping import answers, not_kept
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonObject, app_of, good, sdk
-from meshbridge.admin.daemons.refusals import answers, not_kept
-from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import App, AppMeshClient, AppOutput
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 __all__ = ["router"]
 

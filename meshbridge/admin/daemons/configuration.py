@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path
 from pydantic import Field
 
-from meshbridge.admin.daemons.asking import Ask
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask
+from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import MASK, masked, refuse_masks
 from meshbridge.admin.daemons.models import JsonObject, good, sdk
-from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.gate import Scope, needs
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 __all__ = ["router"]
 

@@ -12,16 +12,16 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from meshbridge import telemetry
-from meshbridge.admin.daemons.asking import Ask, Asking
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask, Asking
+from meshbridge.admin.daemons.error_mapping import answers, answers_of
 from meshbridge.admin.daemons.models import good, sdk
-from meshbridge.admin.daemons.refusals import answers, answers_of
-from meshbridge.admin.door import of_any_length
-from meshbridge.admin.gate import Scope, needs
+from meshbridge.admin.middleware import of_any_length
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.admin.streams import STALLED_SECONDS, BrokenOffError, Streamed
 from meshbridge.appmesh import AppMeshError
 from meshbridge.appmesh.files import RemoteFile
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 __all__ = ["router"]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from meshbridge.admin.daemons.asking import Ask
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask
+from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.models import good, sdk
-from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.gate import Scope, needs
 
 __all__ = ["router"]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.bridge import TheBridge
-from meshbridge.admin.daemons.asking import DaemonName
+from meshbridge.admin.daemons.calls import DaemonName
+from meshbridge.admin.daemons.error_mapping import answers_of
 from meshbridge.admin.daemons.models import good
-from meshbridge.admin.daemons.refusals import answers_of
-from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, ProblemKind
-from meshbridge.status import LinkState, LinkStatus
+from meshbridge.model.status import LinkState, LinkStatus
 
 __all__ = ["router"]
 

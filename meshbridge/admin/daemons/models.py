@@ -9,7 +9,7 @@ import orjson
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meshbridge.appmesh import App
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 __all__ = ["AppName", "AppSettings", "Done", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path
 
-from meshbridge.admin.daemons.asking import Ask
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask
+from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import Done, JsonObject, good, sdk
-from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.gate import Scope, needs
 
 __all__ = ["router"]
 

@@ -12,15 +12,15 @@ import orjson
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from meshbridge.admin.daemons.asking import Ask, Asking
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask, Asking
+from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonValue, app_of, good, sdk
-from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, ProblemKind, problem_content
 from meshbridge.admin.streams import Streamed
 from meshbridge.appmesh import App, AppMeshClient, AppRun
-from meshbridge.options import Duration, Options
+from meshbridge.fields import Duration, Options
 
 __all__ = ["router"]
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import Field, SecretStr
 
-from meshbridge.admin.daemons.asking import Ask
+from meshbridge.admin.auth import Scope, needs
+from meshbridge.admin.daemons.calls import Ask
+from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import Done, good, sdk
-from meshbridge.admin.daemons.refusals import answers
-from meshbridge.admin.gate import Scope, needs
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshAuthError, AppMeshClient, AppMeshDeniedError
-from meshbridge.options import Options
+from meshbridge.fields import Options
 
 __all__ = ["router"]
 

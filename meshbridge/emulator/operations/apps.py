@@ -12,7 +12,7 @@ from meshbridge.emulator.events import parse_events
 from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer, message_answer
 from meshbridge.emulator.output import LARGEST_READ, SMALLEST_READ
 from meshbridge.emulator.routes import ANYONE, Route
-from meshbridge.options import parse_duration
+from meshbridge.fields import parse_duration
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon

@@ -8,7 +8,7 @@ from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer
 from meshbridge.emulator.operations.apps import check_access
 from meshbridge.emulator.output import LARGEST_READ
 from meshbridge.emulator.routes import Route
-from meshbridge.options import parse_duration
+from meshbridge.fields import parse_duration
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon

@@ -9,7 +9,7 @@ from meshbridge.emulator.messages import BINARY, Answer, Call
 from meshbridge.emulator.operations.apps import accessible
 from meshbridge.emulator.routes import Route
 from meshbridge.emulator.tasks import TaskCancelled
-from meshbridge.options import parse_duration
+from meshbridge.fields import parse_duration
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon

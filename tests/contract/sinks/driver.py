@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from meshbridge.events import Envelope, Event
+from meshbridge.model.events import Envelope, Event
 from meshbridge.sinks.base import NotConnected, Refused, Sink, SinkError
 from tests.contract.sinks.far_end import SECRETS, FarEnd
 

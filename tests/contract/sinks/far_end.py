@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from meshbridge.events import Event
+from meshbridge.model.events import Event
 from meshbridge.sinks.base import Sink
 
 SECRETS = ("hunter2-bearer", "hunter2-password", "hunter2-header", "hunter2-path")

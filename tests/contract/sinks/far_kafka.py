@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from meshbridge.events import Event
+from meshbridge.model.events import Event
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.kafka import KafkaOptions
 from tests.contract.sinks.far_end import Say, Script

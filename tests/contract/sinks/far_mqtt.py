@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 
 from meshbridge.sinks.base import Sink
-from meshbridge.sinks.mqtt import MqttOptions
+from meshbridge.sinks.mqtt.sink import MqttOptions
 from tests.contract.sinks.far_end import SECRETS, Say, Script
 from tests.contract.sinks.socket_server import SocketServer, exactly
 

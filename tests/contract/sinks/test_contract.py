@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from meshbridge.events import Envelope
+from meshbridge.model.events import Envelope
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from tests.contract.sinks.driver import CALL_SECONDS, assert_arrived, assert_complete, assert_no_secret, deliver, write
 from tests.contract.sinks.far_end import FarEnd, Say

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from meshbridge.admin.options import AdminOptions, Scope, Token
-from meshbridge.config import ConfigError, load
-from meshbridge.listening import is_loopback
+from meshbridge.config.load import ConfigError, load
+from meshbridge.web.addresses import is_loopback
 from tests.support import write_config
 
 HASH = "ab" * 32

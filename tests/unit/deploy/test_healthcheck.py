@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from meshbridge.exporter import ExporterOptions
-from meshbridge.healthcheck import LISTEN, CannotAskError, exporter_url
+from meshbridge.service.healthcheck import LISTEN, CannotAskError, exporter_url
 
 
 def write(directory: Path, exporter: object) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshbridge.notify import Notifier
+from meshbridge.service.notify import Notifier
 
 
 @pytest.fixture

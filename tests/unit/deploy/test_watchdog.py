@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from meshbridge.notify import Notifier
-from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
-from meshbridge.watchdog import Look, Progress, Watchdog, journal_look, link_look, sink_look
+from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from meshbridge.service.notify import Notifier
+from meshbridge.service.watchdog import Look, Progress, Watchdog, journal_look, link_look, sink_look
 from tests.support import DEADLINE_SECONDS
 
 

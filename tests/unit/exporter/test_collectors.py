@@ -17,7 +17,7 @@ from meshbridge.exporter.collectors.host import HostCollector, host_families
 from meshbridge.exporter.collectors.own import own_families, registry_families
 from meshbridge.exporter.exposition import MALFORMED, Family, render_text
 from meshbridge.exporter.sources import Sources
-from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
 
 Make = Callable[..., Any]
 json = st.recursive(

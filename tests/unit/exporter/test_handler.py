@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from meshbridge.exporter import Collectors, ExporterOptions, Sources
 from meshbridge.exporter.collectors import Deadline
 from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, time_allowed
-from meshbridge.status import JournalStatus, LinkStatus, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkStatus, SinkStatus
 
 Make = Callable[..., Any]
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from meshbridge.exporter import Collectors, ExporterOptions
-from meshbridge.listening import split_address
+from meshbridge.web.addresses import split_address
 
 
 @pytest.mark.parametrize(

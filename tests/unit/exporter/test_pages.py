@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 from meshbridge.exporter.pages import landing_page, readiness
-from meshbridge.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
+from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
 
 ATTACK = "<script>alert('&')</script>\"\ud800"
 LINKS = [LinkStatus("node-a", LinkState.UP, url="tcp://h:1", connected_since=0.0), LinkStatus("b", last_error=ATTACK)]

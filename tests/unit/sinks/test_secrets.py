@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from meshbridge.sinks.base import NotConnected
-from meshbridge.sinks.http_options import HttpAuth
+from meshbridge.sinks.http.options import HttpAuth
 from meshbridge.sinks.kafka import KafkaOptions
-from meshbridge.sinks.mqtt import MqttOptions
+from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
 
 SINKS: list[tuple[Any, dict[str, object]]] = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshbridge.events import Event, cloudevent, raw
+from meshbridge.model.events import Event, cloudevent, raw
 from meshbridge.sinks.base import Refused
 from meshbridge.sinks.splitting import encoded_parts, split
 from tests.support import make_event

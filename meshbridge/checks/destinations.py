@@ -1,0 +1,44 @@
+"""Each sink's far end: a real connection that leaves no trace."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from meshbridge.model.status import Grade, Verdict
+from meshbridge.sinks.base import Found, SinkError
+
+__all__ = ["check_sink"]
+
+_SECONDS = 5.0
+_HINT = "; set "  # parts what happened from what to do, in a sink's message
+_REMEDIES = {  # by the reason of the error
+    "unreachable": "see whether the address is right, the far end runs, and the firewalls in between let it through",
+    "timeout": "see whether the address is right, and what the far end's log says",
+    "refused_connection": "set username and password_file to what the far end knows, and see its access rules",
+    "connection_lost": "see the far end's log; a broker that speaks MQTT 3.1.1 only wants protocol: 3.1.1",
+    "secret": "make the file readable for this user, with the secret as its content",
+    "template": "mend the template; meshbridge explain shows what comes of it",
+    "tls": "see tls of the sink: files that exist, and an authority that made the far end's certificate",
+    "open": "make the directory, and let this user write in it",
+    "no_stream": "make the stream, or name one that exists",
+    "no_topic": "make the topic, or name one that exists",
+    "proxy": "see the address, name and password in proxy",
+}
+
+
+def check_sink(name: str, options: Any) -> Iterator[Verdict]:
+    """``options`` is the settings model of any kind of sink."""
+    subject = f"sink {name}"
+    try:
+        found = options.probe(_SECONDS) or Found()
+    except SinkError as error:
+        text, hint, rest = str(error).partition(_HINT)
+        remedy = f"set {rest}" if hint else _REMEDIES.get(error.reason)
+        yield Verdict(subject, "connection", Grade.FAILED, text, remedy)
+        return
+    except Exception as error:  # noqa: BLE001 a bug of a sink, which may be somebody's own, costs its own verdict alone
+        yield Verdict(subject, "connection", Grade.FAILED, f"its probe failed: {error!r}", "report it to its author")
+        return
+    if found.doubt is None:
+        yield Verdict(subject, "connection", Grade.OK, found.text)
+    else:
+        yield Verdict(subject, "connection", Grade.WARNING, found.doubt, found.remedy)

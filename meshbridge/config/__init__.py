@@ -1,0 +1,1 @@
+"""The configuration: ``load`` reads and checks all of it, ``peek`` a few keys."""

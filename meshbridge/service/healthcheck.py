@@ -1,0 +1,77 @@
+"""``meshbridge healthcheck``: asks a bridge on this host how it is, for a container's HEALTHCHECK and for probes.
+
+It runs every minute for ever, so it takes a glance at the configuration only, and imports none of the parts.
+"""
+
+import http.client
+from collections.abc import Mapping
+from pathlib import Path
+
+from meshbridge.config.peek import part_of, read_file
+
+__all__ = ["CannotAskError", "ask", "exporter_url"]
+
+LISTEN = "0.0.0.0:9665"
+_OK, _UNAUTHORIZED = 200, 401
+
+
+class CannotAskError(Exception):
+    """The configuration doesn't say where to ask, or nobody answers there."""
+
+
+def exporter_url(config: Path | None, environ: Mapping[str, str]) -> str:
+    """Where the exporter listens, as seen from this host.
+
+    Raises:
+        CannotAskError: the file can't be read, or names no fixed port.
+
+    """
+    try:
+        settings = part_of(config, environ, "exporter", ("listen", "web_config"))
+        web_config = settings.get("web_config")
+        tls = web_config is not None and "tls_server_config" in read_file(Path(web_config))
+    except (OSError, ValueError) as error:
+        raise CannotAskError(f"cannot read the configuration: {error}") from error
+    host, _, port = str(settings.get("listen", LISTEN)).rpartition(":")
+    if not port.isdecimal() or int(port) == 0:
+        raise CannotAskError(f"exporter.listen has no fixed port: {settings.get('listen')!r}; give --url")
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 where it listens
+    return f"{'https' if tls else 'http'}://{here}:{port}"
+
+
+def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
+    """Whether the bridge is healthy (or ready), and what it answers.
+
+    One that asks for a user is healthy; whether it is ready it does not tell.
+
+    Raises:
+        CannotAskError: nobody answers.
+
+    """
+    scheme, _, address = url.rstrip("/").partition("://")
+    connection = _connection(scheme, address, timeout_seconds)
+    try:
+        connection.request("GET", "/-/ready" if ready else "/-/healthy")
+        answer = connection.getresponse()
+        text = answer.read(65536).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        # In TLS 1.3 a client without a certificate learns so after the handshake, by an alert or by being hung up on.
+        hung_up = isinstance(error, ConnectionResetError) or "CERTIFICATE_REQUIRED" in str(error)
+        if scheme == "https" and hung_up and not ready:
+            return True, "it asks for a client certificate"
+        raise CannotAskError(f"no answer from {url}: {error}") from error
+    finally:
+        connection.close()
+    return answer.status == _OK or (answer.status == _UNAUTHORIZED and not ready), text
+
+
+def _connection(scheme: str, address: str, timeout_seconds: float) -> http.client.HTTPConnection:
+    if scheme == "http":
+        return http.client.HTTPConnection(address, timeout=timeout_seconds)
+    if scheme != "https":
+        raise CannotAskError(f"not an address: {scheme}://{address} (use http://host:port or https://host:port)")
+    import ssl  # noqa: PLC0415 most bridges listen without
+
+    # Its certificate is for the host's name, and this asks on the host itself, and sends no secret.
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001
+    return http.client.HTTPSConnection(address, timeout=timeout_seconds, context=context)

@@ -1,0 +1,330 @@
+"""The connection to a broker: paho-mqtt makes it, authenticates and keeps it alive; its network loop is driven here.
+
+What an event takes goes past paho (:mod:`meshbridge.sinks.mqtt.publishing`): whole windows leave in one send, and of
+what comes in only packets that are no acknowledgements are handed to paho.
+"""
+
+import contextlib
+import select
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic import Field, SecretStr, field_validator
+
+from meshbridge.fields import Duration, SecretFiles, Tls
+from meshbridge.sinks.base import NotConnected, SinkError
+from meshbridge.sinks.mqtt.paho_socket import Tap
+from meshbridge.sinks.mqtt.publishing import Acknowledgements
+from meshbridge.sinks.options import secret_of
+
+__all__ = ["BrokerOptions", "Connection", "Will"]
+
+_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+_MAX_POLL_SECONDS = 0.5
+
+
+class BrokerOptions(SecretFiles):
+    """How a broker is reached."""
+
+    url: str = Field(description="mqtt://, mqtts://, ws:// or wss:// host[:port][/path]")
+    protocol: Literal["5", "3.1.1"] = Field(default="5", description="MQTT version")
+    username: str | None = Field(default=None, description="a user of the broker")
+    password: SecretStr | None = Field(default=None, description="of username")
+    password_file: Path | None = None
+    tls: Tls = Field(default=Tls(), description="for mqtts:// and wss://")
+    keepalive: Duration = Field(default=60.0, ge=5, le=65535, description="how soon a silent connection is noticed")
+    client_id: str | None = Field(default=None, description="default: meshbridge-<random, kept beside the journal>")
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError(
+                f"not the address of a broker: {value!r} (use mqtt://host:1883, mqtts://, ws:// or wss://)"
+            )
+        if parts.username or parts.password:
+            raise ValueError("name and password stand in username and password, not in the url")
+        _ = parts.port  # raises ValueError itself
+        return value
+
+
+class Will(NamedTuple):
+    """What the broker publishes, retained, when the connection ends in any way but :meth:`Connection.close`."""
+
+    topic: str
+    payload: bytes
+
+
+class Connection:
+    """One connection at a time; a fresh session each time, since the journal remembers, not the broker.
+
+    ``acks`` holds the acknowledgements that have come and nobody has taken: (packet type, packet id, reason code).
+    """
+
+    def __init__(self, options: BrokerOptions, client_id: str) -> None:
+        self._options = options
+        self._client_id = client_id
+        self._url = urlsplit(options.url)
+        self._v5 = options.protocol == "5"
+        self._client: paho.Client | None = None
+        self._poller = select.poll()
+        self._connack: ReasonCode | None = None
+        self._lost: str | None = None  # why the connection ended, once it has
+        self._tap: Tap | None = None
+        self._incoming = Acknowledgements()
+        self._rest = b""  # of what was offered and the socket did not take
+        self.acks: list[tuple[int, int, int]] = []
+        self.receive_maximum: int | None = None  # as the broker said
+        self.max_packet_bytes: int | None = None
+        self.max_qos = 2
+        self.retains = True
+        self.will: Will | None = None
+        self.subscription: str | None = None  # a topic whose messages go to ``on_message``
+        self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
+
+    @property
+    def place(self) -> str:
+        port = self._url.port or _DEFAULT_PORTS[self._url.scheme]
+        return f"{self._url.hostname}:{port}"
+
+    @property
+    def client(self) -> paho.Client | None:
+        """What paho has of it, None while there is none."""
+        return self._client
+
+    def open(self, timeout_seconds: float) -> None:
+        """Connects, anew where there is a connection.
+
+        Raises:
+            NotConnected: the broker can't be reached, or does not let this bridge in.
+
+        """
+        self.close(0)
+        deadline = time.monotonic() + timeout_seconds
+        client = self._new_client()
+        client.connect_timeout = timeout_seconds
+        host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
+        try:
+            client.connect(host, port, keepalive=int(self._options.keepalive))
+            if client.socket() is None:  # gone already, as when a client certificate is wanted
+                self._lost = self._lost or f"broker {self.place} closed the connection"
+                self._raise_if_lost()
+            self._client = client
+            self._tap = Tap(client)
+            while self._connack is None:
+                if time.monotonic() >= deadline:
+                    raise NotConnected(f"broker {self.place} accepts but does not answer", reason="timeout")
+                self.pump(deadline)
+                if self._connack is None:  # a broker that refuses says so, and then goes
+                    self._raise_if_lost()
+        except (OSError, ValueError, paho.WebsocketConnectionError) as error:
+            self.close(0)
+            raise NotConnected(self._explain(error), reason="unreachable") from error
+        except SinkError:
+            self.close(0)
+            raise
+        self._raise_if_refused(self._connack)
+        if self.subscription is not None:
+            client.subscribe(self.subscription, qos=1)
+
+    def close(self, timeout_seconds: float, last_words: bytes = b"") -> None:
+        """Ends the connection; with time, as one that says good-bye after ``last_words``, so that no will is sent."""
+        client, self._client, tap = self._client, None, self._tap
+        self._connack = self._lost = self._tap = None
+        self._incoming, self._rest, self.acks = Acknowledgements(), b"", []
+        if client is None:
+            return
+        client.on_disconnect = None
+        sock = client.socket()
+        with contextlib.suppress(Exception):
+            # Last words that don't go out whole are the will's, which a good-bye would take back.
+            if timeout_seconds and (not last_words or (tap is not None and tap.write(last_words) == len(last_words))):
+                client.disconnect()  # sends at once
+        if sock is not None:  # paho closes its socket only when it is told that it was lost
+            with contextlib.suppress(OSError):
+                sock.close()
+
+    def check(self) -> None:
+        """Raises NotConnected where there is no connection, or it was lost."""
+        if self._client is None:
+            raise NotConnected(f"not connected to broker {self.place}")
+        self._raise_if_lost()
+
+    def offer(self, data: bytes) -> None:
+        """Hands ``data`` to the socket as far as it takes it now; the rest follows with the next call of any kind.
+
+        Raises:
+            NotConnected: the connection is lost.
+
+        """
+        self._rest += data
+        self._send_rest()
+        self._raise_if_lost()
+
+    def _send_rest(self) -> None:
+        tap = self._tap
+        assert tap is not None
+        try:
+            while self._rest:
+                self._rest = self._rest[tap.write(self._rest) :]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            self._lost = self._lost or f"connection to broker {self.place} lost: {error.strerror or error}"
+        tap.amid_packet = bool(self._rest)
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Hands ``data`` to the socket; acknowledgements that come meanwhile are kept.
+
+        Raises:
+            NotConnected: the connection is lost, or the broker takes nothing in time.
+
+        """
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        tap = self._tap
+        assert tap is not None
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                self._raise_if_lost()
+                try:
+                    sent += tap.write(view[sent:])
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    if time.monotonic() >= deadline:
+                        raise NotConnected(f"broker {self.place} takes nothing", reason="timeout") from None
+                    tap.amid_packet = True
+                    self.pump(deadline, to_write=True)
+                except OSError as error:
+                    self._lost = f"connection to broker {self.place} lost: {error.strerror or error}"
+        tap.amid_packet = False
+
+    def pump(self, deadline: float, *, to_write: bool = False) -> None:
+        """Waits for the socket until ``deadline``, half a second at most; takes what has come, and lets paho work."""
+        client, tap = self._client, self._tap
+        assert client is not None
+        assert tap is not None
+        if client.socket() is None:
+            self._lost = self._lost or f"connection to broker {self.place} lost"
+            return
+        if not tap.has_buffered():
+            seconds = min(_MAX_POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+            writing = to_write or bool(self._rest) or client.want_write()
+            self._poller.register(tap, select.POLLIN | (select.POLLOUT if writing else 0))
+            try:
+                self._poller.poll(int(seconds * 1000) + (1 if seconds else 0))
+            finally:
+                self._poller.unregister(tap)
+        self._read(client, tap)
+        if self._rest:
+            self._send_rest()
+        if client.want_write():
+            client.loop_write()
+        client.loop_misc()
+
+    def _read(self, client: paho.Client, tap: Tap) -> None:
+        try:
+            data = tap.read()
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError as error:
+            self._lost = f"connection to broker {self.place} lost: {error.strerror or error}"
+            return
+        if not data:
+            self._lost = self._lost or f"broker {self.place} closed the connection"
+            return
+        acks, others = self._incoming.take(data)
+        self.acks += acks
+        if others:
+            tap.give(others)
+            while tap.holds_packets() and client.socket() is not None:
+                client.loop_read()
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise NotConnected(self._lost, reason="connection_lost")
+
+    def _raise_if_refused(self, connack: ReasonCode) -> None:
+        if connack.is_failure:
+            self.close(0)
+            raise NotConnected(
+                f"broker {self.place} refused the connection: {connack} (user {self._options.username!r})",
+                reason="refused_connection",
+            )
+
+    # --- paho ----------------------------------------------------------------------------------------------------
+
+    def _new_client(self) -> paho.Client:
+        options = self._options
+        websockets = self._url.scheme in {"ws", "wss"}
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
+            transport="websockets" if websockets else "tcp",
+            reconnect_on_failure=False,
+            clean_session=None if self._v5 else True,
+        )
+        if websockets:
+            client.ws_set_options(path=self._url.path or "/mqtt")
+        if self._url.scheme in {"mqtts", "wss"}:
+            try:
+                context = options.tls.context()
+                context.sslsocket_class = _ClosingSocket
+                client.tls_set_context(context)
+            except OSError as error:
+                raise NotConnected(
+                    f"cannot load the TLS files of broker {self.place}: {error}", reason="tls"
+                ) from error
+        if options.username is not None:
+            client.username_pw_set(options.username, secret_of(options, "password"))
+        if self.will is not None:
+            client.will_set(self.will.topic, self.will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_message = lambda _client, _userdata, message: self.on_message(message.topic, bytes(message.payload))
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Any) -> None:
+        self._connack = reason
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", None)
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self.max_qos = getattr(properties, "MaximumQoS", 2)
+        self.retains = bool(getattr(properties, "RetainAvailable", 1))
+
+    def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
+        self._lost = f"connection to broker {self.place} lost: {reason}"
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"certificate of broker {self.place} not trusted: {error.verify_message}; set tls.ca_file to the PEM "
+                "file of its authority"
+            )
+        if isinstance(error, TimeoutError):
+            return f"no connection to broker {self.place} in time"
+        return f"cannot connect to broker {self.place}: {getattr(error, 'strerror', None) or error}"
+
+
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, where paho would leave it open."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise

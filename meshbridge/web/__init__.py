@@ -1,0 +1,1 @@
+"""HTTP serving that the exporter and the admin API share."""
