@@ -1,5 +1,6 @@
 """Helpers of the tests: conditions to wait for, real programs to run, events to send."""
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -46,11 +47,26 @@ def wait_for(condition: Callable[[], Value], what: str = "", seconds: float = DE
         pause.wait(0.01)
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that the kernel has just had free."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that the kernel gives to no other program while this process runs.
+
+    A socket stays bound to it and does not listen: connections are refused until a server listens there. Servers set
+    SO_REUSEADDR, as this socket does, and so can bind to it as well, as often as a test starts them.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _RESERVED.append(sock)
+    return int(sock.getsockname()[1])
+
+
+@atexit.register
+def _release_ports() -> None:
+    for sock in _RESERVED:
+        sock.close()
 
 
 def push_body(sequence: int, event_type: str = "STDOUT", app: str = "web", data: Any = ...) -> bytes:
