@@ -377,6 +377,19 @@ def mqtt_state_refused(broker: str, topic: str, reason: str) -> None:
     log.warning("broker does not take a state topic", broker=broker, topic=topic, reason=reason)
 
 
+def sink_memory_unusable(sink: str, what: str, count: int) -> None:
+    log.warning("sink memory unusable", sink=sink, what=what, count=count, hint="removed; the sink runs without it")
+
+
+def sink_file_adopted(path: str, entries: int, unusable: int) -> None:
+    fields = {"unusable": unusable, "hint": "the file was set aside"} if unusable else {}
+    (log.warning if unusable else log.info)("sink file moved into the journal", path=path, entries=entries, **fields)
+
+
+def sink_file_left(path: str, reason: str) -> None:
+    log.warning("cannot move sink file into the journal", path=path, reason=reason)
+
+
 def sink_paused(sink: str) -> None:
     log.info("sink paused", sink=sink)
 

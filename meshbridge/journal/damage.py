@@ -17,7 +17,7 @@ from urllib.parse import quote
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, envelope_of
-from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, StateKey, Store
+from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, MemoryKey, StateKey, Store
 from meshbridge.model.events import Envelope
 
 __all__ = ["Replacement", "finish_replacement", "replace"]
@@ -75,7 +75,13 @@ def replace(
             last = max(last, wreck.last_offset(), *known.values(), 0)
             fresh.remember_last_offset(last)
             fresh.append(
-                Group((), wreck.cursors() | dict(known), wreck.runs(), wreck.app_states(), wreck.dead_letters())
+                Group(
+                    cursors=wreck.cursors() | dict(known),
+                    runs=wreck.runs(),
+                    states=wreck.app_states(),
+                    dead_letters=wreck.dead_letters(),
+                    memory=wreck.memory(),
+                )
             )
             wanted_after = min(known.values(), default=last)
             salvaged = 0
@@ -180,6 +186,10 @@ class _Wreck:
     def app_states(self) -> dict[StateKey, str]:
         rows = self._rows("SELECT daemon, app, state FROM app_states")
         return {(row[0], row[1]): row[2] for row in rows if all(isinstance(value, str) for value in row)}
+
+    def memory(self) -> dict[MemoryKey, str]:
+        rows = self._rows("SELECT sink, kind, key, text FROM sink_memory")
+        return {(row[0], row[1], row[2]): row[3] for row in rows if all(isinstance(value, str) for value in row)}
 
     def dead_letters(self) -> list[Letter]:
         letters: list[Letter] = []

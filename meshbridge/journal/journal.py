@@ -121,13 +121,16 @@ class Journal:
         ledger = self._ledger
 
         def is_settled() -> bool:
-            written = ledger.settled >= target and not ledger.dirty_cursors and not self.letters.waiting
-            return written or not self._writer.running
+            written = ledger.settled >= target and not ledger.dirty_cursors and not ledger.dirty_memory
+            return (written and not self.letters.waiting) or not self._writer.running
 
+        return self._wait_for_disk(is_settled, timeout_seconds)
+
+    def _wait_for_disk(self, is_done: Callable[[], bool], timeout_seconds: float | None) -> bool:
         self._writer.awaited += 1
         self._work.notify()
         try:
-            return self._progress.wait_for(is_settled, timeout_seconds)
+            return self._progress.wait_for(is_done, timeout_seconds)
         finally:
             self._writer.awaited -= 1
 
@@ -271,6 +274,49 @@ class Journal:
                 return self._ledger.dirty_states[daemon, app]
         return self._writer.ask(lambda store: store.app_state(daemon, app), None)
 
+    # --- sinks' memory --------------------------------------------------------------------------------------------
+
+    def memory(self, sink: str) -> "SinkMemory":
+        """What a sink remembers beside its cursor, as :class:`meshbridge.sinks.memory.Memory` wants it."""
+        return SinkMemory(self, sink)
+
+    def remembered(self, sink: str, kind: str) -> dict[str, str] | None:
+        """What a sink remembers of a kind, by key; None while the database can't be read."""
+        with self._lock:
+            dirty = {
+                key: text for (of, what, key), text in self._ledger.dirty_memory.items() if (of, what) == (sink, kind)
+            }
+        unknown: dict[str, str] | None = None
+        kept = self._writer.ask(lambda store: store.memory(sink, kind), unknown)
+        if kept is None:
+            return None
+        return {key: text for key, text in (kept | dirty).items() if text is not None}
+
+    def remember(self, sink: str, kind: str, changes: Mapping[str, str | None], timeout_seconds: float) -> bool:
+        """Sets texts and removes those that are None, in the next transaction; waits for it at most for so long.
+
+        Returns:
+            Whether they are on disk; False at once while the disk can't be written.
+
+        Raises:
+            UnicodeEncodeError: they can't be kept, since they are no text.
+
+        """
+        for key, text in changes.items():
+            f"{key}{text}".encode()  # what SQLite would refuse must not reach the journal's thread
+        keyed = {(sink, kind, key): text for key, text in changes.items()}
+        ledger, writer = self._ledger, self._writer
+
+        def is_done() -> bool:
+            return writer.fault is not None or not writer.running or not (keyed.keys() & ledger.dirty_memory.keys())
+
+        with self._lock:
+            ledger.dirty_memory.update(keyed)
+            self._work.notify()
+            if timeout_seconds > 0:
+                self._wait_for_disk(is_done, timeout_seconds)
+            return not (keyed.keys() & ledger.dirty_memory.keys())
+
     # --- dead letters --------------------------------------------------------------------------------------------
 
     def add_dead_letter(self, sink: str, envelope: Envelope, reason: str, error: str) -> None:
@@ -329,3 +375,19 @@ class Journal:
                 for name, offset in sorted(cursors.items())
             },
         }
+
+
+class SinkMemory:
+    """What one sink remembers. For any thread."""
+
+    def __init__(self, journal: Journal, sink: str) -> None:
+        self._journal = journal
+        self._sink = sink
+
+    def load(self, kind: str) -> dict[str, str] | None:
+        """Everything of a kind, by key; None while the database can't be read."""
+        return self._journal.remembered(self._sink, kind)
+
+    def save(self, kind: str, changes: Mapping[str, str | None], timeout_seconds: float = 0.0) -> bool:
+        """See :meth:`Journal.remember`."""
+        return self._journal.remember(self._sink, kind, changes, timeout_seconds)

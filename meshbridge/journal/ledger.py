@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from meshbridge.journal.keeping import Deleted
 from meshbridge.journal.rows import event_bytes
-from meshbridge.journal.store import Extent, StateKey
+from meshbridge.journal.store import Extent, MemoryKey, StateKey
 from meshbridge.journal.tail import Tail
 from meshbridge.model.events import Envelope, Event, EventType
 
@@ -32,6 +32,7 @@ class Batch:
     held: bool
     cursors: dict[str, int]
     states: dict[StateKey, str | None]
+    memory: dict[MemoryKey, str | None]
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Ledger:
     cursors: dict[str, int] = field(default_factory=dict)
     dirty_cursors: dict[str, int] = field(default_factory=dict)  # not on disk yet, and
     dirty_states: dict[StateKey, str | None] = field(default_factory=dict)
+    dirty_memory: dict[MemoryKey, str | None] = field(default_factory=dict)
     runs: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     tail: Tail = field(default_factory=Tail)
     first: int = 1  # offset that is kept; one more than ``last`` when none is
@@ -86,7 +88,7 @@ class Ledger:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.inbox or self.held or self.dirty_cursors or self.dirty_states)
+        return bool(self.inbox or self.held or self.dirty_cursors or self.dirty_states or self.dirty_memory)
 
     def next_batch(self) -> Batch:
         if self.held:
@@ -97,7 +99,7 @@ class Ledger:
             whole = len(rows) == len(self.inbox)
         # A state belongs to the last of the events that were handed over with it, never before it.
         states = dict(self.dirty_states) if whole else {}
-        return Batch(rows, bool(self.held), dict(self.dirty_cursors), states)
+        return Batch(rows, bool(self.held), dict(self.dirty_cursors), states, dict(self.dirty_memory))
 
     def written(self, batch: Batch) -> None:
         """It is on disk: new events can be read."""
@@ -109,6 +111,7 @@ class Ledger:
             self._publish(batch.rows, size)
         _forget_written(self.dirty_cursors, batch.cursors)
         _forget_written(self.dirty_states, batch.states)
+        _forget_written(self.dirty_memory, batch.memory)
         self.held_bytes -= size
         self.written_bytes += size
         self.settled += len(batch.rows)

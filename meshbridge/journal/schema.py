@@ -7,7 +7,7 @@ from meshbridge.journal.errors import DamageError, JournalError
 
 __all__ = ["SCHEMA_VERSION", "prepare"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x6D62726A  # "mbrj": so that `file` and this module know a journal from any other database
 
 _EVENT_COLUMNS = """
@@ -17,6 +17,10 @@ _EVENT_COLUMNS = """
 """
 _STATE_COLUMNS = (
     "(daemon TEXT NOT NULL, app TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (daemon, app)) WITHOUT ROWID"
+)
+_MEMORY_COLUMNS = (
+    "(sink TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (sink, kind, key))"
+    " WITHOUT ROWID"
 )
 _LETTER_COLUMNS = """
     id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, refused_at REAL NOT NULL, reason TEXT NOT NULL,
@@ -28,6 +32,7 @@ _TABLES = (
     "CREATE TABLE runs (daemon TEXT PRIMARY KEY, run TEXT NOT NULL, sequence INTEGER) WITHOUT ROWID",
     f"CREATE TABLE app_states {_STATE_COLUMNS}",
     f"CREATE TABLE dead_letters ({_LETTER_COLUMNS}, offset INTEGER NOT NULL, {_EVENT_COLUMNS})",
+    f"CREATE TABLE sink_memory {_MEMORY_COLUMNS}",
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('events', 0), ('last_offset', 0)",
 )
@@ -39,6 +44,7 @@ _UPGRADES = {
         "ALTER TABLE dead_letters ADD COLUMN checksum INTEGER",
         "ALTER TABLE dead_letters ADD COLUMN retry INTEGER NOT NULL DEFAULT 0",
     ),
+    2: (f"CREATE TABLE sink_memory {_MEMORY_COLUMNS}",),
 }
 
 
@@ -65,7 +71,7 @@ def prepare(writer: sqlite3.Connection, path: Path) -> None:
         # To be chosen before the first table: with it, deleted events can give their pages back.
         writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         statements: tuple[str, ...] = _TABLES
-    elif version == 1 and {"events", "cursors", "runs"} <= tables:  # the one version without an application id
+    elif version >= 1 and (ours or version == 1) and {"events", "cursors", "runs"} <= tables:  # 1 had no application id
         statements = tuple(step for number in range(version, SCHEMA_VERSION) for step in _UPGRADES[number])
     else:
         raise DamageError("it is another program's database")

@@ -16,7 +16,7 @@ from meshbridge.journal.rows import COLUMNS, PLACES, envelope_of, event_bytes, r
 from meshbridge.journal.schema import prepare
 from meshbridge.model.events import Envelope
 
-__all__ = ["DATABASE", "SUFFIXES", "Change", "Deletion", "Extent", "Group", "StateKey", "Store"]
+__all__ = ["DATABASE", "SUFFIXES", "Change", "Deletion", "Extent", "Group", "Letter", "MemoryKey", "StateKey", "Store"]
 
 DATABASE = "journal.db"
 SUFFIXES = ("", "-wal", "-shm")
@@ -36,6 +36,8 @@ _BUSY_SECONDS = 5.0
 
 StateKey = tuple[str, str]
 """(daemon, app)"""
+MemoryKey = tuple[str, str, str]
+"""(sink, kind, key)"""
 Letter = tuple[str, float, str, str, Envelope]
 """(sink, when, reason, error, what was refused)"""
 
@@ -52,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What goes to the disk together: events, cursors, the runs' last sequences, apps' states, dead letters."""
+    """What goes to the disk together: events and all that is kept beside them."""
 
     rows: Sequence[Envelope] = ()
     cursors: Mapping[str, int] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Group:
     states: Mapping[StateKey, str | None] = field(default_factory=dict)
     dead_letters: Iterable[Letter] = ()
     changes: Iterable[Change] = ()  # made last
+    memory: Mapping[MemoryKey, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,7 @@ class Store:
                     writer.execute("DELETE FROM app_states WHERE daemon = ? AND app = ?", (daemon, app))
                 else:
                     writer.execute("INSERT OR REPLACE INTO app_states VALUES (?, ?, ?)", (daemon, app, state))
+            self._remember(group.memory)
             for sink, refused_at, reason, error, envelope in group.dead_letters:
                 writer.execute(
                     f"INSERT INTO dead_letters (sink, refused_at, reason, error, {COLUMNS}) "  # noqa: S608 constants
@@ -193,6 +197,14 @@ class Store:
                 )
             for change in group.changes:
                 change.rows = writer.execute(change.sql, change.parameters).rowcount
+
+    def _remember(self, memory: Mapping[MemoryKey, str | None]) -> None:
+        removed = [key for key, text in memory.items() if text is None]
+        kept = [(*key, text) for key, text in memory.items() if text is not None]
+        if removed:
+            self._writer.executemany("DELETE FROM sink_memory WHERE sink = ? AND kind = ? AND key = ?", removed)
+        if kept:
+            self._writer.executemany("INSERT OR REPLACE INTO sink_memory VALUES (?, ?, ?, ?)", kept)
 
     def delete(self, deletion: Deletion, limit: int, cursors: Mapping[str, int]) -> tuple[int, int, dict[str, int]]:
         """Deletes the oldest ``limit`` that are to go: (how many, up to where, how many of them each cursor misses)."""
@@ -306,6 +318,11 @@ class Store:
                 "SELECT state FROM app_states WHERE daemon = ? AND app = ?", (daemon, app)
             ).fetchone()
         return None if row is None else row[0]
+
+    def memory(self, sink: str, kind: str) -> dict[str, str]:
+        """What a sink remembers of a kind; a row that damage has made anything but text is left out."""
+        rows = self.ask("SELECT key, text FROM sink_memory WHERE sink = ? AND kind = ?", (sink, kind))
+        return {key: text for key, text in rows if isinstance(key, str) and isinstance(text, str)}
 
     def dead_letters(self) -> dict[str, int]:
         """How many there are, by sink."""

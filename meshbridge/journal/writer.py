@@ -172,7 +172,7 @@ class Writer:
         ledger = self._ledger
         if self.awaited or self._stopping or self._damage is not None or self.fault is not None:
             return False
-        return bool(ledger.dirty_cursors) and not (
+        return bool(ledger.dirty_cursors or ledger.dirty_memory) and not (
             ledger.inbox or ledger.dirty_states or self.letters.has_work or self._prune_wanted or self._pruning
         )
 
@@ -186,7 +186,8 @@ class Writer:
             batch = ledger.next_batch()
             letters, changes = self.letters.take()
         try:
-            store.append(Group(batch.rows, batch.cursors, runs_of(batch.rows), batch.states, letters, changes))
+            runs = runs_of(batch.rows)
+            store.append(Group(batch.rows, batch.cursors, runs, batch.states, letters, changes, batch.memory))
         except BaseException:
             with self._lock:
                 self.letters.put_back(letters, changes)

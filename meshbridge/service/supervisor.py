@@ -13,6 +13,7 @@ from meshbridge.link import Link
 from meshbridge.model.status import LinkStatus, SinkState
 from meshbridge.service.reload import Changes
 from meshbridge.sinks.base import Sink
+from meshbridge.sinks.memory import Remembering
 from meshbridge.sinks.states import StateTeller
 
 __all__ = ["Parts", "PartsError", "end"]
@@ -117,6 +118,8 @@ class Parts:
         options = settings.sinks[name]
         try:
             sink: Sink = options.build(name, settings.journal.path)
+            if isinstance(sink, Remembering):
+                sink.use_memory(self._journal.memory(name))
         except Exception as error:  # whatever a sink of somebody's own does
             raise PartsError(f"sinks.{name}: cannot be built: {error}") from error
         if isinstance(sink, StateTeller):

@@ -8,6 +8,7 @@ import pytest
 
 from meshbridge.fields import Format
 from meshbridge.sinks.base import NotConnected, Retry
+from meshbridge.sinks.memory import VolatileMemory
 from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from tests.support import Mosquitto, Subscriber, envelopes, free_port, make_event, wait_for
 
@@ -129,7 +130,12 @@ def test_keep_alive_is_served_while_idle(mosquitto: Mosquitto) -> None:
 
 def test_a_client_id_is_kept_and_each_sink_has_its_own(tmp_path: Path) -> None:
     options = MqttOptions.model_validate({"type": "mqtt", "url": "mqtt://h"})
-    ids = [options.build(name, tmp_path)._client_id for name in ("a", "b", "a")]
+    memories = {"a": VolatileMemory(), "b": VolatileMemory()}
+    ids = []
+    for name in ("a", "b", "a"):
+        sink = options.build(name, tmp_path)
+        sink.use_memory(memories[name])
+        ids.append(sink._client_id)
     assert ids[0] == ids[2] != ids[1]
     assert all(client_id.startswith("meshbridge-") and len(client_id) <= 23 for client_id in ids)
 

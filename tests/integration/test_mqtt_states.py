@@ -15,6 +15,7 @@ from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.link.app_state import AppState
 from meshbridge.sinks.base import NotConnected
+from meshbridge.sinks.memory import VolatileMemory
 from meshbridge.sinks.mqtt.home_assistant import topic as discovery_topic
 from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from tests.support import (
@@ -48,9 +49,10 @@ def retained(broker: Mosquitto) -> dict[str, bytes]:
         return {message.topic: bytes(message.payload) for message in newcomer.messages if message.retain}
 
 
-def teller(broker: Mosquitto, states: States, known: Path | None = None, **options: Any) -> MqttSink:
+def teller(broker: Mosquitto, states: States, memory: VolatileMemory | None = None, **options: Any) -> MqttSink:
     settings = MqttOptions.model_validate({"type": "mqtt", "url": broker.url} | options)
-    sink = MqttSink(settings, "bridge-1", known)
+    sink = MqttSink(settings, "bridge-1")
+    sink.use_memory(memory or VolatileMemory())
     sink.tell_states(states)
     return sink
 
@@ -113,16 +115,16 @@ def test_what_is_told_is_seen_by_those_who_were_there_before(mosquitto: Mosquitt
     assert vars(first.properties)["ContentType"] == "application/json"
 
 
-def test_an_app_that_went_while_no_bridge_ran_is_cleared(mosquitto: Mosquitto, tmp_path: Path) -> None:
-    states = States()
+def test_an_app_that_went_while_no_bridge_ran_is_cleared(mosquitto: Mosquitto) -> None:
+    states, memory = States(), VolatileMemory()
     states.put("web", LISTED)
     states.put("db", LISTED)
-    killed = teller(mosquitto, states, tmp_path / "topics", home_assistant=True)
+    killed = teller(mosquitto, states, memory, home_assistant=True)
     killed.connect(5)
     assert discovery_topic("node-a", "web") in retained(mosquitto)
     killed._connection.close(0)  # without a word
     states.put("web", None)
-    sink = teller(mosquitto, states, tmp_path / "topics", home_assistant=True)
+    sink = teller(mosquitto, states, memory, home_assistant=True)
     sink.connect(5)
     db = {"meshbridge/node-a/db/state", "meshbridge/node-a/db/figures", discovery_topic("node-a", "db")}
     assert {*retained(mosquitto)} == {BRIDGE, DAEMON} | db
@@ -236,7 +238,9 @@ def test_home_assistant_gets_every_app_as_a_device_and_once_more_when_it_comes_b
 class Bridge:
     """``meshbridge run`` between an emulated daemon and a broker."""
 
-    def __init__(self, directory: Path, emulator: Emulator, broker: Mosquitto) -> None:
+    def __init__(
+        self, directory: Path, emulator: Emulator, broker: Mosquitto, client_id: str | None = "bridge-1"
+    ) -> None:
         assert emulator.tcp_address is not None
         host, port = emulator.tcp_address
         self._directory = directory
@@ -256,7 +260,7 @@ class Bridge:
                     "broker": {
                         "type": "mqtt",
                         "url": broker.url,
-                        "client_id": "bridge-1",
+                        "client_id": client_id,
                         "home_assistant": True,
                         "when": {"events": ["exit"], "apps": ["nobody"]},  # states don't depend on it
                     }
@@ -270,6 +274,29 @@ class Bridge:
         command = meshbridge_command("run", "--config", str(self._config))
         with Process(command, self._directory / "meshbridge.log") as process:
             yield process
+
+
+def test_files_that_a_power_cut_has_torn_cost_no_delivery(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """An older version kept its client id and its topics in files; what a cut leaves there is NULs."""
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    (journal / "mqtt-client-id-broker").write_bytes(bytes(24))
+    (journal / "mqtt-topics-broker").write_bytes(b"meshbridge/node-a/gone/state\n" + bytes(64))
+    with contextlib.ExitStack() as parts:
+        emulator = parts.enter_context(Emulator(EmulatorOptions(https_port=None, wss_port=None)))
+        subscriber = parts.enter_context(Subscriber(mosquitto.port, retained=True))
+        subscriber._client.publish("meshbridge/node-a/gone/state", b"{}", qos=1, retain=True)
+        bridge = Bridge(tmp_path, emulator, mosquitto, client_id=None)
+        with bridge.running() as process:
+            wait_for(lambda: said(subscriber, "meshbridge/node-a/gone/state") == b"", "the clearing")
+            wait_for(lambda: said(subscriber, DAEMON) == b"online", "the daemon's availability")
+            births = [one.topic for one in list(subscriber.messages) if one.topic.startswith("meshbridge/bridge/")]
+            assert process.end() == 0
+        with bridge.running() as process:
+            wait_for(lambda: words_of(subscriber, births[0])[-2:] == [b"offline", b"online"], "the same client id")
+            assert process.end() == 0
+    assert len(list(journal.glob("mqtt-*.unusable-*"))) == 2
+    assert len(list(journal.glob("mqtt-*"))) == 2
 
 
 def words_of(subscriber: Subscriber, topic: str) -> list[bytes]:

@@ -11,7 +11,7 @@ from meshbridge.fields import Format
 from meshbridge.link.app_state import AppState
 from meshbridge.model.events import Event, decode_push, encode, gap
 from meshbridge.sinks.mqtt.connection import BrokerOptions
-from meshbridge.sinks.mqtt.retained import KnownTopics
+from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from meshbridge.sinks.mqtt.states import StateMessages, Topics
 from meshbridge.sinks.states import Figures

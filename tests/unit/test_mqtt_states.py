@@ -3,7 +3,6 @@
 import itertools
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -16,9 +15,11 @@ from pydantic import ValidationError
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.delivery import AppFigures
 from meshbridge.link.app_state import AppState
+from meshbridge.sinks.memory import VolatileMemory
 from meshbridge.sinks.mqtt.home_assistant import announcement
 from meshbridge.sinks.mqtt.home_assistant import topic as discovery_topic
-from meshbridge.sinks.mqtt.retained import KnownTopics, Retained
+from meshbridge.sinks.mqtt.memory import KnownTopics
+from meshbridge.sinks.mqtt.retained import Retained
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.mqtt.states import StateMessages, Topics, state_of
 from meshbridge.sinks.states import Figures
@@ -26,6 +27,13 @@ from tests.unit.state_table import States
 
 TOPICS = Topics("meshbridge", "bridge-1")
 LISTED = AppState("web", status="enabled", health=0, running=True, pid=7, starts=2, started_at=5, registered_at=4)
+
+
+def remembered(memory: VolatileMemory) -> KnownTopics:
+    """What a sink knows after a restart."""
+    known = KnownTopics(memory)
+    known.load()
+    return known
 
 
 class Broker:
@@ -134,21 +142,19 @@ def test_a_daemon_that_was_not_looked_for_yet_is_left_as_it_is() -> None:
 
 
 @given(st.data())
-def test_after_any_restarts_what_is_wanted_stands_retained_and_nothing_else(  # noqa: C901 a case for each step
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    """Apps come and go, also while no bridge runs; a bridge is killed at any point, or ends in order."""
-    path = tmp_path_factory.mktemp("topics") / "topics"
+def test_after_any_restarts_what_is_wanted_stands_retained_and_nothing_else(data: st.DataObject) -> None:
+    """Apps come and go, also while no bridge runs; a bridge is killed at any point."""
+    memory = VolatileMemory()
     states, broker = States(), Broker()
     apps = ("a", "b", "c")
 
     def new() -> StateMessages:
-        made = StateMessages(states, TOPICS, KnownTopics(path), with_home_assistant=True)
+        made = StateMessages(states, TOPICS, KnownTopics(memory), with_home_assistant=True)
         made.begin()
         return made
 
     messages = new()
-    for step in data.draw(st.lists(st.sampled_from(["put", "remove", "gather", "send", "kill", "end"]), max_size=25)):
+    for step in data.draw(st.lists(st.sampled_from(["put", "remove", "gather", "send", "kill"]), max_size=25)):
         app = data.draw(st.sampled_from(apps))
         match step:
             case "put":
@@ -162,9 +168,6 @@ def test_after_any_restarts_what_is_wanted_stands_retained_and_nothing_else(  # 
                     broker.retained.pop(topic, None) if not payload else broker.retained.update({topic: payload})
             case "kill":
                 messages = new()
-            case "end":
-                messages.retained.end()
-                messages = new()
     messages.begin()  # as after a lost connection: what was sent and not acknowledged is sent again
     broker.take(messages.retained)
     present = {app for _, app in states.table}
@@ -174,8 +177,7 @@ def test_after_any_restarts_what_is_wanted_stands_retained_and_nothing_else(  # 
     for app in present:
         said = orjson.loads(broker.retained[TOPICS.state("node-a", app)])
         assert said == state_of("node-a", app, states.table["node-a", app])
-    messages.retained.end()
-    assert {*KnownTopics(path)} == {*broker.retained}
+    assert {*remembered(memory)} == {*broker.retained}
 
 
 def test_a_topic_is_forgotten_only_when_the_broker_has_taken_its_clearing() -> None:
@@ -199,27 +201,18 @@ def test_a_topic_is_forgotten_only_when_the_broker_has_taken_its_clearing() -> N
     assert not retained.busy
 
 
-def test_state_topics_that_are_turned_off_are_cleared(tmp_path: Path) -> None:
-    states, broker = States(), Broker()
+def test_state_topics_that_are_turned_off_are_cleared() -> None:
+    states, broker, memory = States(), Broker(), VolatileMemory()
     states.put("web", LISTED)
-    on = StateMessages(states, TOPICS, KnownTopics(tmp_path / "topics"))
+    on = StateMessages(states, TOPICS, KnownTopics(memory))
     on.begin()
     broker.take(on.retained)
-    off = StateMessages(None, TOPICS, KnownTopics(tmp_path / "topics"))
+    off = StateMessages(None, TOPICS, KnownTopics(memory))
     off.begin()
     off.gather()
     broker.take(off.retained)
     assert broker.retained == {}
-    off.retained.end()
-    assert len(KnownTopics(tmp_path / "topics")) == 0
-
-
-def test_a_directory_that_takes_nothing_costs_no_state(tmp_path: Path) -> None:
-    known = KnownTopics(tmp_path / "missing" / "topics")
-    known.add(["a", "b"])
-    known.remove("a")
-    known.save()
-    assert list(known) == ["b"]
+    assert len(remembered(memory)) == 0
 
 
 # --- Home Assistant ------------------------------------------------------------------------------------------------

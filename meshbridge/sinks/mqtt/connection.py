@@ -40,7 +40,7 @@ class BrokerOptions(SecretFiles):
     password_file: Path | None = None
     tls: Tls = Field(default=Tls(), description="for mqtts:// and wss://")
     keepalive: Duration = Field(default=60.0, ge=5, le=65535, description="how soon a silent connection is noticed")
-    client_id: str | None = Field(default=None, description="default: meshbridge-<random, kept beside the journal>")
+    client_id: str | None = Field(default=None, description="default: meshbridge-<random, kept in the journal>")
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -76,7 +76,7 @@ class Connection:
 
     def __init__(self, options: BrokerOptions, client_id: str) -> None:
         self._options = options
-        self._client_id = client_id
+        self.client_id = client_id
         self._url = urlsplit(options.url)
         self._v5 = options.protocol == "5"
         self._client: paho.Client | None = None
@@ -272,7 +272,7 @@ class Connection:
         websockets = self._url.scheme in {"ws", "wss"}
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
+            client_id=self.client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             transport="websockets" if websockets else "tcp",
             reconnect_on_failure=False,

@@ -22,8 +22,10 @@ from meshbridge import telemetry
 from meshbridge.fields import Duration, Format, Size
 from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.memory import Memory, VolatileMemory
 from meshbridge.sinks.mqtt.connection import BrokerOptions, Connection, Will
 from meshbridge.sinks.mqtt.home_assistant import STATUS_TOPIC
+from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
     FAILURE,
     PUBREC,
@@ -33,7 +35,6 @@ from meshbridge.sinks.mqtt.publishing import (
     pubrel,
     topic_level,
 )
-from meshbridge.sinks.mqtt.retained import KnownTopics
 from meshbridge.sinks.mqtt.states import OFFLINE, StateMessages, Topics
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
@@ -119,31 +120,24 @@ class MqttOptions(SinkOptions, BrokerOptions):
         return Found(f"{place} lets this bridge in (MQTT {self.protocol})")
 
     def build(self, name: str, state_directory: Path) -> "MqttSink":
-        client_id = self.client_id or _kept_client_id(state_directory / f"mqtt-client-id-{name}")
-        return MqttSink(self, client_id, state_directory / f"mqtt-topics-{name}")
-
-
-def _kept_client_id(path: Path) -> str:
-    """A client id of this bridge's own, so that two bridges never evict each other and a restart stays the same."""
-    with contextlib.suppress(OSError):
-        if kept := path.read_text(encoding="ascii").strip():
-            return kept
-    client_id = f"meshbridge-{uuid.uuid4().hex[:12]}"  # 23 bytes: what every 3.1.1 broker must take
-    with contextlib.suppress(OSError):
-        path.touch(mode=0o600)
-        path.write_text(client_id + "\n", encoding="ascii")
-    return client_id
+        return MqttSink(self, name=name, directory=state_directory)
 
 
 class MqttSink:
     """See the module's text."""
 
-    def __init__(self, options: MqttOptions, client_id: str, known_topics: Path | None = None) -> None:
+    def __init__(
+        self, options: MqttOptions, client_id: str | None = None, *, name: str = "mqtt", directory: Path | None = None
+    ) -> None:
+        """``directory``: where an older version may have left files."""
         self._options = options
-        self._client_id = client_id
-        self._known_topics = known_topics
+        self._name = name
+        self._directory = directory
+        self._memory: Memory = VolatileMemory()
+        self._keeps_client_id = not (client_id or options.client_id)
+        self._client_id = client_id or options.client_id or client_id_of(name, self._memory)
         self._v5 = options.protocol == "5"
-        self._connection = Connection(options, client_id)
+        self._connection = Connection(options, self._client_id)
         self._window = _WINDOW
         self._largest_packet = _MAX_PACKET_BYTES
         self._packet_id = _FIRST_PACKET_ID
@@ -153,12 +147,19 @@ class MqttSink:
         self._state_properties = packed_properties("application/json", {}) if self._v5 else b""
         self._states_due_at = 0.0  # monotonic seconds; while events flow
 
+    def use_memory(self, memory: Memory) -> None:
+        """See :class:`meshbridge.sinks.memory.Remembering`."""
+        self._memory = memory
+        if self._directory is not None:
+            adopt_files(self._directory, self._name, memory)
+        if self._keeps_client_id:
+            self._client_id = self._connection.client_id = client_id_of(self._name, memory)
+
     def tell_states(self, states: AppStates) -> None:
         """See :class:`meshbridge.sinks.states.StateTeller`."""
-        options, known = self._options, KnownTopics(self._known_topics)
-        if not options.state_topics and not known:
-            return
+        options, known = self._options, KnownTopics(self._memory, self._name)
         topics = Topics.beside(options.topic, self._client_id)
+        # Also without state topics: those of an earlier configuration are cleared.
         self._states = StateMessages(
             states if options.state_topics else None, topics, known, with_home_assistant=options.home_assistant
         )
@@ -211,10 +212,8 @@ class MqttSink:
 
     def close(self, timeout_seconds: float) -> None:
         last_words = b""
-        if self._states is not None:
-            self._states.retained.end()
-            if self._connection.will is not None:  # which a good-bye takes back
-                last_words = self._retained(self._connection.will.topic, self._connection.will.payload)
+        if self._connection.will is not None:  # which a good-bye takes back
+            last_words = self._retained(self._connection.will.topic, self._connection.will.payload)
         self._connection.close(timeout_seconds, last_words)
 
     def preview(self, event: Event) -> list[Preview]:

@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from meshbridge.sinks.mqtt import home_assistant
+from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.publishing import topic_level
-from meshbridge.sinks.mqtt.retained import KnownTopics, Retained
+from meshbridge.sinks.mqtt.retained import Retained
 from meshbridge.sinks.states import AppStates, Figures
 
 __all__ = ["OFFLINE", "ONLINE", "StateMessages", "Topics", "state_of"]
