@@ -6,6 +6,8 @@ Each part keeps its own settings model and puts it together from these.
 import random
 import re
 import ssl
+import stat
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -17,11 +19,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 __all__ = [
     "Batch",
     "Duration",
+    "EncryptedKeyError",
     "Format",
     "Options",
     "Reshape",
     "Retry",
     "Secret",
+    "SecretFileError",
     "SecretFiles",
     "Selection",
     "Size",
@@ -29,9 +33,12 @@ __all__ = [
     "Tls",
     "When",
     "chance_of_jitter",
+    "doubts_about",
+    "load_key_pair",
     "matches",
     "parse_duration",
     "parse_size",
+    "read_secret_file",
 ]
 
 EVENT_NAMES = ("start", "exit", "stdout", "health", "status", "removed", "gap")
@@ -137,6 +144,73 @@ Secret = SecretStr
 """A value that never shows in a log, an error or ``config show``."""
 
 
+class SecretFileError(OSError):
+    """A file holds no secret that can be used. ``why`` tells it in a few words, the text names the file too."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.why = why
+
+
+_MOST_SECRET_BYTES = 2**20
+_BYTE_ORDER_MARK = "\ufeff"
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def read_secret_file(path: Path) -> str:
+    """The content of a file, less a byte order mark and the line ends at its end. Never waits for a writer.
+
+    Raises:
+        SecretFileError: it cannot be read, is not a regular file, or is empty.
+
+    """
+    try:
+        mode = path.stat().st_mode
+        content = _first_bytes(path) if stat.S_ISREG(mode) else b""  # to open a FIFO waits for its writer
+        text = content.decode().removeprefix(_BYTE_ORDER_MARK).rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise SecretFileError(path, "it is not UTF-8 text") from None
+    except OSError as error:
+        raise SecretFileError(path, error.strerror or str(error)) from error
+    if not stat.S_ISREG(mode):
+        raise SecretFileError(path, f"it is {_KINDS.get(stat.S_IFMT(mode), 'special')}, not a regular file")
+    if len(content) > _MOST_SECRET_BYTES:
+        raise SecretFileError(path, f"it is larger than {_size_text(_MOST_SECRET_BYTES)}")
+    if not text.strip():
+        raise SecretFileError(path, "it is empty")
+    return text
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST_SECRET_BYTES + 1)
+
+
+def doubts_about(path: Path) -> list[str]:
+    """What is odd about a secret's file that can be used. Nothing of its content is shown.
+
+    Raises:
+        SecretFileError: as :func:`read_secret_file`.
+
+    """
+    text = read_secret_file(path)
+    raw = path.read_bytes()
+    found = {
+        "every user of this host can read it": path.stat().st_mode & stat.S_IROTH,
+        "it begins with a byte order mark, which is left out": raw.startswith(_BYTE_ORDER_MARK.encode()),
+        "it has line ends of Windows (CRLF)": b"\r" in raw,
+        "it begins or ends with white space, which is part of the secret": text != text.strip(),
+        "it has several lines, which are all part of the secret": "\n" in text,
+    }
+    return [doubt for doubt, true in found.items() if true]
+
+
 class SecretFiles(Options):
     """Gives each ``<key>`` in ``secret_keys`` a twin ``<key>_file``: a file whose content, less its last line
     end, is the secret. The file is read when the secret is needed (:meth:`secret`), so that a rotated one is seen.
@@ -144,12 +218,13 @@ class SecretFiles(Options):
 
     @classmethod
     def secret_keys(cls) -> tuple[str, ...]:
-        return tuple(name.removesuffix("_file") for name in cls.model_fields if name.endswith("_file"))
+        names = cls.model_fields
+        return tuple(name for name in names if f"{name}_file" in names)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         for key in self.secret_keys():
-            if getattr(self, key, None) is not None and getattr(self, f"{key}_file") is not None:
+            if getattr(self, key) is not None and getattr(self, f"{key}_file") is not None:
                 raise ValueError(f"{key} and {key}_file are both set: keep one")
         return self
 
@@ -157,20 +232,20 @@ class SecretFiles(Options):
         """The secret as it is now, from the value or the file; None where neither is set.
 
         Raises:
-            OSError: the file can't be read.
+            SecretFileError: the file cannot be used.
 
         """
         path: Path | None = getattr(self, f"{key}_file")
         if path is not None:
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
-        value: SecretStr | None = getattr(self, key, None)
+            return read_secret_file(path)
+        value: SecretStr | None = getattr(self, key)
         return None if value is None else value.get_secret_value()
 
 
 # --- shared fragments ----------------------------------------------------------------------------------------------
 
 
-class Tls(Options):
+class Tls(SecretFiles):
     """How a connection is secured. Verified by default, against the system's authorities or ``ca_file``."""
 
     verify: bool = Field(default=True, description="check the peer's certificate and name")
@@ -179,12 +254,14 @@ class Tls(Options):
     )
     client_cert: Path | None = Field(default=None, description="PEM file of the client certificate")
     client_key: Path | None = Field(default=None, description="PEM file of its key, where not in client_cert")
+    client_key_password: SecretStr | None = Field(default=None, description="of the key, where that is encrypted")
+    client_key_password_file: Path | None = None
 
     def context(self) -> ssl.SSLContext:
         """A client context of TLS 1.2 or newer.
 
         Raises:
-            OSError: a file is missing or no PEM (``ssl.SSLError`` is one).
+            OSError: a file is missing or not PEM (``ssl.SSLError`` is one), or the key cannot be decrypted.
 
         """
         context = ssl.create_default_context(cafile=self.ca_file)
@@ -192,9 +269,48 @@ class Tls(Options):
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if self.client_cert is not None:
-            context.load_cert_chain(self.client_cert, self.client_key)
+        self.load_client_certificate(context)
         return context
+
+    def load_client_certificate(self, context: ssl.SSLContext) -> None:
+        """Has a context show the client certificate, where there is one. Raises as :meth:`context`."""
+        if self.client_cert is not None:
+            key = "client_key_password"
+            load_key_pair(context, self.client_cert, self.client_key, lambda: self.secret(key), setting=key)
+
+
+def load_key_pair(
+    context: ssl.SSLContext, certificate: Path, key: Path | None, password: Callable[[], str | None], *, setting: str
+) -> None:
+    """Loads a certificate and its key, which may be encrypted. Never asks for the password on the terminal.
+
+    ``setting`` is the key of the settings that gives the password, for errors.
+
+    Raises:
+        OSError: a file is missing or not PEM (``ssl.SSLError`` is one), or the key cannot be decrypted.
+
+    """
+    given: list[str] = []
+
+    def give() -> str:
+        text = password()
+        if not text:
+            raise EncryptedKeyError(f"the private key in {key or certificate} is encrypted: set {setting}_file")
+        given.append(text)
+        return text
+
+    try:
+        context.load_cert_chain(certificate, key, give)
+    except ssl.SSLError as error:
+        if given:
+            raise EncryptedKeyError(f"{setting} does not open the private key in {key or certificate}") from error
+        raise
+    except ValueError as error:  # OpenSSL takes at most 1,023 bytes of a password
+        raise EncryptedKeyError(f"{setting} is not usable: {error}") from error
+
+
+class EncryptedKeyError(OSError):
+    """A private key is encrypted, and no password or the wrong one is set."""
 
 
 chance_of_jitter = random.SystemRandom().random

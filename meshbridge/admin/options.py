@@ -6,9 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
 
-from meshbridge.fields import Options, Size
+from meshbridge.fields import Options, SecretFiles, Size, load_key_pair
 from meshbridge.web.addresses import is_loopback, split_address
 
 __all__ = ["AdminOptions", "Scope", "ServerTls", "Token"]
@@ -52,19 +52,21 @@ class Token(Options):
         return max(self.scopes, key=list(Scope).index)
 
 
-class ServerTls(Options):
+class ServerTls(SecretFiles):
     """TLS 1.2 or newer. The files are read again when they change; an authority that has left its file is trusted until
     the next start.
     """
 
     cert_file: Path = Field(description="PEM file of the certificate, and those between it and its authority")
-    key_file: Path = Field(description="PEM file of its key, without a password")
+    key_file: Path = Field(description="PEM file of its key")
+    key_password: SecretStr | None = Field(default=None, description="of the key, where that is encrypted")
+    key_password_file: Path | None = None
     client_ca_file: Path | None = Field(
         default=None, description="PEM file of authorities: callers need a certificate of one of them, and a token"
     )
 
     def context(self) -> ssl.SSLContext:
-        """Raises: OSError (a file is missing or no PEM; ``ssl.SSLError`` is one), ValueError (the key is encrypted)."""
+        """Raises: OSError, for a file that is missing or not PEM, or a key that cannot be decrypted."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.load_into(context)
@@ -74,16 +76,14 @@ class ServerTls(Options):
 
     def load_into(self, context: ssl.SSLContext) -> None:
         """Has a context show the certificate as it is now, and trust the authorities too. Raises as above."""
-        context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
+        key = "key_password"
+        load_key_pair(context, self.cert_file, self.key_file, lambda: self.secret(key), setting=key)
         if self.client_ca_file is not None:
             context.load_verify_locations(self.client_ca_file)
 
     def files(self) -> tuple[Path, ...]:
-        return tuple(path for path in (self.cert_file, self.key_file, self.client_ca_file) if path is not None)
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is encrypted: give one without a password")  # instead of asking the terminal
+        paths = (self.cert_file, self.key_file, self.key_password_file, self.client_ca_file)
+        return tuple(path for path in paths if path is not None)
 
 
 class AdminOptions(Options):

@@ -11,17 +11,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPSConnection
-from urllib3.connectionpool import HTTPSConnectionPool
 from urllib3.exceptions import LocationValueError
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
+from meshbridge.appmesh.outgoing import new_session
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.wire.framing import MAX_BODY_BYTES
 
-__all__ = ["BodyError", "HttpSession", "no_netrc", "read_body"]
+__all__ = ["BodyError", "HttpSession", "read_body"]
 
 _CSRF_COOKIE = "appmesh_csrf_token"
 _CHUNK_BYTES = 64 * 1024
@@ -45,15 +44,12 @@ class HttpSession:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.connect_timeout_seconds = connect_timeout_seconds
-        self._session = requests.Session()
-        # Not the session's: requests lets REQUESTS_CA_BUNDLE of the environment win over that.
-        self._verify = ssl_verify
-        self._cert = ssl_client_cert
-        self._session.auth = no_netrc
+        self._connections = _Connections()
+        self._session = new_session(
+            ssl_verify, ssl_client_cert, connections=_POOL_SIZE, on_connect=self._connections.add
+        )
         self._session.headers.clear()
         self._session.headers["Accept-Encoding"] = "identity"
-        self._connections = _Connections()
-        self._session.mount("https://", _Adapter(self._connections))
         self._session.cookies.set_policy(_CsrfOnly())
 
     def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
@@ -106,8 +102,6 @@ class HttpSession:
                     headers=headers,
                     data=message.body or None if body is None else body,
                     timeout=(min(self.connect_timeout_seconds, timeout), timeout),
-                    verify=self._verify,
-                    cert=self._cert,
                     allow_redirects=False,
                     stream=True,
                 )
@@ -126,11 +120,6 @@ class HttpSession:
     @property
     def _where(self) -> str:
         return urlsplit(self.base_url).netloc or repr(self.base_url)
-
-
-def no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An ``auth`` that leaves a request as it is. Without any, the user's netrc would replace ``Authorization``."""
-    return request
 
 
 class _Connections:
@@ -160,33 +149,6 @@ class _Connections:
                 with contextlib.suppress(OSError):
                     # Not the method of a TLS socket, which takes its state away from the thread that reads.
                     socket.socket.shutdown(used, socket.SHUT_RDWR)
-
-
-class _Adapter(HTTPAdapter):
-    """That of requests, whose connections are known to their session."""
-
-    def __init__(self, connections: _Connections) -> None:
-        class Connection(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                connections.add(self)
-
-        class Pool(HTTPSConnectionPool):
-            ConnectionCls = Connection
-
-        self._pool = Pool
-        super().__init__(pool_connections=2, pool_maxsize=_POOL_SIZE)
-
-    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
-        super().init_poolmanager(*arguments, **named)
-        self._use_pool(self.poolmanager)
-
-    def proxy_manager_for(self, *arguments: Any, **named: Any) -> Any:
-        return self._use_pool(super().proxy_manager_for(*arguments, **named))
-
-    def _use_pool(self, manager: Any) -> Any:
-        manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": self._pool}
-        return manager
 
 
 class _CsrfOnly(http.cookiejar.DefaultCookiePolicy):

@@ -14,7 +14,8 @@ import orjson
 import requests
 
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshConnectionError, AppMeshError, AppMeshRequestError
-from meshbridge.appmesh.http_session import BodyError, no_netrc, read_body
+from meshbridge.appmesh.http_session import BodyError, read_body
+from meshbridge.appmesh.outgoing import new_session
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.tokens import REFRESH_AHEAD_SECONDS
 
@@ -78,11 +79,7 @@ class TokenEndpoint:
         self._client_secret = client_secret
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._session = requests.Session()
-        self._session.auth = no_netrc
-        # Not the session's: requests lets REQUESTS_CA_BUNDLE of the environment win over that.
-        self._verify = ssl_verify
-        self._cert = ssl_client_cert
+        self._session = new_session(ssl_verify, ssl_client_cert)
 
     def grant(self, grant_type: str, **fields: str) -> Grant:
         """A grant: ``password`` (with ``username`` and ``password``), ``refresh_token`` or ``client_credentials``.
@@ -129,8 +126,6 @@ class TokenEndpoint:
                 method,
                 url,
                 timeout=self._timeout_seconds,
-                verify=self._verify,
-                cert=self._cert,
                 allow_redirects=False,
                 stream=True,
                 **{"headers": _IDENTITY} | arguments,
@@ -232,14 +227,11 @@ def find_token_url(
     """
     url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     operation = f"GET {url}"
-    session = requests.Session()
-    session.auth = no_netrc
+    session = new_session(ssl_verify, ssl_client_cert)
     try:
         with session.get(
             url,
             timeout=timeout_seconds,
-            verify=ssl_verify,
-            cert=ssl_client_cert,
             headers=_IDENTITY,
             allow_redirects=False,
             stream=True,

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
@@ -21,8 +21,10 @@ __all__ = ["ClientCert", "SslVerify", "TlsStream", "client_context"]
 SslVerify = bool | str
 """True: the system's authorities; False: no verification; a path: a CA bundle or a directory."""
 
-ClientCert = str | tuple[str, str] | None
-"""One PEM file with certificate and key, or the two files."""
+ClientCert = str | tuple[str, str] | Callable[[ssl.SSLContext], None] | None
+"""One PEM file with certificate and key, or the two files; or what loads them into a context, where the key needs a
+password. Such a function raises ``OSError`` or ``ValueError``.
+"""
 
 _READ_BYTES = 16 * 1024  # a TLS record: OpenSSL gives no more at once, and Python allocates what is asked for
 
@@ -52,14 +54,24 @@ def client_context(ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) ->
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if ssl_client_cert:
-            files = (ssl_client_cert,) if isinstance(ssl_client_cert, str) else ssl_client_cert
-            context.load_cert_chain(*files)
-    except OSError as error:
-        raise AppMeshConnectionError(
-            f"cannot load TLS files (ssl_verify={ssl_verify!r}, ssl_client_cert={ssl_client_cert!r}): {error}"
-        ) from error
+        _load_certificate(context, ssl_client_cert)
+    except (OSError, ValueError) as error:
+        files = "" if callable(ssl_client_cert) else f", ssl_client_cert={ssl_client_cert!r}"
+        raise AppMeshConnectionError(f"cannot load TLS files (ssl_verify={ssl_verify!r}{files}): {error}") from error
     return context
+
+
+def _load_certificate(context: ssl.SSLContext, client_cert: ClientCert) -> None:
+    if callable(client_cert):
+        client_cert(context)
+    elif client_cert:
+        files = (client_cert, None) if isinstance(client_cert, str) else client_cert
+        context.load_cert_chain(files[0], files[1], _refuse_password)
+
+
+def _refuse_password() -> str:
+    """In place of OpenSSL's prompt on the terminal."""
+    raise ValueError("the private key of the client certificate is encrypted, and no password for it is set")
 
 
 def explain_tls_error(error: OSError | UnicodeError, address: tuple[str, int]) -> str:

@@ -4,7 +4,8 @@ Nothing is changed anywhere: no event is published, no journal opened, no file l
 journal it is asked over its control socket, since it holds the journal and the ports.
 
 ``host`` looks at this host (file, journal's directory), ``listeners`` at the ports, ``far_ends`` at the sinks,
-``certificates`` at those in files; a daemon is looked at by :func:`meshbridge.checks.daemon.try_daemon`.
+``certificates`` at those in files, ``secrets`` at files of secrets; a daemon is looked at by
+:func:`meshbridge.checks.daemon.try_daemon`.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from meshbridge.checks.daemon import try_daemon
 from meshbridge.checks.destinations import check_sink
 from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
 from meshbridge.checks.listeners import check_listeners
+from meshbridge.checks.secrets import check_secret_files
 from meshbridge.config.load import Settings
 from meshbridge.link import DaemonOptions
 from meshbridge.model.status import Grade, Verdict
@@ -46,11 +48,13 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
 
 
 def _check_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
+    yield from check_secret_files(f"daemon {name}", options)
     yield from check_client_certificate(f"daemon {name}", options.tls)
     yield from try_daemon(name, options)
 
 
 def _check_sink(name: str, options: Any) -> Iterator[Verdict]:
+    yield from check_secret_files(f"sink {name}", options)
     yield from check_client_certificate(f"sink {name}", getattr(options, "tls", None))
     yield from check_sink(name, options)
 

@@ -20,7 +20,7 @@ import bcrypt
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from meshbridge.fields import Options
+from meshbridge.fields import Options, SecretFiles, load_key_pair, read_secret_file
 
 __all__ = ["Users", "WebConfig", "WebConfigError", "WebConfigFile"]
 
@@ -64,18 +64,29 @@ _CIPHERS = {
     )
 }
 _TLS13_CIPHERS = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
+_BCRYPT_BYTES = 72  # of a password; htpasswd and Go's bcrypt leave out the rest, so exporter-toolkit does
 _BCRYPT = re.compile(r"\$2[abxy]\$(?:0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
 
 
-class _TlsServer(Options):
+class _TlsServer(SecretFiles):
+    """As in exporter-toolkit, and a password for the key, which that one does not offer."""
+
     cert_file: Path
     key_file: Path
+    key_password: SecretStr | None = None
+    key_password_file: Path | None = None
     client_auth_type: _ClientAuth = _ClientAuth.NONE
     client_ca_file: Path | None = None
     min_version: _TlsVersion = _TlsVersion.TLS12
     max_version: _TlsVersion = _TlsVersion.TLS13
     cipher_suites: tuple[str, ...] = ()
     prefer_server_cipher_suites: bool = True
+
+    def password(self, folder: Path) -> str | None:
+        """Of the key. Raises: SecretFileError."""
+        if self.key_password_file is not None:
+            return read_secret_file(folder / self.key_password_file)
+        return self.secret("key_password")
 
     @field_validator("cipher_suites")
     @classmethod
@@ -130,7 +141,7 @@ class WebConfig(Options):
         return tuple((name.lower(), value) for name, value in self.http_server_config.headers.items() if value)
 
     def context(self, folder: Path) -> ssl.SSLContext | None:
-        """Raises: OSError, for a file that is missing or no PEM (``ssl.SSLError`` is one)."""
+        """Raises: OSError, for a file that is missing or not PEM, or a key that cannot be decrypted."""
         options = self.tls_server_config
         if options is None:
             return None
@@ -141,7 +152,13 @@ class WebConfig(Options):
             context.set_ciphers(":".join(ciphers))
         if not options.prefer_server_cipher_suites:
             context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-        context.load_cert_chain(folder / options.cert_file, folder / options.key_file, password=_no_password)
+        load_key_pair(
+            context,
+            folder / options.cert_file,
+            folder / options.key_file,
+            lambda: options.password(folder),
+            setting="key_password",
+        )
         if options.client_ca_file is not None:
             context.load_verify_locations(folder / options.client_ca_file)
         context.verify_mode = _VERIFY[options.client_auth_type]
@@ -150,13 +167,9 @@ class WebConfig(Options):
     def files(self, folder: Path) -> Iterator[Path]:
         options = self.tls_server_config
         if options is not None:
-            for name in (options.cert_file, options.key_file, options.client_ca_file):
+            for name in (options.cert_file, options.key_file, options.key_password_file, options.client_ca_file):
                 if name is not None:
                     yield folder / name
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is encrypted: give one without a password")  # instead of asking the terminal
 
 
 class Users:
@@ -181,8 +194,8 @@ class Users:
         # An unknown user takes as long as a known one.
         against = stored if stored is not None else next(iter(self._hashes.values()), b"")
         try:
-            right = bcrypt.checkpw(password, against) and stored is not None
-        except ValueError:  # over 72 bytes, or with a zero byte: no hash was ever made of it
+            right = bcrypt.checkpw(password[:_BCRYPT_BYTES], against) and stored is not None
+        except ValueError:  # a zero byte: no hash was ever made of it
             right = False
         if right:
             self._verified.add(self._digest(authorization))
@@ -224,7 +237,7 @@ class WebConfigFile:
         self._seen |= {path: _stamp(path) for path in config.files(folder)}
         try:
             return config, config.context(folder)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise WebConfigError(f"{self._path}: tls_server_config", _cause(error)) from error
 
 

@@ -14,7 +14,7 @@ from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshError, AppMes
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.oidc import Grant, TokenEndpoint, find_token_url
 from meshbridge.appmesh.tokens import expiry
-from meshbridge.fields import SecretFiles
+from meshbridge.fields import SecretFileError, SecretFiles
 from meshbridge.link import operations
 from meshbridge.link.operations import LoginRefusedError, Token
 from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
@@ -68,10 +68,9 @@ def login_of(options: DaemonOptions) -> Login:
 def _secret(options: SecretFiles, key: str) -> str | None:
     try:
         return options.secret(key)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        place = getattr(options, f"{key}_file")
-        raise LoginRefusedError(f"cannot read {key}_file {place}: {why}", hint=f"make {place} readable") from None
+    except SecretFileError as error:
+        hint = f"make {key}_file a text file that holds the secret and that this user can read"
+        raise LoginRefusedError(f"cannot read {key}_file {error}", hint=hint) from None
 
 
 def _files(options: SecretFiles, *keys: str) -> tuple[Path, ...]:

@@ -210,4 +210,6 @@ def ssl_client_cert(tls: Tls) -> ClientCert:
     """The certificate to show, as the SDK takes it."""
     if tls.client_cert is None:
         return None
+    if tls.client_key_password is not None or tls.client_key_password_file is not None:
+        return tls.load_client_certificate
     return (str(tls.client_cert), str(tls.client_key)) if tls.client_key else str(tls.client_cert)

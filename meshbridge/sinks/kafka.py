@@ -284,6 +284,8 @@ class KafkaSink:
             ):
                 if path is not None:
                     settings[name] = str(path)
+            if (password := secret_of(options.tls, "client_key_password")) is not None:
+                settings["ssl.key.password"] = password
         if options.username is not None:
             settings |= {
                 "sasl.username": options.username,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from meshbridge.fields import Batch, Format, Retry, SecretFiles, Selection
+from meshbridge.fields import Batch, Format, Retry, SecretFileError, SecretFiles, Selection
 from meshbridge.sinks.base import NotConnected
 
 __all__ = ["PlaceTemplate", "SinkOptions", "secret_of"]
@@ -51,6 +51,5 @@ def secret_of(options: SecretFiles, key: str) -> str | None:
     """
     try:
         return options.secret(key)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "no UTF-8"
-        raise NotConnected(f"cannot read {key}_file: {why}", reason="secret") from None
+    except SecretFileError as error:
+        raise NotConnected(f"cannot read {key}_file {error}", reason="secret") from None

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from meshbridge.fields import Batch, Format, Size, split_list
+from meshbridge.fields import Batch, Format, SecretFileError, Size, read_secret_file, split_list
 from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, Gone, NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.http.answers import failure
@@ -113,8 +113,8 @@ class WebhookOptions(SinkOptions, HttpOptions):
         """
         try:
             source = self.secret("template") if self.template is None else self.template
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read template_file: {getattr(error, 'strerror', None) or 'no UTF-8'}") from None
+        except SecretFileError as error:
+            raise ValueError(f"cannot read template_file {error}") from None
         if source is None:
             return None
         return BodyTemplate(source, json="json" in _header(self.headers, "content-type", "application/json"))
@@ -129,15 +129,11 @@ class WebhookOptions(SinkOptions, HttpOptions):
         keys = [signing_key(secret.get_secret_value()) for secret in self.secrets]
         for path in self.secret_files:
             try:
-                lines = path.read_text(encoding="utf-8").split()
-                keys += [signing_key(line) for line in lines]
-            except OSError as error:
-                raise NotConnected(f"cannot read secret_file: {error.strerror}", reason="secret") from None
+                keys += [signing_key(line) for line in read_secret_file(path).split()]
+            except SecretFileError as error:
+                raise NotConnected(f"cannot read secret_file {error}", reason="secret") from None
             except ValueError as error:
-                why = "no UTF-8" if isinstance(error, UnicodeDecodeError) else error
-                raise NotConnected(f"secret_file {path}: {why}", reason="secret") from None
-            if not lines:
-                raise NotConnected(f"secret_file {path} is empty", reason="secret")
+                raise NotConnected(f"secret_file {path}: {error}", reason="secret") from None
         return keys
 
     def probe(self, timeout_seconds: float) -> Found:

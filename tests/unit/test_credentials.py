@@ -271,7 +271,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         keeper(user(password=None, password_file=tmp_path / "none")).token(Daemon())
     path = tmp_path / "binary"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(LoginRefusedError, match=r"cannot read password_file .*/binary: it is no UTF-8 text"):
+    with pytest.raises(LoginRefusedError, match=r"cannot read password_file .*/binary: it is not UTF-8 text"):
         keeper(user(password=None, password_file=path)).token(Daemon())
 
 
@@ -381,7 +381,7 @@ def test_a_token_that_tells_no_end_is_used_as_it_is(tmp_path: Path) -> None:
     assert credentials.token(Daemon()) == "opaque"
     assert credentials.expires_at is None
     assert credentials.due_at == float("inf")
-    with pytest.raises(LoginRefusedError, match=r"token_file .*/token holds no token"):
+    with pytest.raises(LoginRefusedError, match=r"cannot read token_file .*/token: it is empty"):
         keeper(options(token_file=write(tmp_path / "token", "\n"))).token(Daemon())
 
 

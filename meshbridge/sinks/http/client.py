@@ -203,7 +203,7 @@ class HttpClient:
             raise failed[0]
         self._adapter = _Adapter(context, self._connections)
         self._session = requests.Session()
-        self._session.trust_env = False  # neither a .netrc nor a proxy that nobody configured
+        self._session.trust_env = False  # settings alone decide: no proxy, authority or netrc of the environment
         self._session.mount("http://", self._adapter)
         self._session.mount("https://", self._adapter)
 

@@ -183,6 +183,14 @@ def test_hashes_made_by_htpasswd_are_understood() -> None:
     assert Users({"alice": SecretStr(made)}).verify(basic("alice", "alice"))
 
 
+def test_a_long_password_counts_with_its_first_72_bytes_as_with_go() -> None:
+    """htpasswd leaves out the rest when it makes a hash, and Go's bcrypt when it compares."""
+    users = Users({"ops": SecretStr(bcrypt.hashpw(b"p" * 72, bcrypt.gensalt(4)).decode())})
+    assert users.verify(basic("ops", "p" * 76))
+    assert users.verify(basic("ops", "p" * 72))
+    assert not users.verify(basic("ops", "p" * 71))
+
+
 @pytest.mark.parametrize(
     "authorization",
     ["", "Basic", "Basic !", "Bearer secret", basic("ops", "wrong"), basic("nobody", "secret"), basic("", ""),
