@@ -71,6 +71,14 @@ _delivery = Histogram(
     "meshbridge_delivery_seconds", "From the reception of an event to its acknowledgement by the far end", ["sink"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600), registry=REGISTRY,
 )  # fmt: skip
+_commands = Counter(
+    "meshbridge_commands", "Commands received by a sink, by how they ended", ["sink", "command", "result"],
+    registry=REGISTRY,
+)  # fmt: skip
+_command_seconds = Histogram(
+    "meshbridge_command_seconds", "Time from the reception of a command to its answer", ["sink", "command"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600), registry=REGISTRY,
+)  # fmt: skip
 _refreshes = Counter(
     "meshbridge_token_refreshes", "Tokens obtained or renewed", ["daemon", "result"], registry=REGISTRY
 )
@@ -421,6 +429,17 @@ def sink_gone(sink: str, error: str) -> None:
 def sink_bug(sink: str) -> None:
     """Told once, with the traceback; :func:`sink_failed` counts."""
     log.error("sink raised an unexpected error: please report it", sink=sink, exc_info=True)  # noqa: LOG014 called while it is handled
+
+
+def command_ended(sink: str, command: str, result: str, seconds: float | None) -> None:
+    """``result``: ``ok`` or why not; ``seconds``: None where it was ignored."""
+    _commands.labels(sink, command, result).inc()
+    if seconds is not None:
+        _command_seconds.labels(sink, command).observe(seconds)
+
+
+def command_bug(sink: str, command: str) -> None:
+    log.error("command raised an unexpected error: please report it", sink=sink, command=command, exc_info=True)  # noqa: LOG014 called while it is handled
 
 
 def dead_letter(sink: str, event_id: str, error: str, number: int) -> None:

@@ -254,9 +254,16 @@ class AppMeshClient(FileOperations):
 
         ``timeout``: at most so many seconds. What is no UTF-8 in the answer is U+FFFD.
         """
+        return text_of(self._task(app_name, data, timeout))
+
+    def run_task_bytes(self, app_name: str, data: str | bytes | Mapping[str, Any], timeout: int = 300) -> bytes:
+        """As :meth:`run_task`, and gives the bytes that the application returned. Not in the official SDK."""
+        return self._task(app_name, data, timeout).body
+
+    def _task(self, app_name: str, data: str | bytes | Mapping[str, Any], timeout: int) -> ResponseMessage:
         headers = _JSON if isinstance(data, Mapping) else None
         body = _dump(data) if isinstance(data, Mapping) else data.encode() if isinstance(data, str) else bytes(data)
-        response = self._request(
+        return self._request(
             "POST",
             f"/appmesh/app/{path_part(app_name)}/task",
             query={"timeout": timeout},
@@ -264,7 +271,6 @@ class AppMeshClient(FileOperations):
             body=body,
             waits_seconds=timeout,
         )
-        return text_of(response)
 
     def cancel_task(self, app_name: str) -> bool:
         """Cancels what :meth:`run_task` asked for; False where there is nothing to cancel."""
