@@ -4,10 +4,11 @@ How it is built, from the bottom:
 
 * ``wire/`` and ``tcp_messages`` turn bytes into messages and back, ``subscribe`` knows who gets an event; no I/O.
 * A transport (``tcp_transport``, ``wss_transport``) is one blocking connection. ``channel`` puts a reading thread over
-  it, so that many threads can ask at once. ``line`` adds callbacks for events; it reopens after a loss.
-* An ``exchange`` is whatever carries a request to a daemon and brings its answer: a channel, a line, or
-  ``http_session``. ``client_session`` logs in and asks over one, ``client_files`` and ``client_http`` have every
-  operation once.
+  it, so that many threads can ask at once. ``event_connection`` adds callbacks for events; it reopens after a loss.
+* An ``exchange`` is whatever carries a request to a daemon and brings its answer: a channel, an event connection, or
+  ``http_session``. ``client_session`` asks over one, with the tokens of a ``token_provider``; ``client_login``,
+  ``client_files`` and ``client_http`` have every operation once. ``paths`` has every path that is asked for.
+* ``token_keeper`` is the one place that decides when a token is got, renewed and asked for again.
 * ``client_tcp`` and ``client_wss`` choose the exchange; ``transport_mixin`` has what only they can do: events.
 
 A program that has an exchange already gets a client over it by ``AppMeshClient(exchange=…, jwt_token=…)``.

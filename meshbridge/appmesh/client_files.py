@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
+from meshbridge.appmesh import paths
 from meshbridge.appmesh.answers import answer_error
-from meshbridge.appmesh.client_session import ClientSession
+from meshbridge.appmesh.client_login import LoginOperations
 from meshbridge.appmesh.exceptions import (
     AppMeshConnectionError,
     AppMeshError,
@@ -39,7 +40,7 @@ _CHUNK_BYTES = 64 * 1024
 _WSS_PORT = 6058  # there the paths for files only hand out a token
 
 
-class FileOperations(ClientSession):
+class FileOperations(LoginOperations):
     """The operations on files, over HTTPS; a client over TCP has a way of its own for the transfer itself."""
 
     def download_file(self, remote_file: str, local_file: str, preserve_permissions: bool = True) -> None:
@@ -120,7 +121,7 @@ class FileOperations(ClientSession):
         except AppMeshError as error:
             if not token or error.status is None:
                 raise
-            if not self._is_refused(token, error.status, self._exchange, self._timeout_seconds):
+            if not self._is_refused(token, error.status, error.message, self._exchange):
                 raise
             newer = self._newer_token(token)
             if not newer:
@@ -131,9 +132,9 @@ class FileOperations(ClientSession):
     def _download(self, remote_file: str, token: str) -> Iterator[RemoteFile]:
         with self._file_session() as session:
             if self._takes_tickets(session):
-                message = self._ticket_message("GET", "/appmesh/file/download", remote_file)
+                message = self._ticket_message("GET", paths.FILE_DOWNLOAD, remote_file)
             else:
-                message = self._file_message("GET", "/appmesh/file/download", remote_file, token)
+                message = self._file_message("GET", paths.FILE_DOWNLOAD, remote_file, token)
             with session.open(message, self._timeout_seconds) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise answer_error(message, _read(message, response))
@@ -146,12 +147,12 @@ class FileOperations(ClientSession):
             raise ValueError("over HTTPS the size of a file must be known before it is sent")
         with self._file_session() as session:
             if self._takes_tickets(session):
-                message = self._ticket_message("POST", "/appmesh/file/upload", remote_file)
+                message = self._ticket_message("POST", paths.FILE_UPLOAD, remote_file)
                 body: Any = upload.source
             else:
                 if self._provider is not None:
                     token = self._checked(token)
-                message = self._file_message("POST", "/appmesh/file/upload", remote_file, token)
+                message = self._file_message("POST", paths.FILE_UPLOAD, remote_file, token)
                 body = MultipartFile(upload.source, upload.name, upload.size)
                 message.headers["Content-Type"] = body.content_type
             message.headers.update(upload.attributes)
@@ -161,8 +162,7 @@ class FileOperations(ClientSession):
 
     def _checked(self, token: str) -> str:
         """A token that the daemon takes: a body that was sent once can't be sent again with another."""
-        refused = self._is_refused(token, HTTPStatus.INTERNAL_SERVER_ERROR, self._exchange, self._timeout_seconds)
-        return (self._newer_token(token) or token) if refused else token
+        return token if self._takes_token(token, self._exchange) else self._newer_token(token) or token
 
     @contextlib.contextmanager
     def _file_session(self) -> Iterator[HttpSession]:

@@ -5,29 +5,33 @@ that also carries events. Beneath it are ``client_session`` (tokens, requests) a
 """
 
 import base64
-import binascii
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from meshbridge.appmesh.answers import integer_header, json_of, path_part, reason_of, text_of
+from meshbridge.appmesh import paths
+from meshbridge.appmesh.answers import integer_header, json_of, reason_of, text_of
 from meshbridge.appmesh.app import App
 from meshbridge.appmesh.app_output import AppOutput
 from meshbridge.appmesh.app_run import AppRun, OutputHandler, print_output_handler
 from meshbridge.appmesh.client_files import FileOperations
 from meshbridge.appmesh.durations import seconds_of
 from meshbridge.appmesh.exceptions import (
+    AppMeshDeniedError,
     AppMeshError,
+    AppMeshIssuerError,
+    AppMeshLoginError,
+    AppMeshNotOfferedError,
     AppMeshRequestError,
 )
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.run_output import READ_BYTES, RunOutput
+from meshbridge.appmesh.subscribe import SubscriptionResult
 from meshbridge.appmesh.tcp_messages import ResponseMessage
 
 __all__ = ["AppMeshClient"]
@@ -37,6 +41,7 @@ logger = logging.getLogger(__name__)
 _JSON = {"Content-Type": "application/json"}
 _EXIT_CODE, _OUTPUT_POSITION = "X-Exit-Code", "X-Output-Position"
 
+MAX_OUTPUT_BYTES = 3 * 2**20  # the most that a daemon gives at once
 _POLL_SECONDS = 1  # for the end of the process; output alone does not end the daemon's wait
 _POLL_PAUSE_SECONDS = 0.05  # for a daemon that does not wait
 
@@ -54,39 +59,26 @@ class AppMeshClient(FileOperations):
     # Over HTTPS the usual timeout: the daemon sees the connection end, and gives nobody's task away.
     _FETCH_SECONDS = 0.0
 
-    # --- two-factor login ------------------------------------------------------------------------------------------
-
-    def get_totp_secret(self) -> str:
-        """A new secret for the user's authenticator; :meth:`enable_totp` with a code of it makes it count."""
-        response = self._request("POST", "/appmesh/totp/secret")
-        try:
-            uri = base64.b64decode(json_of(response, dict)["mfa_uri"]).decode()
-            return parse_qs(urlsplit(uri).query)["secret"][0]
-        except (KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
-            raise AppMeshRequestError(
-                "the daemon's answer has no secret", status=response.http_status, operation="POST /appmesh/totp/secret"
-            ) from error
-
-    def enable_totp(self, totp_code: str) -> None:
-        """Turns two-factor login on for the user, with a code of the new secret."""
-        self._request("POST", "/appmesh/totp/setup", headers={"X-Totp-Code": str(totp_code)})
-
-    def disable_totp(self, user: str = "self") -> None:
-        """Turns two-factor login off; for others than oneself that takes an administrator."""
-        self._request("POST", f"/appmesh/totp/{path_part(user)}/disable")
-
     # --- applications --------------------------------------------------------------------------------------------
 
     def list_apps(self) -> list[App]:
         """All applications that the user may see, one-off runs among them (``status`` 2)."""
-        return [App(fields) for fields in json_of(self._request("GET", "/appmesh/applications"), list)]
+        return [App(fields) for fields in self.list_apps_json()]
+
+    def list_apps_json(self) -> list[dict[str, Any]]:
+        """As :meth:`list_apps`, in the daemon's own JSON: what is no object is left out."""
+        return [fields for fields in json_of(self._request("GET", paths.APPS), list) if isinstance(fields, dict)]
 
     def get_app(self, app_name: str) -> App:
-        return App(json_of(self._request("GET", f"/appmesh/app/{path_part(app_name)}"), dict))
+        return App(self.get_app_json(app_name))
+
+    def get_app_json(self, app_name: str) -> dict[str, Any]:
+        """As :meth:`get_app`, in the daemon's own JSON."""
+        return json_of(self._request("GET", paths.app(app_name)), dict)
 
     def check_app_health(self, app_name: str) -> bool:
         """Whether it is healthy: its process runs, and its health check (if it has one) succeeds."""
-        return text_of(self._request("GET", f"/appmesh/app/{path_part(app_name)}/health")).strip() == "0"
+        return text_of(self._request("GET", paths.app(app_name, "health"))).strip() == "0"
 
     def add_app(self, app: App, subscribe_events: list[str] | None = None) -> App:
         """Registers an application, or registers it again, and gives it as the daemon has it.
@@ -98,7 +90,7 @@ class AppMeshClient(FileOperations):
     def _add_app(self, app: App, subscribe_events: list[str] | None, over: Exchange | None = None) -> App:
         response = self._request(
             "PUT",
-            f"/appmesh/app/{path_part(app.name or '')}",
+            paths.app(app.name or ""),
             query={"subscribe_events": ",".join(subscribe_events)} if subscribe_events else None,
             headers=_JSON,
             body=_dump(app.to_dict()),
@@ -108,15 +100,15 @@ class AppMeshClient(FileOperations):
 
     def delete_app(self, app_name: str) -> bool:
         """Removes an application and ends its process; False where there is none of that name."""
-        uri = f"/appmesh/app/{path_part(app_name)}"
+        uri = paths.app(app_name)
         return self._request("DELETE", uri, accept=(HTTPStatus.NOT_FOUND,)).http_status == HTTPStatus.OK
 
     def enable_app(self, app_name: str) -> None:
-        self._request("POST", f"/appmesh/app/{path_part(app_name)}/enable")
+        self._request("POST", paths.app(app_name, "enable"))
 
     def disable_app(self, app_name: str) -> None:
         """Stops an application and keeps it from being started."""
-        self._request("POST", f"/appmesh/app/{path_part(app_name)}/disable")
+        self._request("POST", paths.app(app_name, "disable"))
 
     def get_app_output(  # noqa: PLR0917 as the reference has it
         self,
@@ -147,6 +139,16 @@ class AppMeshClient(FileOperations):
             exit_code=integer_header(response, _EXIT_CODE),
         )
 
+    def read_output(
+        self, app_name: str, position: int, *, index: int = 0, process_uuid: str = "", maxsize: int = MAX_OUTPUT_BYTES
+    ) -> bytes | None:
+        """A piece of output as the bytes that it is; None where the daemon does not keep it (any more).
+
+        Arguments are those of :meth:`get_app_output`.
+        """
+        response = self._output(app_name, position, maxsize, process_uuid, index=index)
+        return response.body if response.http_status == HTTPStatus.OK else None
+
     def _output(  # noqa: PLR0917 called by get_app_output's names
         self, app_name: str, position: int, maxsize: int, process_uuid: str = "", timeout: int = 0, index: int = 0
     ) -> ResponseMessage:
@@ -159,7 +161,7 @@ class AppMeshClient(FileOperations):
         }
         return self._request(
             "GET",
-            f"/appmesh/app/{path_part(app_name)}/output",
+            paths.app(app_name, "output"),
             query={name: value for name, value in query.items() if value},
             accept=(HTTPStatus.NOT_FOUND, HTTPStatus.EXPECTATION_FAILED),
             waits_seconds=timeout,
@@ -173,7 +175,7 @@ class AppMeshClient(FileOperations):
         ``max_time`` is how long it may run, ``lifecycle`` how long the daemon remembers it; in seconds, or ISO 8601
         durations.
         """
-        answer = json_of(self._run("/appmesh/app/run", app, max_time, lifecycle, waits_seconds=0), dict)
+        answer = json_of(self._run(paths.RUN, app, max_time, lifecycle, waits_seconds=0), dict)
         return AppRun(self, str(answer.get("name") or ""), str(answer.get("process_uuid") or ""))
 
     def run_app_sync(
@@ -183,7 +185,7 @@ class AppMeshClient(FileOperations):
 
         The code is 9 where ``max_time`` cut it off, None where the daemon gave none.
         """
-        response = self._run("/appmesh/app/syncrun", app, max_time, lifecycle, waits_seconds=seconds_of(max_time))
+        response = self._run(paths.RUN_SYNC, app, max_time, lifecycle, waits_seconds=seconds_of(max_time))
         return integer_header(response, _EXIT_CODE), text_of(response)
 
     def _run(
@@ -265,7 +267,7 @@ class AppMeshClient(FileOperations):
         body = _dump(data) if isinstance(data, Mapping) else data.encode() if isinstance(data, str) else bytes(data)
         return self._request(
             "POST",
-            f"/appmesh/app/{path_part(app_name)}/task",
+            paths.app(app_name, "task"),
             query={"timeout": timeout},
             headers=headers,
             body=body,
@@ -276,37 +278,70 @@ class AppMeshClient(FileOperations):
         """Cancels what :meth:`run_task` asked for; False where there is nothing to cancel."""
         response = self._request(
             "DELETE",
-            f"/appmesh/app/{path_part(app_name)}/task",
+            paths.app(app_name, "task"),
             accept=(HTTPStatus.ALREADY_REPORTED, HTTPStatus.NOT_FOUND),
         )
         return response.http_status == HTTPStatus.OK
 
     def _fetch_task(self, app_name: str, process_key: str) -> bytes:
         """What the next :meth:`run_task` hands to this process; waits for it. ``AppMeshServer`` calls it."""
-        uri = f"/appmesh/app/{app_name}/task"
+        uri = paths.app(app_name, "task")
         query = {"process_key": process_key}
         return self._request("GET", uri, query=query, authorize=False, waits_seconds=self._FETCH_SECONDS).body
 
     def _return_task(self, app_name: str, process_key: str, result: bytes) -> None:
-        uri = f"/appmesh/app/{app_name}/task"
+        uri = paths.app(app_name, "task")
         self._request("PUT", uri, query={"process_key": process_key}, body=result, authorize=False)
 
     # --- the daemon ----------------------------------------------------------------------------------------------
 
     def get_host_resources(self) -> dict[str, Any]:
         """The host's processors, memory, disks and network, and when the daemon was started."""
-        return json_of(self._request("GET", "/appmesh/resources"), dict)
+        return json_of(self._request("GET", paths.RESOURCES), dict)
 
     def get_metrics(self) -> str:
-        """The daemon's metrics, in Prometheus's text format; needs no login."""
-        return text_of(self._request("GET", "/appmesh/metrics"))
+        """The daemon's metrics, in Prometheus's text format; most daemons ask for no token."""
+        return self.get_metrics_bytes().decode("utf-8", "replace")
+
+    def get_metrics_bytes(self) -> bytes:
+        """As :meth:`get_metrics`, not decoded."""
+        try:
+            return self._request("GET", paths.METRICS).body
+        except (AppMeshLoginError, AppMeshIssuerError):  # no token to be had
+            return self._request("GET", paths.METRICS, authorize=False).body
+
+    def get_start_time(self) -> int:
+        """When the daemon was started, in unix seconds: it names the daemon's run, and so the numbering of events."""
+        seconds = self.get_host_resources().get("appmesh_start_time_unix_seconds")
+        if not isinstance(seconds, int | float):
+            raise AppMeshRequestError(
+                "the daemon does not say when it started", status=HTTPStatus.OK, operation=f"GET {paths.RESOURCES}"
+            )
+        return int(seconds)
+
+    def request_subscription(
+        self, app_name: str, events: Sequence[str] | None = None, *, over: Exchange | None = None
+    ) -> SubscriptionResult:
+        """Has the daemon push events of an application, or of all (``*``), on this client's connection.
+
+        For an exchange that takes pushed events itself, such as a :class:`~meshbridge.appmesh.channel.Channel`; the
+        clients over TCP and WSS have ``subscribe``, with callbacks. Over HTTPS a daemon refuses it.
+        """
+        uri = paths.SUBSCRIBE if app_name == "*" else paths.app(app_name, "subscribe")
+        query = {"events": ",".join(events)} if events else None
+        answer = json_of(self._request("POST", uri, query=query, over=over), dict)
+        return SubscriptionResult(
+            str(answer.get("subscription_id") or ""),
+            str(answer.get("app_name") or ""),
+            [str(event) for event in answer.get("events") or ()],
+        )
 
     def get_config(self) -> dict[str, Any]:
-        return json_of(self._request("GET", "/appmesh/config"), dict)
+        return json_of(self._request("GET", paths.CONFIG), dict)
 
     def set_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Changes the parts of the configuration that ``config`` has; gives all of it."""
-        return json_of(self._request("POST", "/appmesh/config", headers=_JSON, body=_dump(config)), dict)
+        return json_of(self._request("POST", paths.CONFIG, headers=_JSON, body=_dump(config)), dict)
 
     def set_log_level(self, level: str = "DEBUG") -> str:
         """Sets how much the daemon logs (it takes any text), and gives what it is now."""
@@ -314,37 +349,37 @@ class AppMeshClient(FileOperations):
         return str(base.get("LogLevel", level)) if isinstance(base, dict) else level
 
     def list_labels(self) -> dict[str, str]:
-        return json_of(self._request("GET", "/appmesh/labels"), dict)
+        return json_of(self._request("GET", paths.LABELS), dict)
 
     def add_label(self, label_name: str, label_value: str) -> None:
-        self._request("PUT", f"/appmesh/label/{path_part(label_name)}", query={"value": label_value})
+        self._request("PUT", paths.label(label_name), query={"value": label_value})
 
     def delete_label(self, label_name: str) -> None:
         """Removes a label; no error where there is none."""
-        self._request("DELETE", f"/appmesh/label/{path_part(label_name)}")
+        self._request("DELETE", paths.label(label_name))
 
     # --- users, roles, permissions -------------------------------------------------------------------------------
 
     def list_users(self) -> dict[str, Any]:
         """All users by name, without their passwords."""
-        return json_of(self._request_of(2, "GET", "/appmesh/users"), dict)
+        return json_of(self._request_of(2, "GET", paths.USERS), dict)
 
     def get_current_user(self) -> dict[str, Any]:
-        return json_of(self._request_of(2, "GET", "/appmesh/user/self"), dict)
+        return json_of(self._request_of(2, "GET", paths.USER_SELF), dict)
 
     def add_user(self, username: str, user_data: Mapping[str, Any]) -> None:
         """Adds or changes a user: ``key`` (the password), ``roles``, ``group``, ``email``, ``exec_user``."""
-        self._request_of(2, "PUT", f"/appmesh/user/{path_part(username)}", headers=_JSON, body=_dump(user_data))
+        self._request_of(2, "PUT", paths.user(username), headers=_JSON, body=_dump(user_data))
 
     def delete_user(self, username: str) -> None:
-        self._request_of(2, "DELETE", f"/appmesh/user/{path_part(username)}")
+        self._request_of(2, "DELETE", paths.user(username))
 
     def lock_user(self, username: str) -> None:
         """Keeps a user from logging in."""
-        self._request_of(2, "POST", f"/appmesh/user/{path_part(username)}/lock")
+        self._request_of(2, "POST", paths.user(username, "lock"))
 
     def unlock_user(self, username: str) -> None:
-        self._request_of(2, "POST", f"/appmesh/user/{path_part(username)}/unlock")
+        self._request_of(2, "POST", paths.user(username, "unlock"))
 
     def update_password(self, old_password: str, new_password: str, username: str = "self") -> None:
         """Changes a password. The user's tokens are revoked by it, the client's own among them: log in again."""
@@ -352,53 +387,65 @@ class AppMeshClient(FileOperations):
         self._request_of(
             2,
             "POST",
-            f"/appmesh/user/{path_part(username)}/passwd",
+            paths.user(username, "passwd"),
             headers=_JSON,
             body=_dump({name: base64.b64encode(text.encode()).decode() for name, text in passwords.items()}),
         )
 
     def list_groups(self) -> list[str]:
-        return json_of(self._request_of(2, "GET", "/appmesh/user/groups"), list)
+        return json_of(self._request_of(2, "GET", paths.USER_GROUPS), list)
 
     def list_permissions(self) -> list[str]:
         """Every permission that there is."""
-        return json_of(self._request("GET", "/appmesh/permissions"), list)
+        return json_of(self._request("GET", paths.PERMISSIONS), list)
 
     def get_user_permissions(self) -> list[str]:
         """What the user of this client may do."""
-        return json_of(self._request_of(2, "GET", "/appmesh/user/permissions"), list)
+        return json_of(self._request_of(2, "GET", paths.USER_PERMISSIONS), list)
+
+    def list_own_permissions(self) -> frozenset[str] | None:
+        """What the owner of the client's token may do, at a daemon of either generation; None where it does not say."""
+        for uri in (paths.USER_PERMISSIONS, paths.PRINCIPAL_PERMISSIONS):
+            try:
+                granted = json_of(self._request("GET", uri), list)
+            except AppMeshNotOfferedError:
+                continue  # of the other generation
+            except (AppMeshDeniedError, AppMeshRequestError):
+                return None
+            return frozenset(str(name) for name in granted)
+        return None
 
     def list_roles(self) -> dict[str, Any]:
         """All roles by name, with their permissions."""
-        return json_of(self._request("GET", "/appmesh/roles"), dict)
+        return json_of(self._request("GET", paths.ROLES), dict)
 
     def update_role(self, role_name: str, permission_set: list[str]) -> None:
         """Adds a role, or replaces its permissions; the daemon takes names that are no permission, too."""
-        self._request("POST", f"/appmesh/role/{path_part(role_name)}", headers=_JSON, body=_dump(list(permission_set)))
+        self._request("POST", paths.role(role_name), headers=_JSON, body=_dump(list(permission_set)))
 
     def delete_role(self, role_name: str) -> None:
-        self._request("DELETE", f"/appmesh/role/{path_part(role_name)}")
+        self._request("DELETE", paths.role(role_name))
 
     # --- principals, of daemons of 3.x -----------------------------------------------------------------------------
 
     def list_principals(self) -> Any:
         """Everyone whom the daemon knows by their tokens."""
-        return json_of(self._request_of(3, "GET", "/appmesh/principals"), object)
+        return json_of(self._request_of(3, "GET", paths.PRINCIPALS), object)
 
     def get_current_principal(self) -> dict[str, Any]:
-        return json_of(self._request_of(3, "GET", "/appmesh/principal/self"), dict)
+        return json_of(self._request_of(3, "GET", paths.PRINCIPAL_SELF), dict)
 
     def get_principal_permissions(self) -> list[str]:
         """What the principal of this client's token may do."""
-        return json_of(self._request_of(3, "GET", "/appmesh/principal/self/permissions"), list)
+        return json_of(self._request_of(3, "GET", paths.PRINCIPAL_PERMISSIONS), list)
 
     def update_principal(self, principal_id: str, principal: Mapping[str, Any]) -> None:
         """Adds or changes a principal, for example its ``roles``."""
-        uri = f"/appmesh/principal/{path_part(principal_id)}"
+        uri = paths.principal(principal_id)
         self._request_of(3, "PUT", uri, headers=_JSON, body=_dump(principal))
 
     def delete_principal(self, principal_id: str) -> None:
-        self._request_of(3, "DELETE", f"/appmesh/principal/{path_part(principal_id)}")
+        self._request_of(3, "DELETE", paths.principal(principal_id))
 
 
 def _handler(print_stdout: bool | OutputHandler) -> OutputHandler:

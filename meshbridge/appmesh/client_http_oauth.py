@@ -1,15 +1,14 @@
 """The client whose tokens come from an OpenID Connect issuer, by Keycloak's paths."""
 
 import contextlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshError
-from meshbridge.appmesh.oidc import Grant, TokenEndpoint
+from meshbridge.appmesh.grant import Grant
+from meshbridge.appmesh.oidc import TokenEndpoint
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
-from meshbridge.appmesh.tokens import EXPIRY_LEEWAY_SECONDS
 
 __all__ = ["AppMeshClientOAuth"]
 
@@ -41,7 +40,6 @@ class AppMeshClientOAuth(AppMeshClient):
             ssl_client_cert=ssl_client_cert,
             timeout_seconds=request_timeout[0],
         )
-        self._grant: Grant | None = None
         super().__init__(base_url, ssl_verify, ssl_client_cert, request_timeout, auto_refresh_token=auto_refresh_token)
 
     def login(
@@ -61,7 +59,7 @@ class AppMeshClientOAuth(AppMeshClient):
         fields = {"username": username, "password": password, "scope": "openid"}
         if totp_code:
             fields["totp"] = totp_code
-        self._take(self._endpoint.grant("password", **fields))
+        self._keep_grant(self._endpoint.grant("password", **fields))
         self._refresh_if_wanted()
         return None
 
@@ -72,17 +70,20 @@ class AppMeshClientOAuth(AppMeshClient):
             AppMeshAuthError: there is none, or it is not good any more.
 
         """
-        used = self._tokens.get()
-        with self._renewing:
-            if self._tokens.get() != used:
-                return
-            if self._grant is None or not self._grant.refresh_token:
-                raise AppMeshAuthError("No valid Keycloak token available")
-            self._take(self._endpoint.grant("refresh_token", refresh_token=self._grant.refresh_token))
+        if self._keeper.grant is None:
+            raise AppMeshAuthError("No valid Keycloak token available")
+        super().renew_token()
+
+    def _renew_own(self, grant: Grant, token_expire: int | str = 0) -> Grant:  # noqa: ARG002 the issuer decides
+        if not grant.refresh_token:
+            raise AppMeshAuthError("No valid Keycloak token available")
+        renewed = self._endpoint.grant("refresh_token", refresh_token=grant.refresh_token)
+        self._tokens.set(renewed.access_token)
+        return renewed
 
     def logout(self) -> bool:
         """Ends the session at the issuer. False where there was none, or the issuer could not end it."""
-        grant, self._grant = self._grant, None
+        grant = self._keeper.grant
         self._refresher.stop()
         self._keep_token("")
         if grant is None:
@@ -103,13 +104,3 @@ class AppMeshClientOAuth(AppMeshClient):
             self.logout()
         super().close()
         self._endpoint.close()
-
-    def _take(self, grant: Grant) -> None:
-        self._grant = grant
-        self._keep_token(grant.access_token)
-
-    def _renewable_until(self, _token: str) -> float | None:
-        grant = self._grant
-        if grant is None:
-            return time.time()
-        return grant.refresh_expires_at or grant.expires_at + EXPIRY_LEEWAY_SECONDS

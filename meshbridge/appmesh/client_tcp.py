@@ -4,13 +4,14 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+from meshbridge.appmesh import paths
 from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.event_connection import ReopeningConnection
 from meshbridge.appmesh.files import RemoteFile, Upload
-from meshbridge.appmesh.line import ReopeningLine
 from meshbridge.appmesh.tcp_files import FileConnection
 from meshbridge.appmesh.tcp_transport import TCPTransport
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
-from meshbridge.appmesh.tokens import TokenProvider
+from meshbridge.appmesh.token_provider import TokenProvider
 from meshbridge.appmesh.transport_mixin import TransportClientMixin
 
 __all__ = ["AppMeshClientTCP"]
@@ -37,13 +38,15 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
     ) -> None:
         """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``tcp_address`` is host and port."""
         self._address = tcp_address
-        self._line = ReopeningLine(self._transport, name="appmesh-tcp", connect_timeout_seconds=connect_timeout_seconds)
+        self._events = ReopeningConnection(
+            self._transport, name="appmesh-tcp", connect_timeout_seconds=connect_timeout_seconds
+        )
         self._client_address = socket.gethostname()
         super().__init__(
             ssl_verify=ssl_verify,
             ssl_client_cert=ssl_client_cert,
             auto_refresh_token=auto_refresh_token,
-            exchange=self._line,
+            exchange=self._events,
             token_provider=token_provider,
         )
 
@@ -56,12 +59,12 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
 
     @contextlib.contextmanager
     def _download(self, remote_file: str, token: str) -> Iterator[RemoteFile]:
-        message = self._file_message("GET", "/appmesh/file/download", remote_file, token)
+        message = self._file_message("GET", paths.FILE_DOWNLOAD, remote_file, token)
         with FileConnection(self._transport()) as connection:
             yield connection.download(message)
 
     def _upload(self, remote_file: str, token: str, upload: Upload) -> None:
-        message = self._file_message("POST", "/appmesh/file/upload", remote_file, token)
+        message = self._file_message("POST", paths.FILE_UPLOAD, remote_file, token)
         message.headers.update(upload.attributes)
         with FileConnection(self._transport()) as connection:
             connection.upload(message, upload.source)

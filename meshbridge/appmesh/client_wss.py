@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator
 
 from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.event_connection import ReopeningConnection
 from meshbridge.appmesh.http_session import HttpSession
-from meshbridge.appmesh.line import ReopeningLine
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
-from meshbridge.appmesh.tokens import TokenProvider
+from meshbridge.appmesh.token_provider import TokenProvider
 from meshbridge.appmesh.transport_mixin import TransportClientMixin
 from meshbridge.appmesh.wss_transport import WSSTransport
 
@@ -36,14 +36,16 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
     ) -> None:
         """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``wss_address`` is host and port."""
         self._address = wss_address
-        self._line = ReopeningLine(self._transport, name="appmesh-wss", connect_timeout_seconds=connect_timeout_seconds)
+        self._events = ReopeningConnection(
+            self._transport, name="appmesh-wss", connect_timeout_seconds=connect_timeout_seconds
+        )
         host, port = wss_address
         super().__init__(
             f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
             ssl_verify=ssl_verify,
             ssl_client_cert=ssl_client_cert,
             auto_refresh_token=auto_refresh_token,
-            exchange=self._line,
+            exchange=self._events,
             token_provider=token_provider,
         )
 

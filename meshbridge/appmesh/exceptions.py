@@ -4,7 +4,9 @@
 
   * :class:`AppMeshAuthError`: the daemon does not know who asks, or does not let them
 
-    * :class:`AppMeshDeniedError`: the same, told with a status that says something else
+    * :class:`AppMeshTokenError`: the daemon refuses the token
+    * :class:`AppMeshLoginError`: there is no token to be had with these credentials
+    * :class:`AppMeshDeniedError`: a permission is missing, or the user is not known
 
   * :class:`AppMeshRequestError`: the daemon answered, with an error
 
@@ -15,19 +17,30 @@
 
     * :class:`AppMeshTimeoutError`: no answer in time, on a connection that may be fine
 
+  * :class:`AppMeshIssuerError`: the issuer of tokens gives no usable answer; the daemon may be fine
+
 Each keeps what is known: ``status`` (HTTP status of the answer, None where there was none) and ``operation``
-(``GET /appmesh/applications``); what caused it is its ``__cause__``.
+(method and path); what caused it is its ``__cause__``. :meth:`AppMeshError.describe` puts them together.
 """
+
+import re
+from enum import StrEnum
 
 __all__ = [
     "AppMeshAuthError",
     "AppMeshConnectionError",
     "AppMeshDeniedError",
     "AppMeshError",
+    "AppMeshIssuerError",
+    "AppMeshLoginError",
     "AppMeshNotOfferedError",
     "AppMeshRequestError",
     "AppMeshTimeoutError",
+    "AppMeshTokenError",
+    "LoginFault",
 ]
+
+_PERMISSION = re.compile(r"lacks required permission '?([^'\s]+)'?")
 
 
 class AppMeshError(Exception):
@@ -39,9 +52,50 @@ class AppMeshError(Exception):
         self.status = status
         self.operation = operation
 
+    def describe(self) -> str:
+        """The message with what was asked and the status of the answer, where it does not name them itself."""
+        if self.status is None or self.operation is None or self.operation in self.message:
+            return self.message
+        return f"{self.operation}: {self.message} (status {self.status})"
+
 
 class AppMeshAuthError(AppMeshError):
     """Not logged in, a refused login, or a permission that is missing."""
+
+
+class AppMeshTokenError(AppMeshAuthError):
+    """The daemon refuses the token: it is expired, revoked, or not one of its own."""
+
+
+class LoginFault(StrEnum):
+    """Why a login is refused."""
+
+    OTHER = "other"
+    PASSWORD = "wrong password, or the user is locked"  # noqa: S105 a text
+    USER = "no such user"
+    CODE_MISSING = "the user has two-factor login"
+    CODE = "wrong two-factor code"
+    NO_LOGINS = "this daemon has no logins of its own (App Mesh 3.x)"
+    NO_ISSUER = "this daemon names no issuer of tokens (App Mesh 2.x)"
+    ISSUER = "the issuer refuses the credentials"
+    TOKEN = "the daemon refuses each new token"  # noqa: S105 a text
+
+
+class AppMeshLoginError(AppMeshAuthError):
+    """There is no token to be had with these credentials: ``fault`` says why, ``hint`` (if any) what to do."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        fault: LoginFault = LoginFault.OTHER,
+        hint: str | None = None,
+        status: int | None = None,
+        operation: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, operation=operation)
+        self.fault = fault
+        self.hint = hint
 
 
 class AppMeshRequestError(AppMeshError):
@@ -55,6 +109,12 @@ class AppMeshDeniedError(AppMeshAuthError, AppMeshRequestError):
     official SDK reports a failed request. So it is both, and code written for either catches it.
     """
 
+    @property
+    def permission(self) -> str | None:
+        """The permission that is missing, as the daemon names it; None where it is something else."""
+        found = _PERMISSION.search(self.message)
+        return None if found is None else found[1]
+
 
 class AppMeshNotOfferedError(AppMeshRequestError):
     """The daemon is of a generation that does not know the operation (PROTOCOL.md, 'Two generations')."""
@@ -66,3 +126,7 @@ class AppMeshConnectionError(AppMeshError):
 
 class AppMeshTimeoutError(AppMeshConnectionError):
     """No answer in time; the connection itself may be healthy, so trying again is safe for a read."""
+
+
+class AppMeshIssuerError(AppMeshError):
+    """The issuer of tokens gives no usable answer, or cannot be reached; the daemon may be fine."""

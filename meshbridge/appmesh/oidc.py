@@ -1,11 +1,11 @@
 """Tokens of an OpenID Connect issuer: its token endpoint, and a provider that keeps a client in tokens."""
 
+import contextlib
 import ipaddress
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,13 +13,33 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 
-from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshConnectionError, AppMeshError, AppMeshRequestError
+from meshbridge.appmesh.exceptions import (
+    AppMeshAuthError,
+    AppMeshConnectionError,
+    AppMeshError,
+    AppMeshIssuerError,
+    AppMeshLoginError,
+    AppMeshRequestError,
+    LoginFault,
+)
+from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.http_session import BodyError, read_body
 from meshbridge.appmesh.outgoing import new_session
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
+from meshbridge.appmesh.token_keeper import Renewals, TokenKeeper
 from meshbridge.appmesh.tokens import REFRESH_AHEAD_SECONDS
 
-__all__ = ["Grant", "OidcTokens", "TokenEndpoint", "find_token_url", "is_private", "same_origin"]
+__all__ = [
+    "IssuerLogin",
+    "OidcTokens",
+    "TokenEndpoint",
+    "find_token_url",
+    "is_private",
+    "issuer_errors",
+    "refreshed",
+    "same_origin",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +47,9 @@ logger = logging.getLogger(__name__)
 _DEAD_CREDENTIALS = frozenset({"invalid_grant", "access_denied", "invalid_client", "unauthorized_client"})
 _MAX_ANSWER_BYTES = 1024 * 1024  # discovery documents and tokens have a few KiB
 _MAX_REASON_CHARACTERS = 300  # of what an issuer says, in an error
-_DEFAULT_LIFE_SECONDS = 60.0  # where the issuer does not say
-_REJECTED_EVERY_SECONDS = 5.0
+RENEWALS = Renewals(ahead_seconds=REFRESH_AHEAD_SECONDS, least_seconds=0.0)
 _IDENTITY = {"Accept-Encoding": "identity"}
 _LOOPBACK_NAME = "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What an issuer granted. Times are unix seconds."""
-
-    access_token: str
-    granted_at: float
-    expires_at: float
-    refresh_token: str = ""
-    refresh_expires_at: float | None = None
-
-    @property
-    def renew_at(self) -> float:
-        """When it is time for the next one: 30 s before the end, half way through a short life."""
-        life = self.expires_at - self.granted_at
-        return self.granted_at + max(life / 2, life - REFRESH_AHEAD_SECONDS)
 
 
 class TokenEndpoint:
@@ -92,17 +94,11 @@ class TokenEndpoint:
         """
         now = self._clock()
         answer = self.post(self.token_url, {"grant_type": grant_type, **fields})
-        token = answer.get("access_token")
-        if not isinstance(token, str) or not token:
-            raise AppMeshRequestError(f"{self.token_url} gave no access token", operation=f"POST {self.token_url}")
-        refresh_seconds = answer.get("refresh_expires_in")
-        return Grant(
-            access_token=token,
-            granted_at=now,
-            expires_at=now + _number(answer.get("expires_in"), _DEFAULT_LIFE_SECONDS),
-            refresh_token=str(answer.get("refresh_token") or ""),
-            refresh_expires_at=now + _number(refresh_seconds, 0) if refresh_seconds else None,
-        )
+        try:
+            return Grant.from_answer(answer, now=now)
+        except AppMeshRequestError as error:
+            operation = f"POST {self.token_url}"
+            raise AppMeshRequestError(f"{self.token_url}: {error}", operation=operation) from None
 
     def post(self, url: str, fields: Mapping[str, str]) -> dict[str, Any]:
         """Posts a form as this client, and gives the JSON of the answer ({} where there is none)."""
@@ -144,19 +140,12 @@ class TokenEndpoint:
         raise kind(f"{url} refused: {why}", status=response.status_code, operation=operation)
 
 
-class OidcTokens:
-    """A :class:`~meshbridge.appmesh.tokens.TokenProvider` for unattended clients of daemons of 3.x.
+class IssuerLogin:
+    """An issuer as a :class:`~meshbridge.appmesh.token_keeper.TokenSource`."""
 
-    It keeps one token, gets the next one before that expires, and one more when the daemon refuses it.
-    """
+    renews, obtains, watches, follows = True, True, False, False
 
-    def __init__(
-        self,
-        endpoint: TokenEndpoint,
-        credentials: Callable[[], Mapping[str, str]],
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, endpoint: TokenEndpoint, credentials: Callable[[], Mapping[str, str]]) -> None:
         """``credentials`` is called for each grant, so that a password file is read again: the fields of the grant.
 
         For example ``{"grant_type": "password", "username": …, "password": …, "scope": "openid"}``, or
@@ -164,51 +153,66 @@ class OidcTokens:
         """
         self._endpoint = endpoint
         self._credentials = credentials
-        self._clock = clock
-        self._lock = threading.Lock()  # guards what follows, and is held during a grant, so that there is one at a time
-        self._grant: Grant | None = None
-        self._rejected = ""
 
-    def token(self) -> str:
-        """A token that is good now.
+    def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:  # noqa: ARG002 each grant differs
+        with issuer_errors():
+            fields = dict(self._credentials())
+            return self._endpoint.grant(fields.pop("grant_type"), **fields)
 
-        Raises:
-            AppMeshAuthError: the issuer refuses the credentials.
-            AppMeshConnectionError: the issuer cannot be reached, and the last token has expired.
+    def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
+        if not grant.refresh_token:
+            return self.obtain(exchange, None)
+        return refreshed(self._endpoint, grant) or self.obtain(exchange, None)
 
-        """
-        with self._lock:
-            grant, now = self._grant, self._clock()
-            if grant is not None and now < grant.renew_at and grant.access_token != self._rejected:
-                return grant.access_token
-            try:
-                self._grant = self._next(grant)
-            except (AppMeshConnectionError, AppMeshRequestError) as error:
-                if grant is None or now >= grant.expires_at or grant.access_token == self._rejected:
-                    raise
-                logger.warning("the token is not renewed yet: %s", error)
-            assert self._grant is not None
-            return self._grant.access_token
+    def end(self, exchange: Exchange | None, grant: Grant) -> None:
+        """It ends by itself; to revoke one is optional for an issuer."""
 
-    def rejected(self, token: str) -> bool:
-        """The daemon refused ``token``: True, unless it is one that was fetched only moments ago."""
-        with self._lock:
-            grant = self._grant
-            if grant is None or grant.access_token != token:
-                return True
-            if self._clock() - grant.granted_at < _REJECTED_EVERY_SECONDS:
-                return False
-            self._rejected = token
-            return True
+    def changed(self) -> bool:
+        return False
 
-    def _next(self, grant: Grant | None) -> Grant:
-        if grant is not None and grant.refresh_token and grant.access_token != self._rejected:
-            try:
-                return self._endpoint.grant("refresh_token", refresh_token=grant.refresh_token)
-            except AppMeshAuthError as error:
-                logger.debug("the refresh token is spent: %s", error)
-        fields = dict(self._credentials())
-        return self._endpoint.grant(fields.pop("grant_type"), **fields)
+
+def refreshed(endpoint: TokenEndpoint, grant: Grant) -> Grant | None:
+    """The next grant by the refresh token of the last; None where that is spent.
+
+    Raises:
+        AppMeshIssuerError: the issuer gives no usable answer.
+
+    """
+    try:
+        with issuer_errors():
+            renewed = endpoint.grant("refresh_token", refresh_token=grant.refresh_token)
+    except AppMeshAuthError as error:
+        logger.debug("the refresh token is spent: %s", error)
+        return None
+    # Without rotation the old one stays good (RFC 6749, 6).
+    return renewed if renewed.refresh_token else replace(renewed, refresh_token=grant.refresh_token)
+
+
+@contextlib.contextmanager
+def issuer_errors() -> Iterator[None]:
+    """Errors of an issuer, told from those of the daemon."""
+    try:
+        yield
+    except AppMeshAuthError as error:
+        if isinstance(error, AppMeshLoginError):
+            raise
+        fault = LoginFault.ISSUER
+        raise AppMeshLoginError(error.message, fault=fault, status=error.status, operation=error.operation) from error
+    except AppMeshIssuerError:
+        raise
+    except AppMeshError as error:
+        raise AppMeshIssuerError(error.message, status=error.status, operation=error.operation) from error
+
+
+class OidcTokens(TokenKeeper):
+    """A :class:`~meshbridge.appmesh.token_provider.TokenProvider` for unattended clients of daemons of 3.x.
+
+    It keeps one token, gets the next one before that expires, and one more when the daemon refuses it.
+    """
+
+    def __init__(self, endpoint: TokenEndpoint, credentials: Callable[[], Mapping[str, str]]) -> None:
+        """As :class:`IssuerLogin`."""
+        super().__init__(IssuerLogin(endpoint, credentials), renewals=RENEWALS, lazy=True)
 
 
 def find_token_url(
@@ -293,7 +297,3 @@ def _read_object(response: requests.Response, deadline: float) -> dict[str, Any]
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _number(value: object, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) else otherwise

@@ -7,9 +7,9 @@ import time
 from http import HTTPStatus
 from typing import Self
 
-from meshbridge.appmesh.answers import path_part
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import AppMeshError
+from meshbridge.appmesh.paths import path_part
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 
 __all__ = ["AppMeshServer"]

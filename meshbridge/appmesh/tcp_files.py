@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Self
 from uuid import uuid4
 
+from meshbridge.appmesh import paths
 from meshbridge.appmesh.answers import answer_error
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError
 from meshbridge.appmesh.files import RemoteFile, Source
@@ -46,7 +47,7 @@ class FileConnection:
         self._transport.send_message([])
         # Nothing answers the end of a file. But the connection carries messages again after it, and in order: an
         # answer, whatever it says, means that the file was read to its end. Health is asked without a login.
-        self._exchange(RequestMessage(http_method="GET", request_uri="/appmesh/app/-/health"))
+        self._exchange(RequestMessage(http_method="GET", request_uri=paths.app("-", "health")))
 
     def _ask(self, request: RequestMessage, confirmation: str) -> ResponseMessage:
         response = self._exchange(request)

@@ -6,13 +6,12 @@ import math
 import threading
 import time
 
-from meshbridge.appmesh.answers import json_of, path_part
+from meshbridge.appmesh import paths
 from meshbridge.appmesh.app import App
 from meshbridge.appmesh.app_run import AppRun, OutputHandler
 from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.event_connection import EventConnection, ReopeningConnection
 from meshbridge.appmesh.exceptions import AppMeshAuthError, AppMeshConnectionError, AppMeshError, AppMeshRequestError
-from meshbridge.appmesh.exchange import Exchange
-from meshbridge.appmesh.line import Line, ReopeningLine
 from meshbridge.appmesh.run_watch import News, RunWatch
 from meshbridge.appmesh.subscribe import EventCallback, SubscriptionResult
 
@@ -36,7 +35,7 @@ class TransportClientMixin(AppMeshClient):
     _TAKES_EVENTS = True
     # For ever: the answer to a request that was given up would be a lost task.
     _FETCH_SECONDS = threading.TIMEOUT_MAX / 2
-    _line: ReopeningLine
+    _events: ReopeningConnection
 
     def add_app(
         self, app: App, subscribe_events: list[str] | None = None, callback: EventCallback | None = None
@@ -47,10 +46,10 @@ class TransportClientMixin(AppMeshClient):
         """
         if not subscribe_events:
             return self._add_app(app, None)
-        line = self._line.line()
-        registered = self._add_app(app, subscribe_events, over=line)
+        connection = self._events.current()
+        registered = self._add_app(app, subscribe_events, over=connection)
         if registered.subscription_id and callback is not None:
-            line.listen(registered.subscription_id, callback)
+            connection.listen(registered.subscription_id, callback)
         return registered
 
     def subscribe(
@@ -60,10 +59,10 @@ class TransportClientMixin(AppMeshClient):
 
         Without a ``callback`` nobody gets them: up to 1,000 are kept, for whom nothing asks.
         """
-        line = self._line.line()
-        result = self._subscribe(line, app_name, events)
+        connection = self._events.current()
+        result = self.request_subscription(app_name, events, over=connection)
         if callback is not None:
-            line.listen(result.subscription_id, callback)
+            connection.listen(result.subscription_id, callback)
         return result
 
     def unsubscribe(self, subscription_id: str) -> None:
@@ -73,10 +72,10 @@ class TransportClientMixin(AppMeshClient):
             AppMeshRequestError: 404 where there is no such subscription (any more).
 
         """
-        line = self._line.present
-        if line is not None:
-            line.forget(subscription_id)
-        self._request("DELETE", "/appmesh/subscribe", query={"subscription_id": subscription_id}, over=line)
+        connection = self._events.present
+        if connection is not None:
+            connection.forget(subscription_id)
+        self._request("DELETE", paths.SUBSCRIBE, query={"subscription_id": subscription_id}, over=connection)
 
     def wait_for_async_run(  # type: ignore[override] # the reference names the second parameter differently than over HTTPS
         self, run: AppRun, stdout_handler: OutputHandler = None, timeout: int = 0
@@ -99,9 +98,9 @@ class TransportClientMixin(AppMeshClient):
             if self.forward_to:
                 return self._poll_run(run, stdout_handler, timeout)
             deadline = time.monotonic() + timeout if timeout > 0 else math.inf
-            line = self._line.line()
+            connection = self._events.current()
             try:
-                subscription = self._subscribe(line, run.app_name, _RUN_EVENTS)
+                subscription = self.request_subscription(run.app_name, _RUN_EVENTS, over=connection)
             except AppMeshAuthError as error:
                 logger.debug("the run %s is followed by asking: %s", run.app_name, error)
                 return self._poll_run(run, stdout_handler, timeout)
@@ -109,13 +108,13 @@ class TransportClientMixin(AppMeshClient):
                 logger.warning("the run %s cannot be followed: %s", run.app_name, error)
                 return None
             watch = RunWatch()
-            line.listen(subscription.subscription_id, watch, at_once=True)
+            connection.listen(subscription.subscription_id, watch, at_once=True)
             try:
                 return self._follow(run, watch, stdout_handler, deadline)
             finally:
-                line.forget(subscription.subscription_id)
+                connection.forget(subscription.subscription_id)
                 with contextlib.suppress(AppMeshError):
-                    self._end_subscription(line, subscription.subscription_id)
+                    self._end_subscription(connection, subscription.subscription_id)
 
     def _follow(self, run: AppRun, watch: RunWatch, handler: OutputHandler, deadline: float) -> int | None:
         output = self._run_output(run, handler)
@@ -143,16 +142,6 @@ class TransportClientMixin(AppMeshClient):
                 return None
             news = watch.take(deadline - time.monotonic())
 
-    def _subscribe(self, line: Exchange, app_name: str, events: list[str] | None) -> SubscriptionResult:
-        uri = "/appmesh/subscribe" if app_name == "*" else f"/appmesh/app/{path_part(app_name)}/subscribe"
-        query = {"events": ",".join(events)} if events else None
-        answer = json_of(self._request("POST", uri, query=query, over=line), dict)
-        return SubscriptionResult(
-            str(answer.get("subscription_id") or ""),
-            str(answer.get("app_name") or ""),
-            [str(event) for event in answer.get("events") or ()],
-        )
-
-    def _end_subscription(self, line: Line, subscription_id: str) -> None:
-        if line.is_open:
-            self._request("DELETE", "/appmesh/subscribe", query={"subscription_id": subscription_id}, over=line)
+    def _end_subscription(self, connection: EventConnection, subscription_id: str) -> None:
+        if connection.is_open:
+            self._request("DELETE", paths.SUBSCRIBE, query={"subscription_id": subscription_id}, over=connection)

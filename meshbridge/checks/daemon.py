@@ -10,19 +10,24 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
-from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.exceptions import (
+    AppMeshAuthError,
+    AppMeshConnectionError,
+    AppMeshDeniedError,
+    AppMeshError,
+    AppMeshRequestError,
+)
 from meshbridge.appmesh.tls_stream import TlsStream, client_context
-from meshbridge.link import operations
-from meshbridge.link.connections import explain, new_exchange
+from meshbridge.link.connections import LinkClient, explain, new_exchange
 from meshbridge.link.credentials import Credentials
 from meshbridge.link.options import DaemonOptions
+from meshbridge.link.permissions import LEAST_ROLE, lacking
 from meshbridge.model.status import Grade, Verdict
 
 __all__ = ["try_daemon"]
 
+_OK = 200
 _SECONDS = 10.0
 _DAY_SECONDS = 86_400.0
 _EXPIRY_WARNING_DAYS = 30
@@ -36,21 +41,19 @@ def try_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
     with ExitStack() as cleanup:
         try:
             yield from trial.reach()
-            exchange = new_exchange(name, options, _SECONDS)
-            cleanup.callback(exchange.close)
             credentials = Credentials(name, options)
+            exchange = new_exchange(name, options, _SECONDS)
+            client = cleanup.enter_context(LinkClient(exchange, credentials))
+            cleanup.enter_context(client.using(timeout_seconds=_SECONDS))
             trial.aspect = "login"
-            token = credentials.token(exchange)
+            credentials.token(exchange)
             cleanup.callback(credentials.end, exchange)
             yield trial.logged_in(credentials)
             trial.aspect = "permissions"
-            yield trial.permissions(exchange, token)
+            yield trial.permissions(client)
             trial.aspect = "daemon"
-            asked = exchange
-            if options.forward_to:
-                asked = new_exchange(name, options, _SECONDS, forward=True)
-                cleanup.callback(asked.close)
-            yield from trial.daemon(asked, token)
+            client.forward_to = options.forward_to or ""
+            yield from trial.daemon(client)
         except AppMeshError as error:
             yield trial.failed(error)
 
@@ -68,7 +71,7 @@ class _Trial:
         otherwise = f"see whether the port in url is that of {self._options.scheme}://"
         if self._options.tls.client_cert is None:
             otherwise += ", and whether the daemon asks for a client certificate (tls.client_cert)"
-        return self._verdict(Grade.FAILED, str(error), explain(error)[1] or f"{otherwise}; its log may say more")
+        return self._verdict(Grade.FAILED, error.describe(), explain(error)[1] or f"{otherwise}; its log may say more")
 
     def reach(self) -> Iterator[Verdict]:
         options = self._options
@@ -116,20 +119,20 @@ class _Trial:
         remedy = "put a new one into token_file before that; or let this bridge renew it (renew_token: true)"
         return self._verdict(Grade.WARNING, f"{text}, and it is not renewed", remedy)
 
-    def permissions(self, exchange: Exchange, token: str) -> Verdict:
+    def permissions(self, client: AppMeshClient) -> Verdict:
         renews = self._options.renews_at_daemon
-        granted = operations.permissions(exchange, token, _SECONDS)
+        granted = client.list_own_permissions()
         if granted is None:
             return self._verdict(Grade.OK, "the daemon does not tell what the user may do")
-        missing = operations.lacking(granted, renews=renews)
+        missing = lacking(granted, renews=renews)
         if not missing:
             return self._verdict(Grade.OK, "the user may do all that a bridge needs")
-        needed = operations.lacking(frozenset(), renews=renews)
-        roles = operations.roles(exchange, token, _SECONDS)
-        enough = [name for name, permits in roles.items() if not operations.lacking(permits | granted, renews=renews)]
+        needed = lacking(frozenset(), renews=renews)
+        roles = _roles(client)
+        enough = [name for name, permits in roles.items() if not lacking(permits | granted, renews=renews)]
         least = min(enough, key=lambda name: (len(roles[name]), name), default=None)
         remedy = f"give the user a role with {', '.join(needed)}"
-        if least is not None and roles[least] <= set(operations.LEAST_ROLE):
+        if least is not None and roles[least] <= set(LEAST_ROLE):
             remedy = f"give the user the role {least}"
         elif least is not None:
             remedy += f" (a new one, say meshbridge; {least} would do as well, but permits more)"
@@ -137,17 +140,18 @@ class _Trial:
             remedy += " (a new one, say meshbridge: none of this daemon's has them)"
         return self._verdict(Grade.FAILED, f"the user may not {', '.join(missing)}", remedy)
 
-    def daemon(self, exchange: Exchange, token: str) -> Iterator[Verdict]:
+    def daemon(self, client: AppMeshClient) -> Iterator[Verdict]:
         began = time.time()
         try:
-            resources: Any = _get(exchange, token, "/appmesh/resources")
-            apps: Any = _get(exchange, token, "/appmesh/applications")
-        except operations.PermissionMissingError:
+            resources, apps = client.get_host_resources(), client.list_apps_json()
+        except AppMeshDeniedError:
             return  # told already
-        ended = time.time()
-        if not isinstance(resources, dict) or not isinstance(apps, list):
+        except AppMeshRequestError as error:
+            if error.status != _OK:
+                raise
             yield self._verdict(Grade.FAILED, "its answers are not those of App Mesh", "see whether url is right")
             return
+        ended = time.time()
         version = str(resources.get("appmesh_version", "of unknown version")).removeprefix("appmesh_")
         started = resources.get("appmesh_start_time_unix_seconds")
         since = f", running since {_moment(started)}" if isinstance(started, int) else ""
@@ -171,12 +175,13 @@ class _Trial:
         return self._verdict(Grade.WARNING, text, remedy, aspect="clock")
 
 
-def _get(exchange: Exchange, token: str, uri: str) -> object:
-    body = operations.ask(exchange, "GET", uri, token=token, timeout_seconds=_SECONDS).body
+def _roles(client: AppMeshClient) -> dict[str, frozenset[str]]:
+    """The daemon's roles with what each permits; none where that may not be asked."""
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+        roles = client.list_roles()
+    except (AppMeshAuthError, AppMeshRequestError):
+        return {}
+    return {str(name): frozenset(map(str, granted)) for name, granted in roles.items() if isinstance(granted, list)}
 
 
 def _clock(resources: dict[str, Any]) -> float | None:

@@ -5,8 +5,8 @@ reads, renews and probes; the **request connection**, opened at first need, carr
 answer never stands before an event.
 
 :class:`~meshbridge.link.runner.Link` is the thread that keeps the event connection; :mod:`~meshbridge.link.numbering`
-turns pushed messages into numbered events and finds the holes; :mod:`~meshbridge.link.credentials` keeps the token;
-:mod:`~meshbridge.link.operations` are the few requests that a link makes itself.
+turns pushed messages into numbered events and finds the holes; :mod:`~meshbridge.link.credentials` keeps the token. All
+that is asked of the daemon goes through the SDK, by a :class:`~meshbridge.link.connections.LinkClient`.
 """
 
 from meshbridge.link.connections import explain

@@ -9,13 +9,12 @@ from typing import TypeVar
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.appmesh.client_wss import AppMeshClientWSS
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
-from meshbridge.link import operations
+from meshbridge.appmesh.token_provider import TokenProvider
 from meshbridge.link.connections import new_exchange
 from meshbridge.link.credentials import Credentials
-from meshbridge.link.operations import TokenRefusedError
 from meshbridge.link.options import DaemonOptions
 
 __all__ = ["IDLE_SECONDS", "DaemonClient"]
@@ -23,7 +22,6 @@ __all__ = ["IDLE_SECONDS", "DaemonClient"]
 IDLE_SECONDS = 300.0  # a connection that nobody asked over for so long is not kept
 _CONNECT_SECONDS = 8.0
 _ANSWER_SECONDS = 30.0  # unless who asks sets another limit
-_CHECK_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -129,8 +127,8 @@ class DaemonClient:
         return client
 
 
-class _LinkTokens:
-    """The link's credentials as the SDK asks for them: a ``TokenProvider``."""
+class _LinkTokens(TokenProvider):
+    """The link's credentials, for clients with connections of their own: the daemon is asked over yet another one."""
 
     def __init__(self, credentials: Credentials, open_exchange: Callable[[float], Exchange]) -> None:
         self._credentials = credentials
@@ -139,8 +137,8 @@ class _LinkTokens:
         self._attempts = 0
         self._failure: AppMeshConnectionError | None = None  # of the last attempt
 
-    def token(self) -> str:
-        """The link's token; gets one where there is none. As :meth:`Credentials.token` raises."""
+    def get_access_token(self) -> str:
+        """Gets one where there is none. Raises as :meth:`Credentials.token` does."""
         if self._credentials.present is not None:
             return self._ask(self._credentials.token)
         attempts = self._attempts
@@ -158,21 +156,12 @@ class _LinkTokens:
                 self._attempts += 1
             return token
 
-    def rejected(self, token: str) -> bool:
-        """The daemon answered 401 to ``token``; whether that was about the token, and there is another one.
+    def refresh_access_token(self, rejected_token: str | None = None) -> str:
+        return self._ask(lambda exchange: self._credentials.token(exchange, refused=rejected_token))
 
-        It may have been about what the request said, such as a wrong code of a second factor. A caller's mistakes must
-        not have the link log in again and again.
-        """
-
-        def another(exchange: Exchange) -> bool:
-            try:
-                operations.ask(exchange, "POST", "/appmesh/auth", token=token, timeout_seconds=_CHECK_SECONDS)
-            except (TokenRefusedError, AppMeshRequestError):
-                return self._credentials.token(exchange, refused=token) != token
-            return False
-
-        return self._ask(another)
+    @property
+    def can_refresh(self) -> bool:
+        return True
 
     def _ask(self, question: Callable[[Exchange], T]) -> T:
         exchange = _Opening(self._open_exchange)

@@ -6,25 +6,29 @@ import ssl
 import websocket
 
 from meshbridge.appmesh.channel import Channel, Transport
+from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import (
     AppMeshConnectionError,
+    AppMeshDeniedError,
     AppMeshError,
+    AppMeshIssuerError,
+    AppMeshLoginError,
     AppMeshNotOfferedError,
     AppMeshTimeoutError,
+    AppMeshTokenError,
+    LoginFault,
 )
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.http_session import HttpSession
-from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tcp_transport import TCPTransport
 from meshbridge.appmesh.wss_transport import WSSTransport
-from meshbridge.link.logins import IssuerError
-from meshbridge.link.operations import LEAST_ROLE, LoginRefusedError, PermissionMissingError, TokenRefusedError
+from meshbridge.link.credentials import Credentials
 from meshbridge.link.options import DaemonOptions
+from meshbridge.link.permissions import LEAST_ROLE
 
-__all__ = ["CutOffError", "explain", "new_exchange", "new_transport", "was_told_off"]
+__all__ = ["CutOffError", "LinkClient", "explain", "new_exchange", "new_transport", "was_told_off"]
 
 _TRY_AGAIN_LATER = 1013  # RFC 6455's registry: how a daemon closes on a client that does not read
-_OF_THE_LOGIN = ("/appmesh/login", "/appmesh/auth", "/appmesh/token/", "/appmesh/totp/", "/appmesh/self/")
 
 
 class CutOffError(AppMeshConnectionError):
@@ -65,36 +69,28 @@ def was_told_off(transport: Transport) -> bool:
     return isinstance(transport, _EventSocket) and transport.close_code == _TRY_AGAIN_LATER
 
 
-class _Forwarding:
-    """An exchange whose requests the daemon hands on to another node, all but those about the token."""
+class LinkClient(AppMeshClient):
+    """The SDK's client over one of a link's connections, with the link's token; closes the connection with it."""
 
-    def __init__(self, exchange: Exchange, node: str) -> None:
-        self._exchange = exchange
-        self._node = node
+    _USER_AGENT = "meshbridge"
 
-    def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
-        if not message.request_uri.startswith(_OF_THE_LOGIN):
-            message.headers["X-Target-Host"] = self._node
-        return self._exchange.request(message, timeout_seconds)
+    def __init__(self, exchange: Exchange, credentials: Credentials, forward_to: str | None = None) -> None:
+        """``forward_to``: the node that carries the requests out; those about the token stay here.
 
-    def close(self) -> None:
-        self._exchange.close()
+        A daemon that is asked to forward to itself never answers (PROTOCOL.md, 'Surprises'): each request has its
+        deadline.
+        """
+        super().__init__(exchange=exchange, token_provider=credentials.over(exchange))
+        self.forward_to = forward_to or ""
 
 
-def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float, *, forward: bool = False) -> Exchange:
-    """A connection of its own for requests; with ``forward``, to the node that ``forward_to`` names, if any.
-
-    A daemon asked to forward to itself never answers (PROTOCOL.md, 'Surprises'): each request has its deadline.
+def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> Exchange:
+    """A connection of its own for requests.
 
     Raises:
         AppMeshConnectionError: it could not be made; the message says why.
 
     """
-    exchange = _new_exchange(name, options, timeout_seconds)
-    return _Forwarding(exchange, options.forward_to) if forward and options.forward_to else exchange
-
-
-def _new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> Exchange:
     if options.scheme == "https":
         host, port = options.address
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -105,9 +101,9 @@ def _new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> 
 
 
 _REASONS: tuple[tuple[type[AppMeshError], str, str | None], ...] = (
-    (TokenRefusedError, "login", "the daemon takes no token that it gives: look at its log and at both clocks"),
-    (IssuerError, "issuer", "see whether the issuer of tokens can be reached from here, and oidc.tls.ca_file"),
-    (PermissionMissingError, "permission", f"give the user a role with {', '.join(LEAST_ROLE)}"),
+    (AppMeshTokenError, "login", "the daemon takes no token that it gives: look at its log and at both clocks"),
+    (AppMeshIssuerError, "issuer", "see whether the issuer of tokens can be reached from here, and oidc.tls.ca_file"),
+    (AppMeshDeniedError, "permission", f"give the user a role with {', '.join(LEAST_ROLE)}"),
     (
         AppMeshNotOfferedError,
         "not_offered",
@@ -118,6 +114,17 @@ _REASONS: tuple[tuple[type[AppMeshError], str, str | None], ...] = (
     (AppMeshConnectionError, "connection", None),
 )
 
+_USER_HINT = "set username and password of the daemon in the configuration"
+_LOGIN_HINTS = {
+    LoginFault.PASSWORD: _USER_HINT,
+    LoginFault.USER: _USER_HINT,
+    LoginFault.CODE_MISSING: "set totp_secret_file of the daemon, or use a user without it",
+    LoginFault.CODE: "check totp_secret of the daemon, and the clocks of both hosts",
+    LoginFault.NO_LOGINS: "set oidc (or token_file) of the daemon instead of username and password",
+    LoginFault.NO_ISSUER: "set username and password_file of the daemon instead of oidc",
+    LoginFault.ISSUER: "set username, password_file and client_id of oidc to what the issuer knows",
+    LoginFault.TOKEN: "look at the daemon's log and at both clocks",
+}
 
 # By OpenSSL's codes (x509_vfy.h); of any other certificate the authority is not known here.
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
@@ -153,9 +160,9 @@ def _connection_hint(error: AppMeshError) -> str | None:
 
 def explain(error: AppMeshError) -> tuple[str, str | None]:
     """(reason, a short word for logs and metrics; what to do about it, where that is known)."""
-    if isinstance(error, LoginRefusedError):
-        return "login", error.hint
-    if "not trusted" in str(error) and not isinstance(error, IssuerError):
+    if isinstance(error, AppMeshLoginError):
+        return "login", error.hint or _LOGIN_HINTS.get(error.fault)
+    if "not trusted" in str(error) and not isinstance(error, AppMeshIssuerError):
         return "certificate", _connection_hint(error) or _TRUST_HINT
     reason, hint = next(
         ((reason, hint) for kind, reason, hint in _REASONS if isinstance(error, kind)),

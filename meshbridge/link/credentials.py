@@ -1,247 +1,99 @@
-"""The token of one daemon, which both of its connections use: got, renewed in time, never asked for in a hot loop."""
+"""The token of one daemon, which all of its connections use: the SDK's keeper, and the ways to a token."""
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import pyotp
 
 from meshbridge import telemetry
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.exceptions import (
+    AppMeshAuthError,
+    AppMeshError,
+    AppMeshLoginError,
+    AppMeshNotOfferedError,
+    LoginFault,
+)
 from meshbridge.appmesh.exchange import Exchange
-from meshbridge.fields import Retry, chance_of_jitter
-from meshbridge.link.logins import IssuerError, login_of
-from meshbridge.link.operations import LoginRefusedError, PermissionMissingError, Token
-from meshbridge.link.options import DaemonOptions
+from meshbridge.appmesh.grant import Grant
+from meshbridge.appmesh.oidc import TokenEndpoint, find_token_url, issuer_errors, refreshed
+from meshbridge.appmesh.token_keeper import KeeperWatch, TokenKeeper, TokenSource
+from meshbridge.fields import SecretFileError, SecretFiles, chance_of_jitter
+from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
 
-__all__ = ["LOOK_SECONDS", "BusyError", "Credentials"]
+__all__ = ["Credentials"]
 
-LOOK_SECONDS = 2.0  # how often the files of secrets are looked at, while that may help
-_RENEW_AT = 0.6  # of the lifetime
-_JITTER = 0.1  # of that, either way: bridges that were started together don't renew together
-_TURN_SECONDS = 10.0  # to wait for another thread's login, which may go into a connection that is dead
-_ATTEND_SECONDS = 2.0  # the same, of the link's thread, which has more to do and comes again
-_LEAST_SECONDS = 1.0  # between renewals, whatever a token says of its life
-_REFUSED = Retry(initial=5.0, max=300.0)  # somebody must mend it
-_SILENT = Retry(initial=1.0, max=60.0)  # an issuer that can't be reached comes back by itself
-# A token that is refused so soon after it was given: once or twice is a password that was changed, more is a loop.
-_YOUNG_SECONDS = 60.0
-_YOUNG_REFUSALS = 2
-_WARN_SECONDS = 86_400.0  # before a token that is not ours to renew expires, or when 60 % of its life is over
+_SECONDS = 8.0
+_ISSUER_SECONDS = 5.0  # to connect, and for each read: the link's thread waits for it, and must find a dead daemon
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-class BusyError(AppMeshError):
-    """Another thread is still logging in; nobody has refused anything."""
+class Credentials(TokenKeeper):
+    """The keeper of a daemon's token; see :class:`~meshbridge.appmesh.token_keeper.TokenKeeper`.
 
-
-Stamp = tuple[tuple[int, int, int] | None, ...]
-
-
-class Credentials:
-    """Logs in, renews, and gives the token. Any thread may ask; one logs in at a time.
-
-    After a refusal nobody is asked before a pause is over, or a file of secrets has changed: the refusal is raised
-    again instead. The link's thread calls :meth:`attend` whenever :attr:`due_at` has come.
+    Attended by the link's thread, whenever :attr:`due_at` has come.
     """
 
     def __init__(self, daemon: str, options: DaemonOptions, *, chance: Callable[[], float] = chance_of_jitter) -> None:
+        super().__init__(_source_of(options), watch=_Reports(daemon), chance=chance)
+
+
+class _Reports(KeeperWatch):
+    def __init__(self, daemon: str) -> None:
         self._daemon = daemon
-        self._login = login_of(options)
-        self._chance = chance
-        self._lock = threading.RLock()  # guards what follows, and makes the second who finds it refused wait
-        self._token: Token | None = None
-        self._obtained_at = 0.0  # these are monotonic seconds
-        self._renew_at = 0.0
-        self._failure: AppMeshError | None = None  # why there is no new token
-        self._failed_at = 0.0  # unix seconds, for people
-        self._retry_at = 0.0
-        self._failures = 0  # in a row
-        self._refused: str | None = None  # the token that the daemon refused last
-        self._young_refusals = 0
-        self._may_renew = True  # whether the daemon lets us
-        self._warned = False
-        self._stamp: Stamp = ()  # of the files, when they were last read
-        self._looked_at = 0.0
 
-    # --- any thread ----------------------------------------------------------------------------------------------
+    def refreshed(self, how: str, grant: Grant) -> None:
+        telemetry.token_refreshed(self._daemon, how, grant.expires_at)
 
-    @property
-    def expires_at(self) -> float | None:
-        """Unix seconds; None where there is no token, or it does not tell."""
-        token = self._token
-        return None if token is None else token.expires_at
+    def failed(self, error: AppMeshError, *, first: bool) -> None:
+        telemetry.token_refresh_failed(self._daemon, error.describe(), first=first)
 
-    @property
-    def present(self) -> str | None:
-        """The token as it is; nobody is asked for one."""
-        token = self._token
-        return None if token is None else token.value
+    def expires_soon(self, grant: Grant) -> None:
+        assert grant.expires_at is not None
+        telemetry.token_expires_soon(self._daemon, grant.expires_at)
 
-    @property
-    def failure(self) -> AppMeshError | None:
-        """Why there is no new token; None while all is well."""
-        return self._failure
 
-    @property
-    def failed_at(self) -> float:
-        """When that was found out, in unix seconds."""
-        return self._failed_at
+def _source_of(options: DaemonOptions) -> TokenSource:
+    """The way that is configured."""
+    if options.oidc is not None:
+        return _Issuer(options.oidc)
+    if options.username is not None:
+        return _User(options)
+    return _GivenToken(options)
 
-    @property
-    def due_at(self) -> float:
-        """When :meth:`attend` is to be called next, in monotonic seconds."""
-        at = self._renew_at if self._failure is None else self._retry_at
-        if self._login.files and (self._failure is not None or self._login.follows):
-            at = min(at, self._looked_at + LOOK_SECONDS)
-        return at
 
-    @property
-    def retry_seconds(self) -> float:
-        """How long nobody will be asked for a token, unless a file changes."""
-        return 0.0 if self._failure is None else max(0.0, self._retry_at - time.monotonic())
+class _FromFiles:
+    """Secrets of the settings, some of them in files."""
 
-    def files_changed(self) -> bool:
-        """Whether a file of secrets is another one than when it was read."""
-        return bool(self._login.files) and _stamp(self._login.files) != self._stamp
+    obtains = True
 
-    def token(self, exchange: Exchange, *, refused: str | None = None) -> str:
-        """The token; gets one where there is none, or where it is the one that was ``refused``.
+    def __init__(self, options: SecretFiles, *keys: str) -> None:
+        self._secrets = options
+        paths = (getattr(options, f"{key}_file") for key in keys)
+        self._files = tuple(path for path in paths if path is not None)
+        self._stamp: _Stamp = ()  # of the files, when they were last read
+        self.watches = bool(self._files)
 
-        Raises:
-            LoginRefusedError: there is none to be had, or nobody is asked at present since that was so.
-            BusyError: another thread has been asking for too long.
-            AppMeshError: who gives tokens gave no usable answer.
+    def changed(self) -> bool:
+        return _stamp(self._files) != self._stamp
 
-        """
-        token = self._token
-        if token is not None and token.value != refused and not self._is_to_follow():
-            return token.value
-        with self._turn(_TURN_SECONDS):
-            if self._token is not None and self._token.value == refused:
-                self._drop(refused)
-            if self._token is None or (self._login.follows and self.files_changed()):
-                self._obtain(exchange)
-            assert self._token is not None
-            return self._token.value
+    def _read_anew(self) -> None:
+        self._stamp = _stamp(self._files)
 
-    def end(self, exchange: Exchange) -> None:
-        """Gives the token back, as far as it is ours."""
-        with self._lock, contextlib.suppress(AppMeshError):
-            if self._token is not None:
-                self._login.end(exchange, self._token)
-                self._token = None
-
-    # --- the link's thread ---------------------------------------------------------------------------------------
-
-    def attend(self, exchange: Exchange) -> None:
-        """Does what is due: renews, gets a token, looks at the files, or warns. What the token was stays good.
-
-        Raises:
-            AppMeshConnectionError: the daemon is gone.
-            AppMeshError: it did not work; it is tried again, :attr:`due_at` says when.
-
-        """
-        with self._turn(_ATTEND_SECONDS):
-            now = self._looked_at = time.monotonic()
-            if self.files_changed() and (self._failure is not None or self._login.follows):
-                self._obtain(exchange)
-            elif self._failure is not None or self._token is None:
-                if now >= self._retry_at:
-                    self._obtain(exchange)
-            elif now >= self._renew_at:
-                self._renew(exchange, self._token)
-
-    def _renew(self, exchange: Exchange, token: Token) -> None:
-        if not self._login.renews:
-            self._warn(token)
-            return
-        if not self._may_renew:
-            self._obtain(exchange)
-            return
+    def _secret(self, key: str) -> str | None:
         try:
-            renewed = self._login.renew(exchange, token)
-        except AppMeshConnectionError:
-            raise  # no answer is no refusal: the token may be good
-        except IssuerError as error:
-            self._fail(error, _SILENT)
-            raise
-        except AppMeshError as error:
-            telemetry.token_refresh_failed(self._daemon, str(error))
-            self._may_renew = not isinstance(error, PermissionMissingError)
-            self._obtain(exchange)
-            return
-        self._keep(renewed, "renew")
-
-    def _warn(self, token: Token) -> None:
-        self._renew_at = float("inf")
-        if not self._warned:
-            self._warned = True
-            assert token.expires_at is not None
-            telemetry.token_expires_soon(self._daemon, token.expires_at)
-
-    @contextlib.contextmanager
-    def _turn(self, seconds: float) -> Iterator[None]:
-        if not self._lock.acquire(timeout=seconds):
-            raise BusyError("no token in time: another request is still logging in")
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    # --- with the lock held --------------------------------------------------------------------------------------
-
-    def _is_to_follow(self) -> bool:
-        """Whether the file of the token is another one; looked at now and then, since each request asks."""
-        if not self._login.follows or time.monotonic() - self._looked_at < LOOK_SECONDS:
-            return False
-        self._looked_at = time.monotonic()
-        return self.files_changed()
-
-    def _drop(self, refused: str | None) -> None:
-        """The daemon does not take the token."""
-        now = time.monotonic()
-        young = now - self._obtained_at < _YOUNG_SECONDS
-        self._young_refusals = self._young_refusals + 1 if young else 1
-        self._token, self._refused = None, refused
-        if self._young_refusals > _YOUNG_REFUSALS:
-            error = LoginRefusedError("the daemon refuses the token that was got just now")
-            self._fail(error, _REFUSED, self._young_refusals - _YOUNG_REFUSALS)
-
-    def _obtain(self, exchange: Exchange) -> None:
-        if self._failure is not None and time.monotonic() < self._retry_at and not self.files_changed():
-            raise _again(self._failure)
-        self._looked_at = time.monotonic()
-        self._stamp = _stamp(self._login.files)
-        try:
-            token = self._login.obtain(exchange, self._refused)
-        except AppMeshConnectionError:
-            raise
-        except AppMeshError as error:
-            self._fail(error, _SILENT if isinstance(error, IssuerError) else _REFUSED)
-            raise
-        self._may_renew = True
-        self._keep(token, "login" if self._login.renews else "given")
-
-    def _fail(self, error: AppMeshError, retry: Retry, attempt: int | None = None) -> None:
-        self._failures = self._failures + 1 if attempt is None else attempt
-        telemetry.token_refresh_failed(self._daemon, str(error), first=self._failure is None)
-        self._failure, self._failed_at = error, time.time()
-        self._retry_at = time.monotonic() + retry.delay(self._failures, self._chance())
-
-    def _keep(self, token: Token, how: str) -> None:
-        now = time.monotonic()
-        self._token, self._obtained_at, self._failure, self._failures = token, now, None, 0
-        after = token.lifetime_seconds * _RENEW_AT
-        if self._login.renews:
-            after *= 1 - _JITTER + 2 * _JITTER * self._chance()
-        else:
-            after = max(after, token.lifetime_seconds - _WARN_SECONDS)
-        self._renew_at, self._warned = now + max(after, _LEAST_SECONDS), False
-        telemetry.token_refreshed(self._daemon, how, token.expires_at)
+            return self._secrets.secret(key)
+        except SecretFileError as error:
+            hint = f"make {key}_file a text file that holds the secret and that this user can read"
+            raise AppMeshLoginError(f"cannot read {key}_file {error}", hint=hint) from None
 
 
-def _stamp(paths: Sequence[Path]) -> Stamp:
-    """What is another one when a file was written or replaced, also through a link as Kubernetes does."""
+def _stamp(paths: Sequence[Path]) -> _Stamp:
+    """What differs once a file was written or replaced, also through a link as Kubernetes does."""
     return tuple(_stamp_of(path) for path in paths)
 
 
@@ -253,9 +105,164 @@ def _stamp_of(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _again(error: AppMeshError) -> AppMeshError:
-    """The same refusal, as an error of its own, so that tracebacks don't pile up on one."""
-    if isinstance(error, LoginRefusedError):
-        return LoginRefusedError(str(error), hint=error.hint, status=error.status, operation=error.operation)
-    kind = IssuerError if isinstance(error, IssuerError) else AppMeshError
-    return kind(str(error), status=error.status, operation=error.operation)
+def _client(exchange: Exchange | None) -> AppMeshClient:
+    assert exchange is not None
+    return AppMeshClient(exchange=exchange, request_timeout=(_SECONDS, _SECONDS))
+
+
+class _User(_FromFiles):
+    """A user of the daemon's own (2.x): name and password, and the code of a second factor."""
+
+    renews, follows = True, False
+
+    def __init__(self, options: DaemonOptions) -> None:
+        super().__init__(options, "password", "totp_secret")
+        self._options = options
+
+    def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:  # noqa: ARG002 each login differs
+        self._read_anew()
+        options = self._options
+        password, key = self._secret("password"), self._secret("totp_secret")
+        return _client(exchange).request_grant(
+            options.username or "",
+            password or "",
+            totp_code=None if key is None else lambda: _totp_code(key),
+            token_expire=int(options.token_expire),
+        )
+
+    def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
+        return _client(exchange).renew_grant(grant, int(self._options.token_expire))
+
+    def end(self, exchange: Exchange | None, grant: Grant) -> None:
+        _client(exchange).end_grant(grant)
+
+
+class _Totp(pyotp.TOTP):
+    min_secret_length_bits = 0  # the daemon chose the key, and takes no other
+
+
+def _totp_code(key: str) -> str:
+    """RFC 6238, as the daemon computes it; by the wall clock, as it must be."""
+    text = key.strip().replace(" ", "").upper()
+    try:
+        return _Totp(text).now()
+    except ValueError:  # binascii.Error is one, and its text holds parts of the key
+        raise AppMeshLoginError("totp_secret is no base32 text", hint="set totp_secret_file to the key") from None
+
+
+class _GivenToken(_FromFiles):
+    """A token that somebody else got and looks after; renewed only where that is asked for."""
+
+    def __init__(self, options: DaemonOptions) -> None:
+        super().__init__(options, "token")
+        self._options = options
+        self.renews = options.renew_token
+        self.follows = self.watches
+
+    def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:  # noqa: ARG002 nothing is asked
+        self._read_anew()
+        value = (self._secret("token") or "").strip()
+        path = self._options.token_file
+        place = "token" if path is None else f"token_file {path}"
+        hint = "put a good token there: it is read at once" if path else "set another token, or token_file"
+        if not value:
+            raise AppMeshLoginError(f"{place} holds no token", hint=hint)
+        if value == refused:
+            raise AppMeshLoginError(
+                f"the daemon refuses the token of {place}: it has expired or was revoked", hint=hint
+            )
+        return Grant.from_token(value, now=time.time())
+
+    def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
+        return _client(exchange).renew_grant(grant, int(self._options.token_expire))
+
+    def end(self, exchange: Exchange | None, grant: Grant) -> None:
+        """It is not ours."""
+
+
+class _Issuer(_FromFiles):
+    """An issuer (3.x): the password grant of a user, or the credentials of a client."""
+
+    renews, follows = True, False
+
+    def __init__(self, options: OidcOptions) -> None:
+        super().__init__(options, "client_secret", "password")
+        self._options = options
+        self._told: dict[str, Any] | None = None  # what the daemon says of its issuer; asked again after a failure
+        self._token_url = options.token_url
+
+    def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:  # noqa: ARG002 each grant differs
+        self._read_anew()
+        options = self._options
+        password = self._secret("password")
+        fields = {"grant_type": "client_credentials"}
+        if options.username is not None:
+            fields = {"grant_type": "password", "username": options.username, "password": password or ""}
+        try:
+            if scope := self._scope(exchange):
+                fields["scope"] = scope
+            endpoint = self._endpoint(exchange)
+            with issuer_errors(), contextlib.closing(endpoint):  # a grant each few minutes is not worth more
+                return endpoint.grant(fields.pop("grant_type"), **fields)
+        except AppMeshError:
+            self._told, self._token_url = None, options.token_url
+            raise
+
+    def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
+        if grant.refresh_token:
+            with contextlib.closing(self._endpoint(exchange)) as endpoint:
+                if renewed := refreshed(endpoint, grant):
+                    return renewed
+        return self.obtain(exchange, None)
+
+    def end(self, exchange: Exchange | None, grant: Grant) -> None:
+        """It ends by itself; to revoke one is optional for an issuer."""
+
+    def _endpoint(self, exchange: Exchange | None) -> TokenEndpoint:
+        options = self._options
+        client_id = options.client_id or self._daemon_says(exchange).get("public_client_id")
+        if not client_id:
+            raise AppMeshLoginError("the daemon names no public client", hint="set oidc.client_id of the daemon")
+        return TokenEndpoint(
+            self._find_token_url(),
+            str(client_id),
+            self._secret("client_secret"),
+            ssl_verify=ssl_verify(options.tls),
+            ssl_client_cert=ssl_client_cert(options.tls),
+            timeout_seconds=_ISSUER_SECONDS,
+        )
+
+    def _scope(self, exchange: Exchange | None) -> str | None:
+        if self._options.scope is not None:
+            return self._options.scope
+        if self._options.token_url is not None and self._options.client_id is not None:
+            return None  # all is configured: the daemon need not be asked
+        scopes = self._daemon_says(exchange).get("scopes")
+        return " ".join(str(scope) for scope in scopes) if isinstance(scopes, list) else scopes
+
+    def _daemon_says(self, exchange: Exchange | None) -> dict[str, Any]:
+        if self._told is None:
+            try:
+                self._told = _client(exchange).get_auth_config()
+            except AppMeshNotOfferedError as error:
+                raise AppMeshLoginError(LoginFault.NO_ISSUER.value, fault=LoginFault.NO_ISSUER) from error
+        return self._told
+
+    def _find_token_url(self) -> str:
+        """Where the settings say; nothing that the daemon says has a part in it."""
+        if self._token_url is None:
+            tls = self._options.tls
+            assert self._options.issuer is not None  # the settings have one of both
+            try:
+                with issuer_errors():
+                    self._token_url = find_token_url(
+                        self._options.issuer,
+                        ssl_verify=ssl_verify(tls),
+                        ssl_client_cert=ssl_client_cert(tls),
+                        timeout_seconds=_ISSUER_SECONDS,
+                    )
+            except AppMeshAuthError as error:
+                raise AppMeshLoginError(
+                    error.message, hint="set oidc.issuer to the issuer's own name, or oidc.token_url"
+                ) from error
+        return self._token_url

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from meshbridge import telemetry
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshDeniedError, AppMeshError
 from meshbridge.journal import Journal
 from meshbridge.link.fetch import fetch
-from meshbridge.link.operations import PermissionMissingError
 from meshbridge.link.output import Missing
 from meshbridge.link.reconcile import Apps, Found
 from meshbridge.link.requests import DaemonRequests
@@ -207,7 +206,7 @@ class Repair:
         with self._lock:
             assert self._apps is not None
             self._apps.give_up()
-            if isinstance(error, PermissionMissingError):
+            if isinstance(error, AppMeshDeniedError):
                 self._journal.submit(self._apps.tell_holes(0, time.time()), self._apps.changes())
             elif self._compare_at is not None:
                 self._compare_at = time.monotonic() + _RETRY_SECONDS

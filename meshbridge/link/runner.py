@@ -7,22 +7,23 @@ from collections.abc import Callable
 
 from meshbridge import telemetry
 from meshbridge.appmesh.channel import Channel
+from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import (
     AppMeshConnectionError,
+    AppMeshDeniedError,
     AppMeshError,
-    AppMeshRequestError,
     AppMeshTimeoutError,
 )
 from meshbridge.appmesh.tcp_messages import MessageError
+from meshbridge.appmesh.token_keeper import LOOK_SECONDS
 from meshbridge.fields import Retry, chance_of_jitter
 from meshbridge.journal import Journal
-from meshbridge.link import operations
 from meshbridge.link.client import DaemonClient
-from meshbridge.link.connections import CutOffError, explain, new_exchange, new_transport, was_told_off
-from meshbridge.link.credentials import LOOK_SECONDS, Credentials
+from meshbridge.link.connections import CutOffError, LinkClient, explain, new_exchange, new_transport, was_told_off
+from meshbridge.link.credentials import Credentials
 from meshbridge.link.numbering import Numbering
-from meshbridge.link.operations import PermissionMissingError, TokenRefusedError
 from meshbridge.link.options import DaemonOptions
+from meshbridge.link.permissions import lacking
 from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.link.slow_consumer import Pace
@@ -38,7 +39,6 @@ _REQUEST_SECONDS = 8.0
 _LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
 _REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
 _STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the next retry is at once again
-_SERVER_ERROR = 500
 _OWN_RUN_PREFIX = "x-"  # of the names that this bridge gives to runs it can't name
 
 _MOVES: dict[LinkState, frozenset[LinkState]] = {
@@ -74,13 +74,14 @@ class Link:
         self._chance = chance
         self._credentials = Credentials(daemon, options, chance=chance)
         self.requests = DaemonRequests(
-            daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds, forward=True)
+            daemon,
+            lambda seconds: LinkClient(new_exchange(daemon, options, seconds), self._credentials, options.forward_to),
         )
         # What is compared with the events must come from the node that sends them.
         self._own_requests = self.requests
         if options.forward_to is not None:
             self._own_requests = DaemonRequests(
-                daemon, self._credentials, lambda seconds: new_exchange(daemon, options, seconds)
+                daemon, lambda seconds: LinkClient(new_exchange(daemon, options, seconds), self._credentials)
             )
         self.client = DaemonClient(daemon, options, self._credentials)
         self._repair = Repair(
@@ -94,8 +95,8 @@ class Link:
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()  # guards _channel between the link's thread and stop
-        self._channel: Channel | None = None
+        self._lock = threading.Lock()  # guards _client between the link's thread and stop
+        self._client: AppMeshClient | None = None
         # Written by the link's thread (the last four by the reader), read by any.
         self._state = LinkState.STOPPED
         self._connects = 0
@@ -131,9 +132,9 @@ class Link:
         """Ends the connections; False when the thread takes longer than ``timeout_seconds``."""
         self.request_stop()
         with self._lock:
-            channel = self._channel
-        if channel is not None:
-            channel.close()
+            client = self._client
+        if client is not None:
+            client.close()
         self.requests.close()
         self._own_requests.close()
         self.client.close()
@@ -159,7 +160,7 @@ class Link:
         numbering = self._numbering
         error, error_at, refusal = self._last_error, self._last_error_at, self._credentials.failure
         if error is None and refusal is not None:  # found out by a request, on a connection of its own
-            error, error_at = str(refusal), self._credentials.failed_at
+            error, error_at = refusal.describe(), self._credentials.failed_at
         return LinkStatus(
             daemon=self.name,
             state=self._state,
@@ -185,7 +186,7 @@ class Link:
             daemon=self.name,
             state=LinkState.UP if self.requests.answered else LinkState.CONNECTING,
             url=self._options.url,
-            last_error=None if error is None else str(error),
+            last_error=None if error is None else error.describe(),
             last_error_at=None if error is None else self.requests.last_error_at,
             token_expires_at=self._credentials.expires_at,
         )
@@ -210,16 +211,18 @@ class Link:
                 told = None
             attempts = 0 if steady else attempts + 1
             reason, hint = explain(error)
-            if isinstance(error, PermissionMissingError):
+            if isinstance(error, AppMeshDeniedError) and error.permission:
                 self._note_missing((*self._missing, error.permission))
             if isinstance(error, AppMeshTimeoutError):
                 # What made this connection silent may have done so to the other: who waits there asks anew at once.
                 self.requests.close()
                 self._own_requests.close()
             seconds = self._delay(reason, attempts)
-            self._last_error, self._last_error_at = str(error), time.time()
+            self._last_error, self._last_error_at = error.describe(), time.time()
             self._connected_since, self._down_since = None, self._down_since or self._last_error_at
-            telemetry.link_down(self.name, reason, str(error), first=told != reason, retry_seconds=seconds, hint=hint)
+            telemetry.link_down(
+                self.name, reason, error.describe(), first=told != reason, retry_seconds=seconds, hint=hint
+            )
             told = reason
             self._move(LinkState.WAITING)
             self._rest(seconds)
@@ -240,7 +243,7 @@ class Link:
             refused = self._credentials.failure is not None
             if self._stop.wait(min(left, LOOK_SECONDS) if refused else left):
                 return
-            if refused and self._credentials.files_changed():
+            if refused and self._credentials.secrets_changed():
                 return
 
     def _connect_and_serve(self) -> None:
@@ -268,40 +271,31 @@ class Link:
         with self._lock:
             if self._stop.is_set():
                 return
-            self._channel = channel
+            client = self._client = LinkClient(channel, self._credentials)
         try:
             channel.open(_CONNECT_SECONDS)
             self._pace = Pace(time.monotonic())
-            self._subscribe(channel)
+            self._subscribe(client)
             while not ended and not self._stop.is_set():
-                self._keep_alive(channel)
+                self._keep_alive(channel, client)
             if ended and ended[0] is not None:
                 if was_told_off(transport) or self._pace.was_behind(time.monotonic()):
                     raise CutOffError from ended[0]
                 raise ended[0]
         finally:
-            channel.close()
+            client.close()
             self._repair.disconnected()
 
-    def _subscribe(self, channel: Channel) -> None:
+    def _subscribe(self, client: AppMeshClient) -> None:
         self._move(LinkState.LOGGING_IN)
-        token = self._credentials.token(channel)
-        try:
-            run = self._name_run(channel, token)
-        except (TokenRefusedError, AppMeshRequestError) as error:
-            # To a text that is no token a daemon answers 500, as to a fault of its own (PROTOCOL.md, 'Surprises').
-            if error.status == _SERVER_ERROR and operations.probe(channel, token, _REQUEST_SECONDS):
-                raise
-            if not isinstance(error, TokenRefusedError) and error.status != _SERVER_ERROR:
-                raise
-            token = self._credentials.token(channel, refused=token)
-            run = self._name_run(channel, token)
-        granted = operations.permissions(channel, token, _REQUEST_SECONDS)
-        self._note_missing(operations.lacking(granted, renews=self._options.renews_at_daemon))
-        self._numbering, ended_run = self._begin(run)
-        self._repair.connecting()
-        self._move(LinkState.SUBSCRIBING)
-        operations.subscribe(channel, token, self._options.events, _REQUEST_SECONDS)
+        with client.using(timeout_seconds=_REQUEST_SECONDS):
+            run = self._name_run(client)
+            granted = client.list_own_permissions()
+            self._note_missing(lacking(granted, renews=self._options.renews_at_daemon))
+            self._numbering, ended_run = self._begin(run)
+            self._repair.connecting()
+            self._move(LinkState.SUBSCRIBING)
+            client.request_subscription("*", self._options.events)
         self._connects += 1
         self._connected_since, self._down_since = time.time(), None
         self._last_error = self._last_error_at = None
@@ -309,11 +303,11 @@ class Link:
         self._move(LinkState.UP)
         self._repair.connected(run, ended_run)
 
-    def _name_run(self, channel: Channel, token: str) -> str:
+    def _name_run(self, client: AppMeshClient) -> str:
         """The daemon's start time; where it may not be asked for, a name of this bridge's own, kept in the journal."""
         try:
-            return operations.start_time(channel, token, _REQUEST_SECONDS)
-        except PermissionMissingError:
+            return str(client.get_start_time())
+        except AppMeshDeniedError:
             known = self._journal.last_sequence(self.name)
             own = known is not None and known[0].startswith(_OWN_RUN_PREFIX)
             run = known[0] if known is not None and own else f"{_OWN_RUN_PREFIX}{secrets.token_hex(4)}"
@@ -344,7 +338,7 @@ class Link:
             telemetry.permission_missing(self.name, missing)
         self._missing = missing
 
-    def _keep_alive(self, channel: Channel) -> None:
+    def _keep_alive(self, channel: Channel, client: AppMeshClient) -> None:
         """Waits for the next thing to do, then sees to the token or asks a silent daemon whether it is there."""
         probe_at = channel.last_received + _PROBE_AFTER_SECONDS
         due_at = self._credentials.due_at
@@ -355,8 +349,7 @@ class Link:
             # Whether the daemon is there comes first: to see to the token may take long, again and again.
             if now >= channel.last_received + _PROBE_AFTER_SECONDS:
                 token = self._credentials.present
-                good = operations.probe(channel, token or "", _REQUEST_SECONDS)
-                if token is not None and not good:
+                if not self._probe(client) and token is not None:
                     self._credentials.token(channel, refused=token)
             elif now >= due_at:
                 self._credentials.attend(channel)
@@ -364,7 +357,7 @@ class Link:
             raise
         except AppMeshError as error:
             # The subscription outlives the token (PROTOCOL.md, 'Events'): events go on while this is mended.
-            self._last_error, self._last_error_at = str(error), time.time()
+            self._last_error, self._last_error_at = error.describe(), time.time()
         else:
             if self._credentials.failure is None:
                 self._last_error = self._last_error_at = None
@@ -372,10 +365,15 @@ class Link:
     def _fence(self) -> None:
         """Returns once every event has come that the daemon sent before: its answer stands behind them."""
         with self._lock:
-            channel = self._channel
-        if channel is None or self._state is not LinkState.UP:
+            client = self._client
+        if client is None or self._state is not LinkState.UP:
             raise AppMeshConnectionError("the event connection is down")
-        operations.probe(channel, self._credentials.present or "", _REQUEST_SECONDS)  # a refusal is an answer, too
+        self._probe(client)  # a refusal is an answer, too
+
+    def _probe(self, client: AppMeshClient) -> bool:
+        """Whether the daemon takes the token; raises where it gives no answer."""
+        with client.using(timeout_seconds=_REQUEST_SECONDS):
+            return client.check_token(self._credentials.present or "")
 
     def _move(self, state: LinkState) -> None:
         if state not in _MOVES[self._state]:

@@ -7,7 +7,7 @@ import pytest
 from meshbridge.checks.daemon import try_daemon
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.link import DaemonOptions
-from meshbridge.link.operations import LEAST_ROLE
+from meshbridge.link.permissions import LEAST_ROLE
 from meshbridge.model.status import Grade
 from tests.docs.pages import ROOT, Page
 

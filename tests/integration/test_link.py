@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
+from meshbridge.link.operations import Token
 from pydantic import SecretStr
 
 from meshbridge.appmesh import App, AppMeshClientTCP
@@ -16,7 +17,6 @@ from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
 from meshbridge.link.credentials import Credentials
-from meshbridge.link.operations import Token
 from meshbridge.model.events import Event, EventType
 from meshbridge.model.status import LinkState
 from tests.support import wait_for

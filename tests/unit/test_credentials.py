@@ -17,11 +17,18 @@ import pyotp
 import pytest
 from pydantic import ValidationError
 
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshNotOfferedError
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.exceptions import (
+    AppMeshConnectionError,
+    AppMeshError,
+    AppMeshLoginError,
+    AppMeshNotOfferedError,
+)
+from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
-from meshbridge.link import DaemonOptions, explain, operations
-from meshbridge.link.credentials import BusyError, Credentials
-from meshbridge.link.operations import LoginRefusedError
+from meshbridge.appmesh.token_keeper import BusyError
+from meshbridge.link import DaemonOptions, explain
+from meshbridge.link.credentials import Credentials
 from meshbridge.link.slow_consumer import Pace
 from tests.support import thread
 
@@ -122,10 +129,8 @@ def _basic(user: str, password: str) -> str:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("credentials", "logins"):
-        monkeypatch.setattr(
-            f"meshbridge.link.{module}.time", SimpleNamespace(monotonic=clock.monotonic, time=clock.time)
-        )
+    for module in ("appmesh.token_keeper", "appmesh.grant", "link.credentials"):
+        monkeypatch.setattr(f"meshbridge.{module}.time", SimpleNamespace(monotonic=clock.monotonic, time=clock.time))
     return clock
 
 
@@ -217,7 +222,7 @@ def test_a_refusal_is_retried_with_longer_and_longer_pauses_however_often_one_as
     asked = []
     for _ in range(4000):  # once a second
         before = daemon.logins
-        with pytest.raises(LoginRefusedError, match="login as 'admin' refused: wrong password"):
+        with pytest.raises(AppMeshLoginError, match="login as 'admin' refused: wrong password"):
             credentials.token(daemon)
         if daemon.logins > before:
             asked.append(clock.now)
@@ -230,12 +235,12 @@ def test_a_refusal_is_retried_with_longer_and_longer_pauses_however_often_one_as
 def test_a_changed_password_file_ends_the_pause(clock: Clock, tmp_path: Path) -> None:
     path = write(tmp_path / "password", "wrong\n")
     daemon, credentials = Daemon(), keeper(user(password=None, password_file=path))
-    with pytest.raises(LoginRefusedError):
+    with pytest.raises(AppMeshLoginError):
         credentials.token(daemon)
     assert credentials.retry_seconds > 3
     assert credentials.due_at <= clock.now + 2, "the file is looked at every few seconds"
     write(path, "right\n")
-    assert credentials.files_changed()
+    assert credentials.secrets_changed()
     assert credentials.token(daemon) == "t1"
     assert daemon.logins == 2
     assert credentials.retry_seconds == 0
@@ -246,7 +251,7 @@ def test_the_old_token_serves_while_a_new_one_is_refused(clock: Clock) -> None:
     credentials.token(daemon)
     clock.advance(601)
     daemon.password = "another"
-    with pytest.raises(LoginRefusedError):
+    with pytest.raises(AppMeshLoginError):
         credentials.attend(daemon)
     assert credentials.token(daemon) == "t1"
     daemon.password = "right"
@@ -259,7 +264,7 @@ def test_tokens_that_are_refused_as_soon_as_they_are_given_are_no_hot_loop(clock
     daemon, credentials = Daemon(), keeper(user())
     token = credentials.token(daemon)
     for _ in range(600):
-        with contextlib.suppress(LoginRefusedError):
+        with contextlib.suppress(AppMeshLoginError):
             token = credentials.token(daemon, refused=token)
         clock.advance(1)
     assert daemon.logins < 12
@@ -267,11 +272,11 @@ def test_tokens_that_are_refused_as_soon_as_they_are_given_are_no_hot_loop(clock
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LoginRefusedError, match=r"cannot read password_file .*/none: No such file or directory"):
+    with pytest.raises(AppMeshLoginError, match=r"cannot read password_file .*/none: No such file or directory"):
         keeper(user(password=None, password_file=tmp_path / "none")).token(Daemon())
     path = tmp_path / "binary"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(LoginRefusedError, match=r"cannot read password_file .*/binary: it is not UTF-8 text"):
+    with pytest.raises(AppMeshLoginError, match=r"cannot read password_file .*/binary: it is not UTF-8 text"):
         keeper(user(password=None, password_file=path)).token(Daemon())
 
 
@@ -300,7 +305,7 @@ def test_a_challenge_is_answered(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_the_second_factor_is_said(secret: str | None, said: str, hint: str) -> None:
-    with pytest.raises(LoginRefusedError, match=said) as refused:
+    with pytest.raises(AppMeshLoginError, match=said) as refused:
         keeper(user(totp_secret=secret)).token(Daemon(totp_key=KEY))
     reason, told = explain(refused.value)
     assert reason == "login"
@@ -357,11 +362,11 @@ def test_a_refused_token_is_not_tried_again_until_there_is_another(clock: Clock,
     token = credentials.token(daemon)
     clock.advance(100)
     with pytest.raises(
-        LoginRefusedError, match=r"the daemon refuses the token of token_file .*: it has expired or was"
+        AppMeshLoginError, match=r"the daemon refuses the token of token_file .*: it has expired or was"
     ):
         credentials.token(daemon, refused=token)
     clock.advance(400)
-    with pytest.raises(LoginRefusedError):
+    with pytest.raises(AppMeshLoginError):
         credentials.token(daemon)
     write(path, given(9000))
     assert credentials.token(daemon) == given(9000)
@@ -381,7 +386,7 @@ def test_a_token_that_tells_no_end_is_used_as_it_is(tmp_path: Path) -> None:
     assert credentials.token(Daemon()) == "opaque"
     assert credentials.expires_at is None
     assert credentials.due_at == float("inf")
-    with pytest.raises(LoginRefusedError, match=r"cannot read token_file .*/token: it is empty"):
+    with pytest.raises(AppMeshLoginError, match=r"cannot read token_file .*/token: it is empty"):
         keeper(options(token_file=write(tmp_path / "token", "\n"))).token(Daemon())
 
 
@@ -404,12 +409,12 @@ class OtherGeneration(Daemon):
 
 
 def test_a_daemon_without_logins_is_no_unknown_user() -> None:
-    with pytest.raises(LoginRefusedError, match=r"no logins of its own \(App Mesh 3\.x\)") as refused:
+    with pytest.raises(AppMeshLoginError, match=r"no logins of its own \(App Mesh 3\.x\)") as refused:
         keeper(user()).token(OtherGeneration())
     assert "oidc" in str(explain(refused.value)[1])
     with pytest.raises(AppMeshNotOfferedError, match="GET /appmesh/resources is not offered by this daemon"):
-        operations.start_time(Daemon(), "t", 1)
-    assert operations.permissions(Daemon(), "t", 1) is None
+        AppMeshClient(exchange=Daemon()).get_start_time()
+    assert AppMeshClient(exchange=Daemon()).list_own_permissions() is None
 
 
 @pytest.mark.parametrize(
@@ -445,7 +450,7 @@ def test_a_way_to_log_in_that_cannot_be_is_explained(settings: dict[str, Any], s
 
 
 def test_a_token_never_shows() -> None:
-    assert "hush" not in repr(operations.Token("hush", None, 1.0, "hush"))
+    assert "hush" not in repr(Grant("hush", 1.0, refresh_token="hush"))
 
 
 def test_each_file_of_secrets_may_be_replaced_through_a_link(clock: Clock, tmp_path: Path) -> None:
@@ -488,8 +493,8 @@ def test_a_connection_that_was_read_late_is_told_from_one_that_was_lost(
 
 
 def test_nobody_waits_for_long_behind_a_login_that_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshbridge.link.credentials._TURN_SECONDS", 0.05)
-    monkeypatch.setattr("meshbridge.link.credentials._ATTEND_SECONDS", 0.05)
+    monkeypatch.setattr("meshbridge.appmesh.token_keeper._TURN_SECONDS", 0.05)
+    monkeypatch.setattr("meshbridge.appmesh.token_keeper._ATTEND_SECONDS", 0.05)
     asked, answered = threading.Event(), threading.Event()
 
     class Silent(Daemon):

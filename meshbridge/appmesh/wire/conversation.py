@@ -8,11 +8,12 @@ import itertools
 import os
 from typing import Generic, TypeVar
 
+from meshbridge.appmesh import paths
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage, unpack_message
 
 __all__ = ["EVENT_URI", "Conversation", "MessageError"]
 
-EVENT_URI = "/appmesh/event"
+EVENT_URI = paths.EVENT
 _EVENT_URI = EVENT_URI.encode()
 
 Waiter = TypeVar("Waiter")

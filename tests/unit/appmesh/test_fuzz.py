@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from meshbridge.appmesh.channel import Channel
 from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.event_connection import EventConnection
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError
-from meshbridge.appmesh.line import Line
 from meshbridge.appmesh.run_watch import RunWatch
 from meshbridge.appmesh.subscribe import AppEvent, Subscriptions, decode_event
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage
@@ -149,7 +149,7 @@ def test_any_answer_is_a_result_or_an_error_of_the_sdk(
 def test_a_connection_that_sends_nonsense_goes_on_or_ends_but_never_hangs() -> None:
     daemon = FakeDaemon()
     with no_thread_left():
-        line = Line(daemon.transport())
+        line = EventConnection(daemon.transport())
         line.open()
         events: list[AppEvent] = []
         line.listen("s", events.append)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from meshbridge.appmesh import line as line_module
+from meshbridge.appmesh.event_connection import EventConnection, ReopeningConnection
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
-from meshbridge.appmesh.line import Line, ReopeningLine
 from meshbridge.appmesh.subscribe import AppEvent
 from meshbridge.appmesh.tcp_messages import RequestMessage
 from tests.unit.appmesh.fakes import FakeDaemon, FakeTransport, event_message, eventually, no_thread_left
@@ -19,9 +19,9 @@ def daemon() -> FakeDaemon:
 
 
 @pytest.fixture
-def line(daemon: FakeDaemon) -> Iterator[Line]:
+def line(daemon: FakeDaemon) -> Iterator[EventConnection]:
     with no_thread_left():
-        opened = Line(daemon.transport(), name="test")
+        opened = EventConnection(daemon.transport(), name="test")
         opened.open()
         yield opened
         opened.close()
@@ -31,7 +31,7 @@ def types(events: list[AppEvent]) -> list[str]:
     return [event.event_type for event in events]
 
 
-def test_events_reach_their_callback_in_order(daemon: FakeDaemon, line: Line) -> None:
+def test_events_reach_their_callback_in_order(daemon: FakeDaemon, line: EventConnection) -> None:
     events: list[AppEvent] = []
     line.listen("s", events.append)
     daemon.connection.push(*[event_message("s", "STDOUT", sequence=number) for number in range(2000)])
@@ -39,7 +39,7 @@ def test_events_reach_their_callback_in_order(daemon: FakeDaemon, line: Line) ->
     assert [event.sequence for event in events] == list(range(2000))
 
 
-def test_events_that_came_before_the_callback_are_delivered_first(daemon: FakeDaemon, line: Line) -> None:
+def test_events_that_came_before_the_callback_are_delivered_first(daemon: FakeDaemon, line: EventConnection) -> None:
     for number in range(10):
         daemon.connection.event("s", "STDOUT", sequence=number)
     line.request(RequestMessage(), 10)  # whose answer comes after them
@@ -50,7 +50,7 @@ def test_events_that_came_before_the_callback_are_delivered_first(daemon: FakeDa
     assert [event.sequence for event in events] == list(range(11))
 
 
-def test_a_callback_may_make_requests_and_end_its_subscription(daemon: FakeDaemon, line: Line) -> None:
+def test_a_callback_may_make_requests_and_end_its_subscription(daemon: FakeDaemon, line: EventConnection) -> None:
     answered: list[int] = []
 
     def callback(event: AppEvent) -> None:
@@ -65,7 +65,7 @@ def test_a_callback_may_make_requests_and_end_its_subscription(daemon: FakeDaemo
 
 
 def test_a_callback_that_fails_gets_the_next_event_all_the_same(
-    daemon: FakeDaemon, line: Line, caplog: pytest.LogCaptureFixture
+    daemon: FakeDaemon, line: EventConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     events: list[AppEvent] = []
 
@@ -81,7 +81,7 @@ def test_a_callback_that_fails_gets_the_next_event_all_the_same(
     assert caplog.text.count("an event callback failed") == 1, "told once, not for each event of a flood"
 
 
-def test_no_event_is_delivered_after_the_end_of_the_subscription(daemon: FakeDaemon, line: Line) -> None:
+def test_no_event_is_delivered_after_the_end_of_the_subscription(daemon: FakeDaemon, line: EventConnection) -> None:
     begun, go = threading.Event(), threading.Event()
     events: list[AppEvent] = []
 
@@ -103,7 +103,7 @@ def test_no_event_is_delivered_after_the_end_of_the_subscription(daemon: FakeDae
 
 
 def test_a_slow_callback_holds_up_neither_answers_nor_the_reader_and_hears_what_it_missed(
-    daemon: FakeDaemon, line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    daemon: FakeDaemon, line: EventConnection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(line_module, "MAX_QUEUED_EVENTS", 100)
     begun, go = threading.Event(), threading.Event()
@@ -130,7 +130,9 @@ def test_a_slow_callback_holds_up_neither_answers_nor_the_reader_and_hears_what_
     assert caplog.text.count("too slow") == 1
 
 
-def test_the_queue_is_bounded_in_bytes_too(daemon: FakeDaemon, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_is_bounded_in_bytes_too(
+    daemon: FakeDaemon, line: EventConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(line_module, "MAX_QUEUED_BYTES", 100_000)
     begun, go = threading.Event(), threading.Event()
 
@@ -149,7 +151,7 @@ def test_the_queue_is_bounded_in_bytes_too(daemon: FakeDaemon, line: Line, monke
     go.set()
 
 
-def test_each_callback_hears_once_of_the_end_of_the_connection(daemon: FakeDaemon, line: Line) -> None:
+def test_each_callback_hears_once_of_the_end_of_the_connection(daemon: FakeDaemon, line: EventConnection) -> None:
     one: list[AppEvent] = []
     two: list[AppEvent] = []
     line.listen("s1", one.append)
@@ -162,7 +164,7 @@ def test_each_callback_hears_once_of_the_end_of_the_connection(daemon: FakeDaemo
     eventually(lambda: line.is_finished)
 
 
-def test_who_listens_to_a_line_that_has_ended_hears_so_at_once(daemon: FakeDaemon, line: Line) -> None:
+def test_who_listens_to_a_line_that_has_ended_hears_so_at_once(daemon: FakeDaemon, line: EventConnection) -> None:
     before: list[AppEvent] = []
     line.listen("s1", before.append)
     daemon.connection.drop()
@@ -176,7 +178,7 @@ def test_who_listens_to_a_line_that_has_ended_hears_so_at_once(daemon: FakeDaemo
 
 def test_closing_tells_the_callbacks_and_drops_what_is_queued(daemon: FakeDaemon) -> None:
     with no_thread_left():
-        line = Line(daemon.transport())
+        line = EventConnection(daemon.transport())
         line.open()
         begun, go = threading.Event(), threading.Event()
         events: list[AppEvent] = []
@@ -201,7 +203,7 @@ def test_closing_tells_the_callbacks_and_drops_what_is_queued(daemon: FakeDaemon
 
 def test_a_callback_may_close_the_line(daemon: FakeDaemon) -> None:
     with no_thread_left():
-        line = Line(daemon.transport())
+        line = EventConnection(daemon.transport())
         line.open()
         line.listen("s", lambda _event: line.close())
         daemon.connection.event("s", "START")
@@ -212,7 +214,7 @@ def test_a_callback_that_never_returns_does_not_keep_close_for_ever(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(line_module, "_JOIN_SECONDS", 0.05)
-    line = Line(daemon.transport())
+    line = EventConnection(daemon.transport())
     line.open()
     begun, go = threading.Event(), threading.Event()
 
@@ -230,7 +232,7 @@ def test_a_callback_that_never_returns_does_not_keep_close_for_ever(
 
 
 def test_an_event_that_cannot_be_read_is_left_out(
-    daemon: FakeDaemon, line: Line, caplog: pytest.LogCaptureFixture
+    daemon: FakeDaemon, line: EventConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     events: list[AppEvent] = []
     line.listen("s", events.append)
@@ -246,14 +248,14 @@ def test_an_event_that_cannot_be_read_is_left_out(
 
 def test_a_line_is_opened_at_first_need_and_again_after_a_loss(daemon: FakeDaemon) -> None:
     with no_thread_left():
-        reopening = ReopeningLine(daemon.transport)
+        reopening = ReopeningConnection(daemon.transport)
         assert daemon.transports == []
         assert reopening.present is None
         reopening.request(RequestMessage(), 10)
         reopening.request(RequestMessage(), 10)
         assert len(daemon.transports) == 1
         events: list[AppEvent] = []
-        reopening.line().listen("s", events.append)
+        reopening.current().listen("s", events.append)
         daemon.connection.drop()
         eventually(lambda: events)
         reopening.request(RequestMessage(), 10)
@@ -279,7 +281,7 @@ def test_closing_waits_for_nobody_who_connects_and_leaves_no_connection(daemon: 
         said.append(str(caught.value))
 
     with no_thread_left():
-        reopening = ReopeningLine(lambda: transport)
+        reopening = ReopeningConnection(lambda: transport)
         asking = threading.Thread(target=ask)
         asking.start()
         assert connecting.wait(10)
@@ -297,7 +299,7 @@ def test_closing_waits_for_nobody_who_connects_and_leaves_no_connection(daemon: 
 
 def test_many_threads_open_one_line(daemon: FakeDaemon) -> None:
     with no_thread_left():
-        reopening = ReopeningLine(daemon.transport)
+        reopening = ReopeningConnection(daemon.transport)
         threads = [threading.Thread(target=reopening.request, args=(RequestMessage(), 10)) for _ in range(16)]
         for thread in threads:
             thread.start()
@@ -310,7 +312,7 @@ def test_many_threads_open_one_line(daemon: FakeDaemon) -> None:
 
 def test_a_daemon_that_is_away_is_an_error_and_asked_again_next_time(daemon: FakeDaemon) -> None:
     with no_thread_left():
-        reopening = ReopeningLine(daemon.transport)
+        reopening = ReopeningConnection(daemon.transport)
         daemon.refuse_connections = True
         with pytest.raises(AppMeshConnectionError, match="refused"):
             reopening.request(RequestMessage(), 10)
@@ -346,13 +348,13 @@ def test_threads_that_waited_for_an_attempt_that_failed_don_t_try_one_after_the_
         def __exit__(self, *_: object) -> None:
             self.lock.release()
 
-    line = ReopeningLine(Unreachable, connect_timeout_seconds=3)  # type: ignore[arg-type]
+    line = ReopeningConnection(Unreachable, connect_timeout_seconds=3)  # type: ignore[arg-type]
     line._lock = lock = Counting()  # type: ignore[assignment]
     said: list[str] = []
 
     def ask() -> None:
         with pytest.raises(AppMeshConnectionError) as caught:
-            line.line()
+            line.current()
         said.append(str(caught.value))
 
     first = threading.Thread(target=ask)
@@ -371,7 +373,7 @@ def test_threads_that_waited_for_an_attempt_that_failed_don_t_try_one_after_the_
 
 
 def test_a_closed_one_stays_closed(daemon: FakeDaemon) -> None:
-    reopening = ReopeningLine(daemon.transport)
+    reopening = ReopeningConnection(daemon.transport)
     reopening.close()
     with pytest.raises(AppMeshConnectionError, match="closed"):
         reopening.request(RequestMessage(), 10)
@@ -379,17 +381,17 @@ def test_a_closed_one_stays_closed(daemon: FakeDaemon) -> None:
 
 def test_closing_ends_lines_that_were_lost_before(daemon: FakeDaemon) -> None:
     with no_thread_left():
-        reopening = ReopeningLine(daemon.transport)
+        reopening = ReopeningConnection(daemon.transport)
         begun, go = threading.Event(), threading.Event()
 
         def callback(_event: AppEvent) -> None:
             begun.set()
             assert go.wait(10)
 
-        reopening.line().listen("s", callback)
+        reopening.current().listen("s", callback)
         daemon.connection.event("s", "START")
         assert begun.wait(10)
         daemon.connection.drop()
-        eventually(lambda: not reopening.line().is_open or len(daemon.transports) == 2)
+        eventually(lambda: not reopening.current().is_open or len(daemon.transports) == 2)
         go.set()
         reopening.close()

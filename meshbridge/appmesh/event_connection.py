@@ -1,4 +1,4 @@
-"""Lines to a daemon's TCP or WSS port: a channel each, and the subscriptions that live and die with it."""
+"""Event connections to a daemon's TCP or WSS port: a channel each, and the subscriptions that live and die with it."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ from meshbridge.appmesh.subscribe import (
 )
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 
-__all__ = ["Line", "ReopeningLine"]
+__all__ = ["EventConnection", "ReopeningConnection"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ _DISPATCH_AT_ONCE = 256
 _JOIN_SECONDS = 5.0
 
 
-class Line:
+class EventConnection:
     """One connection: requests, and events to callbacks. An :class:`~meshbridge.appmesh.exchange.Exchange`.
 
-    Callbacks run on one thread of the line, the dispatcher, in the order in which the events came; they may make
+    Callbacks run on one thread of the connection, the dispatcher, in the order in which the events came; they may make
     requests. The thread that reads never waits for them: what they have not taken yet is queued, and of a full queue
     the oldest events are dropped. A callback that lost some gets an event of type ``__missed__`` in their place.
 
@@ -80,7 +80,8 @@ class Line:
     def listen(self, subscription_id: str, callback: EventCallback, *, at_once: bool = False) -> None:
         """Hands the events of a subscription to ``callback``, those that have come already first.
 
-        ``at_once``: on the reading thread, under the line's lock. It must return at once, and must not use the line.
+        ``at_once``: on the reading thread, under the connection's lock. It must return at once, and must not ask
+        anything over the connection.
         """
         listener = Listener(callback, at_once)
         with self._wake:
@@ -208,8 +209,8 @@ def _call(listener: Listener, event: AppEvent) -> None:
         listener.failing = False
 
 
-class ReopeningLine:
-    """A line that is opened when it is first needed, and again after a loss. An ``Exchange`` for many threads."""
+class ReopeningConnection:
+    """An event connection that is opened at first need, and again after a loss. An ``Exchange`` for many threads."""
 
     def __init__(
         self,
@@ -222,35 +223,35 @@ class ReopeningLine:
         self._transport = transport
         self._name = name
         self._connect_timeout_seconds = connect_timeout_seconds
-        self._lock = threading.Lock()  # held while a line is opened, so that only one is
+        self._lock = threading.Lock()  # held while one is opened, so that only one is
         self._attempts = 0
         self._failure: AppMeshConnectionError | None = None  # of the last attempt
-        self._line: Line | None = None
-        self._lost: list[Line] = []  # ended lines whose callbacks may still have something to hear
+        self._current: EventConnection | None = None
+        self._lost: list[EventConnection] = []  # ended connections whose callbacks may still have something to hear
         self._closed = threading.Event()
 
-    def line(self) -> Line:
-        """The open line.
+    def current(self) -> EventConnection:
+        """The open connection.
 
         Raises:
             AppMeshConnectionError: the daemon cannot be reached, or :meth:`close` was called.
 
         """
-        line, attempts = self._line, self._attempts
-        if line is not None and line.is_open:
-            return line
+        current, attempts = self._current, self._attempts
+        if current is not None and current.is_open:
+            return current
         with self._lock:
             if self._closed.is_set():
                 raise AppMeshConnectionError("the client is closed")
             if self._failure is not None and self._attempts > attempts:
                 # An attempt failed while this thread waited: many threads don't try one after the other.
                 raise AppMeshConnectionError(self._failure.message) from self._failure
-            if self._line is not None:
-                if self._line.is_open:
-                    return self._line
-                self._lost = [lost for lost in (*self._lost, self._line) if not lost.is_finished]
-                self._line = None
-            opening = Line(self._transport(), name=self._name)
+            if self._current is not None:
+                if self._current.is_open:
+                    return self._current
+                self._lost = [lost for lost in (*self._lost, self._current) if not lost.is_finished]
+                self._current = None
+            opening = EventConnection(self._transport(), name=self._name)
             try:
                 opening.open(self._connect_timeout_seconds)
                 self._failure = None
@@ -259,24 +260,24 @@ class ReopeningLine:
                 raise
             finally:
                 self._attempts += 1
-            self._line = opening
+            self._current = opening
             if self._closed.is_set():  # meanwhile
                 opening.close()
                 raise AppMeshConnectionError("the client is closed")
             return opening
 
     @property
-    def present(self) -> Line | None:
-        """The line as it is, open or not; nothing is opened."""
-        return self._line
+    def present(self) -> EventConnection | None:
+        """The connection as it is, open or not; nothing is opened."""
+        return self._current
 
     def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
         """The daemon's answer: :meth:`Channel.request`, after connecting where need be."""
-        return self.line().request(message, timeout_seconds)
+        return self.current().request(message, timeout_seconds)
 
     def close(self) -> None:
-        """Ends the line, its threads and its subscriptions, for good. One that is being opened ends by itself."""
+        """Ends the connection, its threads and its subscriptions, for good. One that is being opened ends by itself."""
         self._closed.set()  # without the lock, which is held for as long as a silent daemon is connected to
-        for line in (*self._lost, self._line):
-            if line is not None:
-                line.close()
+        for connection in (*self._lost, self._current):
+            if connection is not None:
+                connection.close()
