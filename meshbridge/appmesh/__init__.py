@@ -32,9 +32,12 @@ if TYPE_CHECKING:
         AppMeshConnectionError,
         AppMeshDeniedError,
         AppMeshError,
+        AppMeshIssuerError,
+        AppMeshLoginError,
         AppMeshNotOfferedError,
         AppMeshRequestError,
         AppMeshTimeoutError,
+        AppMeshTokenError,
     )
     from meshbridge.appmesh.server_http import AppMeshServer
     from meshbridge.appmesh.server_tcp import AppMeshServerTCP
@@ -52,12 +55,15 @@ __all__ = [
     "AppMeshConnectionError",
     "AppMeshDeniedError",
     "AppMeshError",
+    "AppMeshIssuerError",
+    "AppMeshLoginError",
     "AppMeshNotOfferedError",
     "AppMeshRequestError",
     "AppMeshServer",
     "AppMeshServerTCP",
     "AppMeshServerWSS",
     "AppMeshTimeoutError",
+    "AppMeshTokenError",
     "AppOutput",
     "AppRun",
     "OutputHandler",

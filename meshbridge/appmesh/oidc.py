@@ -210,9 +210,15 @@ class OidcTokens(TokenKeeper):
     It keeps one token, gets the next one before that expires, and one more when the daemon refuses it.
     """
 
-    def __init__(self, endpoint: TokenEndpoint, credentials: Callable[[], Mapping[str, str]]) -> None:
-        """As :class:`IssuerLogin`."""
-        super().__init__(IssuerLogin(endpoint, credentials), renewals=RENEWALS, lazy=True)
+    def __init__(
+        self,
+        endpoint: TokenEndpoint,
+        credentials: Callable[[], Mapping[str, str]],
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """As :class:`IssuerLogin`; ``clock`` gives monotonic seconds."""
+        super().__init__(IssuerLogin(endpoint, credentials), renewals=RENEWALS, lazy=True, clock=clock)
 
 
 def find_token_url(

@@ -28,7 +28,16 @@ from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.token_provider import TokenProvider
 
-__all__ = ["LOOK_SECONDS", "BusyError", "KeeperWatch", "RenewalThread", "Renewals", "TokenKeeper", "TokenSource"]
+__all__ = [
+    "LOOK_SECONDS",
+    "Backoff",
+    "BusyError",
+    "KeeperWatch",
+    "RenewalThread",
+    "Renewals",
+    "TokenKeeper",
+    "TokenSource",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +57,7 @@ class BusyError(AppMeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Backoff:
+class Backoff:
     """Waits between attempts, in seconds: exponential, with jitter."""
 
     first: float
@@ -58,8 +67,8 @@ class _Backoff:
         return min(self.longest, self.first * 2.0 ** min(attempt - 1, 60)) * (0.5 + chance / 2)
 
 
-REFUSED = _Backoff(5.0, 300.0)  # somebody must change something
-SILENT = _Backoff(1.0, 60.0)  # what can't be reached comes back by itself
+REFUSED = Backoff(5.0, 300.0)  # somebody must change something
+SILENT = Backoff(1.0, 60.0)  # what can't be reached comes back by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +159,13 @@ class TokenKeeper(TokenProvider):
         renewals: Renewals = Renewals(),
         chance: Callable[[], float] = _chance.random,
         lazy: bool = False,
-        refused: _Backoff | None = None,
-        silent: _Backoff | None = None,
+        refused: Backoff | None = None,
+        silent: Backoff | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """``clock``: monotonic seconds."""
         self.source = source
+        self._clock = clock or time.monotonic
         self._watch = watch or KeeperWatch()
         self._renewals = renewals
         self._chance = chance
@@ -213,7 +225,7 @@ class TokenKeeper(TokenProvider):
     @property
     def retry_seconds(self) -> float:
         """How long nothing is asked for, unless a secret changes."""
-        return 0.0 if self._failure is None else max(0.0, self._retry_at - time.monotonic())
+        return 0.0 if self._failure is None else max(0.0, self._retry_at - self._clock())
 
     def secrets_changed(self) -> bool:
         """Whether a secret differs from what was read last."""
@@ -287,7 +299,7 @@ class TokenKeeper(TokenProvider):
 
         """
         with self._turn(_ATTEND_SECONDS):
-            now = self._looked_at = time.monotonic()
+            now = self._looked_at = self._clock()
             if self.secrets_changed() and (self._failure is not None or self.source.follows):
                 self._obtain(exchange)
             elif self._failure is not None or self._grant is None:
@@ -319,7 +331,7 @@ class TokenKeeper(TokenProvider):
 
     def _needs_look(self) -> bool:
         """Whether the secret is to be looked at, or the token to be renewed by who asks for it."""
-        now = time.monotonic()
+        now = self._clock()
         if self._lazy and now >= self._renew_at:
             return True
         if not self.source.follows or now - self._looked_at < LOOK_SECONDS:
@@ -335,7 +347,7 @@ class TokenKeeper(TokenProvider):
 
     def _renew_lazily(self, exchange: Exchange | None) -> None:
         """A failure costs nothing while the token is good."""
-        now, grant = time.monotonic(), self._grant
+        now, grant = self._clock(), self._grant
         assert grant is not None
         if now < self._renew_at:
             return
@@ -384,7 +396,7 @@ class TokenKeeper(TokenProvider):
 
     def _drop(self, refused: str | None) -> None:
         """The daemon does not take the token."""
-        now = time.monotonic()
+        now = self._clock()
         young = now - self._obtained_at < _YOUNG_SECONDS
         self._young_refusals = self._young_refusals + 1 if young else 1
         self._grant, self._refused = None, refused
@@ -393,9 +405,9 @@ class TokenKeeper(TokenProvider):
             self._fail(error, self._young_refusals - _YOUNG_REFUSALS)
 
     def _obtain(self, exchange: Exchange | None) -> None:
-        if self._failure is not None and time.monotonic() < self._retry_at and not self.secrets_changed():
+        if self._failure is not None and self._clock() < self._retry_at and not self.secrets_changed():
             raise _again(self._failure)
-        self._looked_at = time.monotonic()
+        self._looked_at = self._clock()
         try:
             grant = self.source.obtain(exchange, self._refused)
         except AppMeshConnectionError:
@@ -416,10 +428,10 @@ class TokenKeeper(TokenProvider):
             self._retry_at = math.inf  # until its owner has another token
         else:
             seconds = (silent if passes else refused).delay(self._failures, self._chance())
-            self._retry_at = time.monotonic() + seconds
+            self._retry_at = self._clock() + seconds
 
     def _keep(self, grant: Grant, how: str | None = None) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._grant, self._obtained_at, self._failure, self._failures = grant, now, None, 0
         if self.source.renews:
             after = self._renewals.after(grant.lifetime_seconds, self._chance())
@@ -507,7 +519,8 @@ class RenewalThread:
                 logger.error("the token can no longer be renewed, log in again: %s", error)  # noqa: TRY400 no fault of ours
             except AppMeshError:
                 failing = True  # the keeper's watch has heard of it
-                self._pause(_LEAST_PAUSE_SECONDS)
+                if self._keeper.due_at <= time.monotonic():
+                    self._pause(_LEAST_PAUSE_SECONDS)
             else:
                 if failing and self._keeper.failure is None:
                     failing = False

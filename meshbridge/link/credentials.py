@@ -20,7 +20,7 @@ from meshbridge.appmesh.exceptions import (
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.oidc import TokenEndpoint, find_token_url, issuer_errors, refreshed
-from meshbridge.appmesh.token_keeper import KeeperWatch, TokenKeeper, TokenSource
+from meshbridge.appmesh.token_keeper import KeeperWatch, Renewals, TokenKeeper, TokenSource
 from meshbridge.fields import SecretFileError, SecretFiles, chance_of_jitter
 from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
 
@@ -28,6 +28,8 @@ __all__ = ["Credentials"]
 
 _SECONDS = 8.0
 _ISSUER_SECONDS = 5.0  # to connect, and for each read: the link's thread waits for it, and must find a dead daemon
+
+RENEWALS = Renewals()
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -39,7 +41,7 @@ class Credentials(TokenKeeper):
     """
 
     def __init__(self, daemon: str, options: DaemonOptions, *, chance: Callable[[], float] = chance_of_jitter) -> None:
-        super().__init__(_source_of(options), watch=_Reports(daemon), chance=chance)
+        super().__init__(_source_of(options), watch=_Reports(daemon), renewals=RENEWALS, chance=chance)
 
 
 class _Reports(KeeperWatch):

@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 
 from meshbridge.appmesh import App, AppMeshClientTCP, AppMeshError
+from meshbridge.appmesh.client_http import AppMeshClient
+from meshbridge.appmesh.grant import Grant
+from meshbridge.appmesh.token_keeper import Backoff
 from meshbridge.emulator import Emulator, EmulatorOptions, RecordedEvent
 from meshbridge.fields import Retry, Tls
 from meshbridge.journal import Journal, JournalOptions
-from meshbridge.link import DaemonOptions, Link, operations
+from meshbridge.link import DaemonOptions, Link
 from meshbridge.link.connections import new_exchange
+from meshbridge.link.permissions import LEAST_ROLE
 from tests.faults.oracle import check_events, events_of, holes_not_told, states_that_differ
 from tests.faults.proxy import Proxy
 from tests.support import wait_for
@@ -63,7 +67,7 @@ class Node:
         return self._client
 
     def _set_up_user(self) -> None:
-        self.client.update_role("bridge", list(operations.LEAST_ROLE))
+        self.client.update_role("bridge", list(LEAST_ROLE))
         self.set_password("first")
 
     def set_password(self, password: str) -> None:
@@ -212,7 +216,7 @@ class Scene:
         direct = self.options.model_copy(update={"url": f"{self.options.scheme}://127.0.0.1:{self.node.address[1]}"})
         exchange = new_exchange("other", direct, 5)
         with contextlib.suppress(AppMeshError):
-            operations.log_off(exchange, operations.Token(token, None, 0), 5)
+            AppMeshClient(exchange=exchange).end_grant(Grant(token, 0))
         exchange.close()
         self.node.act()
         self.wait_works()
@@ -256,8 +260,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshbridge.link.requests._CONNECT_SECONDS", 2.0)
     monkeypatch.setattr("meshbridge.link.runner._LOST", Retry(initial=0.05, max=0.5))
     monkeypatch.setattr("meshbridge.link.runner._REFUSED", Retry(initial=0.2, max=1.0))
-    monkeypatch.setattr("meshbridge.link.credentials._REFUSED", Retry(initial=0.2, max=1.0))
-    monkeypatch.setattr("meshbridge.link.credentials.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("meshbridge.appmesh.token_keeper.REFUSED", Backoff(0.2, 1.0))
+    monkeypatch.setattr("meshbridge.appmesh.token_keeper.LOOK_SECONDS", 0.1)
     monkeypatch.setattr("meshbridge.link.runner.LOOK_SECONDS", 0.1)
     monkeypatch.setattr("meshbridge.link.repair._LOOK_AFTER_SECONDS", 0.5)
     monkeypatch.setattr("meshbridge.link.repair._RETRY_SECONDS", 0.5)

@@ -170,8 +170,8 @@ def spoil(emulator: Emulator, links: dict[str, Link]) -> Callable[[str, bool], N
         credentials = links[daemon]._credentials
         credentials._young_refusals = 0  # of the other cases, moments ago
         if garbage:
-            assert credentials._token is not None
-            object.__setattr__(credentials._token, "value", "garbage")
+            assert credentials.grant is not None
+            object.__setattr__(credentials.grant, "access_token", "garbage")
         else:
             daemon_tokens = emulator._running().tokens
             claims = jwt.decode(credentials.present or "", options={"verify_signature": False})

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
-from meshbridge.link.operations import Token
 from pydantic import SecretStr
 
 from meshbridge.appmesh import App, AppMeshClientTCP
+from meshbridge.appmesh.grant import Grant
+from meshbridge.appmesh.token_keeper import Renewals
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.fields import Tls
 from meshbridge.journal import Journal, JournalOptions
@@ -152,18 +153,25 @@ def test_a_step_of_the_wall_clock_changes_nothing(
     def wall() -> float:
         return time.time() + (step if stepped.is_set() else 0.0)
 
-    for module in ("runner", "credentials", "logins", "operations", "repair", "requests"):
+    for module in (
+        "link.runner",
+        "link.credentials",
+        "link.repair",
+        "link.requests",
+        "appmesh.token_keeper",
+        "appmesh.grant",
+    ):
         clock = SimpleNamespace(time=wall, monotonic=time.monotonic)
-        monkeypatch.setattr(f"meshbridge.link.{module}.time", clock)
-    monkeypatch.setattr("meshbridge.link.credentials._RENEW_AT", 0.01)  # 0.6 s of the least lifetime of 60 s, so 1 s
+        monkeypatch.setattr(f"meshbridge.{module}.time", clock)
+    monkeypatch.setattr("meshbridge.link.credentials.RENEWALS", Renewals(at=0.01))  # 0.6 s of 60 s, so 1 s
     monkeypatch.setattr("meshbridge.link.runner._PROBE_AFTER_SECONDS", 0.2)
     link = Link("node-a", options_for(emulator, "tcp", token_expire=60, reconcile_interval=1), journal)
     tokens = []
     keep = Credentials._keep
 
-    def counted(credentials: Credentials, token: Token, how: str) -> None:
+    def counted(credentials: Credentials, grant: Grant, how: str | None = None) -> None:
         tokens.append(how)
-        keep(credentials, token, how)
+        keep(credentials, grant, how)
 
     monkeypatch.setattr(Credentials, "_keep", counted)
     link.start()
@@ -186,7 +194,7 @@ def test_a_step_of_the_wall_clock_changes_nothing(
 def test_the_token_is_renewed_before_it_expires(
     emulator: Emulator, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshbridge.link.credentials._RENEW_AT", 0.005)  # 0.3 s of the least lifetime of 60 s
+    monkeypatch.setattr("meshbridge.link.credentials.RENEWALS", Renewals(at=0.005))  # 0.3 s of 60 s
     link = Link("node-a", options_for(emulator, "tcp", token_expire=60), journal)
     link.start()
     try:

@@ -13,6 +13,7 @@ import pytest
 from meshbridge import telemetry
 from meshbridge.appmesh import AppMeshClientTCP
 from meshbridge.appmesh.exceptions import AppMeshAuthError
+from meshbridge.appmesh.token_keeper import Backoff, Renewals
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.emulator.issuer import REALM_PATH
 from meshbridge.fields import Retry
@@ -44,9 +45,10 @@ def newer() -> Iterator[Emulator]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("credentials", "runner"):
-        monkeypatch.setattr(f"meshbridge.link.{module}._REFUSED", FOR_EVER)
-        monkeypatch.setattr(f"meshbridge.link.{module}.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("meshbridge.link.runner._REFUSED", FOR_EVER)
+    monkeypatch.setattr("meshbridge.appmesh.token_keeper.REFUSED", Backoff(3600, 3600))
+    for module in ("appmesh.token_keeper", "link.runner"):
+        monkeypatch.setattr(f"meshbridge.{module}.LOOK_SECONDS", 0.05)
     monkeypatch.setattr("meshbridge.link.runner._PROBE_AFTER_SECONDS", 0.3)
 
 
@@ -233,9 +235,8 @@ def test_a_second_factor_that_is_not_configured_is_told(
 def test_a_token_file_is_followed_and_its_token_is_not_renewed(
     older: Emulator, bridge: Any, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshbridge.link.credentials._RENEW_AT", 1e-6)
-    monkeypatch.setattr("meshbridge.link.credentials._WARN_SECONDS", 1e9)
-    monkeypatch.setattr("meshbridge.link.credentials._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("meshbridge.link.credentials.RENEWALS", Renewals(at=1e-6, least_seconds=0.0))
+    monkeypatch.setattr("meshbridge.appmesh.token_keeper._WARN_SECONDS", 1e9)
     first, second = issue(older, user), issue(older, user)
     path = write(tmp_path / "token", first)
     made = bridge(older, token_file=path)

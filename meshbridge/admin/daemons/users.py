@@ -15,7 +15,7 @@ from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import Done, good, sdk
 from meshbridge.admin.problems import Problem, ProblemKind
-from meshbridge.appmesh import AppMeshAuthError, AppMeshClient, AppMeshDeniedError
+from meshbridge.appmesh import AppMeshAuthError, AppMeshClient, AppMeshDeniedError, AppMeshLoginError, AppMeshTokenError
 from meshbridge.fields import Options
 
 __all__ = ["router"]
@@ -199,8 +199,8 @@ async def enable_totp(ask: Ask, wanted: TotpCode) -> Done:
         try:
             client.enable_totp(wanted.code)
         except AppMeshAuthError as error:
-            if isinstance(error, AppMeshDeniedError) or error.operation != "POST /appmesh/totp/setup":
-                raise
+            if isinstance(error, AppMeshDeniedError | AppMeshTokenError | AppMeshLoginError):
+                raise  # not about the code
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY, error.message, kind=ProblemKind.INVALID, where="body.code"
             ) from error

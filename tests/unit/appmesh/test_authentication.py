@@ -1,9 +1,9 @@
 """Login and tokens: what is sent, what is kept, and when it is renewed."""
 
 import http.cookiejar
+import math
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,14 @@ from meshbridge.appmesh.exceptions import (
     AppMeshError,
     AppMeshRequestError,
     AppMeshTimeoutError,
+    AppMeshTokenError,
 )
+from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
-from meshbridge.appmesh.tokens import CookieFile, TokenRefresher, expiry, refresh_delay
+from meshbridge.appmesh.token_keeper import Backoff, Renewals, RenewalThread, TokenKeeper
+from meshbridge.appmesh.token_provider import StaticAccessTokenProvider, TokenProvider
+from meshbridge.appmesh.tokens import CookieFile, expiry
 from tests.unit.appmesh.fakes import Answer, FakeExchange, answer, eventually, jwt, no_thread_left, refusal
 
 OLD, NEW = jwt(4_000_000_000, n=1), jwt(4_000_000_000, n=2)
@@ -220,44 +225,115 @@ def test_two_threads_that_renew_at_once_renew_once() -> None:
     assert kept(client) == NEW
 
 
-class Provider:
+class Provider(TokenProvider):
     def __init__(self, *tokens: str) -> None:
         self.tokens = list(tokens)
-        self.refused: list[str] = []
+        self.refused: list[str | None] = []
 
-    def token(self) -> str:
+    def get_access_token(self) -> str | None:
         return self.tokens[0]
 
-    def rejected(self, token: str) -> bool:
-        self.refused.append(token)
+    def refresh_access_token(self, rejected_token: str | None = None) -> str | None:
+        self.refused.append(rejected_token)
         self.tokens.pop(0)
-        return bool(self.tokens)
+        return self.tokens[0] if self.tokens else None
+
+    @property
+    def can_refresh(self) -> bool:
+        return True
 
 
 def test_a_provider_gives_the_token_and_another_one_after_a_401() -> None:
     provider = Provider("one", "two")
-    exchange = FakeExchange(refusal(401), answer({"l": "v"}))
+    exchange = FakeExchange(refusal(401), refusal(401), answer({"l": "v"}))
     client = AppMeshClient(exchange=exchange, token_provider=provider)
     assert client.list_labels() == {"l": "v"}
-    assert [sent.headers["Authorization"] for sent in exchange.requests] == ["Bearer one", "Bearer two"]
+    assert [sent.headers["Authorization"] for sent in exchange.requests] == ["Bearer one", "Bearer one", "Bearer two"]
     assert provider.refused == ["one"]
 
 
 def test_a_provider_without_another_token_leaves_the_error() -> None:
-    exchange = FakeExchange(refusal(401))
+    exchange = FakeExchange(refusal(401), refusal(401))
     client = AppMeshClient(exchange=exchange, token_provider=Provider("one"))
-    with pytest.raises(AppMeshAuthError):
+    with pytest.raises(AppMeshTokenError):
         client.list_labels()
 
 
-def test_a_500_is_taken_for_a_refused_token_where_the_daemon_says_so_when_asked_again() -> None:
+def test_a_token_that_cannot_be_replaced_is_not_asked_about() -> None:
+    exchange = FakeExchange(refusal(401, "revoked"))
+    client = AppMeshClient(exchange=exchange, token_provider=StaticAccessTokenProvider("one"))
+    with pytest.raises(AppMeshAuthError, match="revoked"):
+        client.list_labels()
+    assert len(exchange.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "Token has been revoked"),
+        (400, "invalid token supplied"),
+        (400, "unrecognized authorization type"),
+        (412, "Invalid input: too much fill"),
+        (404, "user not found"),
+        (500, "Internal server error"),
+    ],
+)
+def test_each_answer_of_a_daemon_to_a_bad_token_leads_to_another_one(status: int, reason: str) -> None:
     provider = Provider("garbage", "two")
-    exchange = FakeExchange(refusal(500), refusal(500), answer({"l": "v"}))
+    exchange = FakeExchange(refusal(status, reason), refusal(status, reason), answer({"l": "v"}))
     client = AppMeshClient(exchange=exchange, token_provider=provider)
     assert client.list_labels() == {"l": "v"}
     assert [sent.request_uri for sent in exchange.requests] == ["/appmesh/labels", "/appmesh/auth", "/appmesh/labels"]
     assert [sent.headers["Authorization"] for sent in exchange.requests] == ["Bearer garbage"] * 2 + ["Bearer two"]
     assert provider.refused == ["garbage"]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(400, "Empty json input"), (404, "No such application"), (403, "inactive"), (503, "no keys")]
+)
+def test_another_error_says_nothing_of_the_token(status: int, reason: str) -> None:
+    provider = Provider("good", "two")
+    exchange = FakeExchange(refusal(status, reason))
+    with pytest.raises(AppMeshError, match=reason):
+        AppMeshClient(exchange=exchange, token_provider=provider).get_app("a")
+    assert len(exchange.requests) == 1
+
+
+def test_the_mistake_of_a_caller_costs_no_token() -> None:
+    """A wrong code of a second factor is a 401 too, but the daemon takes the token."""
+    provider = Provider("good", "two")
+    client = AppMeshClient(exchange=FakeExchange(refusal(401, "wrong code"), answer({})), token_provider=provider)
+    with pytest.raises(AppMeshAuthError, match="wrong code"):
+        client.enable_totp("000000")
+    assert provider.refused == []
+
+
+@pytest.mark.parametrize(
+    ("given", "good"),
+    [
+        (answer({}), True),
+        (refusal(401), False),
+        (refusal(500), False),
+        (refusal(412), False),
+        (refusal(503, "signing keys not available"), True),
+    ],
+)
+def test_a_token_is_checked_at_a_daemon_of_2_x(given: ResponseMessage, good: bool) -> None:
+    exchange = FakeExchange(given)
+    assert AppMeshClient(exchange=exchange).check_token("t") is good
+    assert [sent.request_uri for sent in exchange.requests] == ["/appmesh/auth"]
+
+
+@pytest.mark.parametrize(
+    ("given", "good"), [(answer({}), True), (refusal(401), False), (refusal(403, "inactive"), True)]
+)
+def test_a_token_is_checked_at_a_daemon_of_3_x(given: ResponseMessage, good: bool) -> None:
+    gone = refusal(404, "Path not found POST:/appmesh/auth")
+    exchange = FakeExchange(gone, given, given)
+    client = AppMeshClient(exchange=exchange)
+    assert (client.check_token("t"), client.check_token("t")) == (good, good)
+    principal = "/appmesh/principal/self"
+    assert [sent.request_uri for sent in exchange.requests] == ["/appmesh/auth", principal, principal]
 
 
 def test_a_500_with_a_good_token_is_an_error_of_the_daemon_itself() -> None:
@@ -328,110 +404,84 @@ def test_a_readable_cookie_file_is_closed_to_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "a..c", jwt(None), "a.e30.c", "a.W10.c", "a.eyJleHAiOiJ4In0.c"])
 def test_a_token_that_does_not_say_when_it_expires(token: str) -> None:
     assert expiry(token) is None
-    assert refresh_delay(token, 0) == 300
+    assert AHEAD.after(Grant.from_token(token, now=0).lifetime_seconds, 0.5) == 300
 
 
 @pytest.mark.parametrize(("left", "delay"), [(604800, 604770), (100, 70), (60, 30), (50, 25), (2, 1), (0, 0), (-5, 0)])
 def test_a_token_is_renewed_before_it_expires(left: float, delay: float) -> None:
-    assert refresh_delay(jwt(1_000_000 + left), 1_000_000) == delay
+    grant = Grant.from_token(jwt(1_000_000 + left), now=1_000_000)
+    assert AHEAD.after(grant.lifetime_seconds, 0.5) == delay
 
 
-class Clock:
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+AHEAD = Renewals(ahead_seconds=30, least_seconds=0, unknown_seconds=300)
+AT_ONCE = Backoff(0.001, 0.002)
 
 
-class Renewals:
-    """What is renewed: a token that is due, and errors on the way."""
+class Renewed:
+    """A source that renews: a token that is due, and errors on the way."""
 
-    def __init__(self, *outcomes: AppMeshError | None, token: str) -> None:
-        self.token = token
+    renews, obtains, watches, follows = True, False, False, False
+
+    def __init__(self, *outcomes: AppMeshError) -> None:
         self.outcomes = list(outcomes)
         self.count = 0
-        self.on_renew: Callable[[], None] = lambda: None
 
-    def get(self) -> str:
-        return self.token
+    def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:
+        raise AssertionError
 
-    def renew(self) -> None:
+    def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
         self.count += 1
-        self.on_renew()
-        outcome = self.outcomes.pop(0) if self.outcomes else None
-        if outcome is not None:
-            raise outcome
-        self.token = jwt(4_000_000_000, n=self.count)
+        if self.outcomes:
+            raise self.outcomes.pop(0)
+        return Grant.from_token(jwt(4_000_000_000, n=self.count))
+
+    def end(self, exchange: Exchange | None, grant: Grant) -> None: ...
+
+    def changed(self) -> bool:
+        return False
 
 
-def refresher(renewals: Renewals, clock: Callable[[], float]) -> TokenRefresher:
-    return TokenRefresher(renewals.get, renewals.renew, clock=clock, backoff_seconds=(0.001, 0.002))
+def due(source: Renewed) -> TokenKeeper:
+    keeper = TokenKeeper(source, renewals=AHEAD, refused=AT_ONCE, silent=AT_ONCE)
+    keeper.take(Grant.from_token(jwt(time.time())))
+    return keeper
 
 
-def test_refresh_outlasts_network_errors(caplog: pytest.LogCaptureFixture) -> None:
+def test_renewal_outlasts_network_errors(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     errors = [AppMeshConnectionError("down"), AppMeshTimeoutError("slow"), AppMeshRequestError("ill", status=500)]
-    renewals = Renewals(*errors * 20, token=jwt(1000))
+    source = Renewed(*errors * 4)
+    keeper = due(source)
     with no_thread_left():
-        refreshing = refresher(renewals, Clock(1000))
-        refreshing.start()
-        eventually(lambda: renewals.count == 61)
-        refreshing.stop()
-    assert refreshing.given_up is None
+        renewing = RenewalThread(keeper)
+        renewing.start()
+        eventually(lambda: source.count == 13)
+        eventually(lambda: "the token is renewed again" in caplog.text)
+        renewing.stop()
+    assert keeper.failure is None
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1, "a fault is told when it starts"
-    assert "the token is renewed again" in caplog.text
 
 
-def test_refresh_gives_up_when_the_token_can_no_longer_be_renewed_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock(1000)
-    renewals = Renewals(*[AppMeshConnectionError("down")] * 1000, token=jwt(1000))
-
-    def later() -> None:
-        clock.now += 10
-
-    renewals.on_renew = later
-    refreshing = refresher(renewals, clock)
-    refreshing.start()
-    eventually(lambda: refreshing.given_up is not None)
-    assert renewals.count == 6, "until 60 s after it has expired"
-    assert "log in again" in caplog.text
-    renewals.token, renewals.outcomes = jwt(clock.now), []
-    refreshing.token_changed()
-    eventually(lambda: renewals.count == 7)
-    eventually(lambda: refreshing.given_up is None)
-    refreshing.stop()
-
-
-def test_refresh_gives_up_at_once_on_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
-    renewals = Renewals(AppMeshAuthError("Token has been revoked"), token=jwt(1000))
-    refreshing = refresher(renewals, Clock(1000))
-    refreshing.start()
-    eventually(lambda: refreshing.given_up is not None)
-    assert "Token has been revoked" in caplog.text
-    refreshing.stop()
-    assert renewals.count == 1
-
-
-def test_a_refusal_of_a_token_that_was_replaced_meanwhile_is_none() -> None:
-    renewals = Renewals(AppMeshAuthError("revoked"), token=jwt(1000))
-
-    def replaced() -> None:
-        renewals.token = jwt(4_000_000_000)
-
-    renewals.on_renew = replaced
-    refreshing = refresher(renewals, Clock(1000))
-    refreshing.start()
-    eventually(lambda: renewals.count == 1)
-    refreshing.stop()
-    assert refreshing.given_up is None
+def test_a_refusal_ends_the_renewal_until_there_is_another_token(caplog: pytest.LogCaptureFixture) -> None:
+    source = Renewed(AppMeshAuthError("Token has been revoked"))
+    keeper = due(source)
+    with no_thread_left():
+        renewing = RenewalThread(keeper)
+        renewing.start()
+        eventually(lambda: "log in again: Token has been revoked" in caplog.text)
+        assert (source.count, keeper.due_at) == (1, math.inf)
+        keeper.take(Grant.from_token(jwt(time.time(), n=2)))
+        renewing.token_changed()
+        eventually(lambda: source.count == 2)
+        eventually(lambda: keeper.failure is None)
+        renewing.stop()
 
 
 def test_a_login_starts_the_refresh_where_wanted_and_close_ends_it() -> None:
     with no_thread_left():
-        due = jwt(time.time() + 1)
-        client, exchange = client_over(granted(due), granted(NEW), token=None, auto_refresh_token=True)
+        ending = jwt(time.time() + 1)
+        client, exchange = client_over(granted(ending), granted(NEW), token=None, auto_refresh_token=True)
         client.login("a", "b")
         eventually(lambda: kept(client) == NEW)
         assert exchange.requests[1].request_uri == "/appmesh/token/renew"
@@ -442,7 +492,7 @@ def test_no_refresh_unless_wanted() -> None:
     with no_thread_left():
         client, _ = client_over(granted(jwt(time.time() - 1)), token=None)
         client.login("a", "b")
-        assert client._refresher._thread is None
+        assert not client._refresher.is_running
 
 
 def test_refresh_can_be_started_and_stopped_by_hand() -> None:
@@ -460,7 +510,7 @@ def test_refresh_can_be_started_and_stopped_by_hand() -> None:
 def test_logout_ends_the_refresh() -> None:
     with no_thread_left():
         client, _ = client_over(auto_refresh_token=True)
-        eventually(lambda: client._refresher._thread is not None)
+        eventually(lambda: client._refresher.is_running)
         client.logout()
 
 

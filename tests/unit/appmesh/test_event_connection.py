@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshbridge.appmesh import line as line_module
+from meshbridge.appmesh import event_connection as module
 from meshbridge.appmesh.event_connection import EventConnection, ReopeningConnection
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.appmesh.subscribe import AppEvent
@@ -105,7 +105,7 @@ def test_no_event_is_delivered_after_the_end_of_the_subscription(daemon: FakeDae
 def test_a_slow_callback_holds_up_neither_answers_nor_the_reader_and_hears_what_it_missed(
     daemon: FakeDaemon, line: EventConnection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(line_module, "MAX_QUEUED_EVENTS", 100)
+    monkeypatch.setattr(module, "MAX_QUEUED_EVENTS", 100)
     begun, go = threading.Event(), threading.Event()
     events: list[AppEvent] = []
 
@@ -133,7 +133,7 @@ def test_a_slow_callback_holds_up_neither_answers_nor_the_reader_and_hears_what_
 def test_the_queue_is_bounded_in_bytes_too(
     daemon: FakeDaemon, line: EventConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line_module, "MAX_QUEUED_BYTES", 100_000)
+    monkeypatch.setattr(module, "MAX_QUEUED_BYTES", 100_000)
     begun, go = threading.Event(), threading.Event()
 
     def callback(_event: AppEvent) -> None:
@@ -213,7 +213,7 @@ def test_a_callback_may_close_the_line(daemon: FakeDaemon) -> None:
 def test_a_callback_that_never_returns_does_not_keep_close_for_ever(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(line_module, "_JOIN_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_JOIN_SECONDS", 0.05)
     line = EventConnection(daemon.transport())
     line.open()
     begun, go = threading.Event(), threading.Event()

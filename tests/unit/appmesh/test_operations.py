@@ -20,6 +20,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshNotOfferedError,
     AppMeshRequestError,
     AppMeshTimeoutError,
+    AppMeshTokenError,
 )
 from meshbridge.appmesh.tcp_messages import ResponseMessage
 from tests.unit.appmesh.fakes import Answer, FakeExchange, answer, jwt, refusal
@@ -37,6 +38,49 @@ CASES: dict[str, tuple[Callable[[AppMeshClient], Any], ResponseMessage, str, dic
     # name: call, answer, request, query, body (JSON, bytes, or None), result
     "get_app": (lambda c: c.get_app("a").name, answer({"name": "a"}), "GET /appmesh/app/a", {}, None, "a"),
     "list_apps": (lambda c: len(c.list_apps()), answer([{}, {}]), "GET /appmesh/applications", {}, None, 2),
+    "list_apps_json": (lambda c: c.list_apps_json(), answer([{}, 1]), "GET /appmesh/applications", {}, None, [{}]),
+    "get_app_json": (lambda c: c.get_app_json("a"), answer({"x": 1}), "GET /appmesh/app/a", {}, None, {"x": 1}),
+    "get_metrics_bytes": (lambda c: c.get_metrics_bytes(), answer(b"\xff"), "GET /appmesh/metrics", {}, None, b"\xff"),
+    "get_start_time": (
+        lambda c: c.get_start_time(),
+        answer({"appmesh_start_time_unix_seconds": 17}),
+        "GET /appmesh/resources",
+        {},
+        None,
+        17,
+    ),
+    "list_own_permissions": (
+        lambda c: c.list_own_permissions(),
+        answer(["app-view"]),
+        "GET /appmesh/user/permissions",
+        {},
+        None,
+        frozenset({"app-view"}),
+    ),
+    "read_output": (
+        lambda c: c.read_output("a", 7, index=1),
+        answer(b"\xff"),
+        "GET /appmesh/app/a/output",
+        {"stdout_position": "7", "stdout_index": "1", "stdout_maxsize": "3145728"},
+        None,
+        b"\xff",
+    ),
+    "read_output not kept": (
+        lambda c: c.read_output("a", 0),
+        answer(b"", 417),
+        "GET /appmesh/app/a/output",
+        {"stdout_maxsize": "3145728"},
+        None,
+        None,
+    ),
+    "request_subscription": (
+        lambda c: c.request_subscription("*", ["START", "EXIT"]).subscription_id,
+        answer({"subscription_id": "s", "app_name": "*", "events": ["START", "EXIT"]}),
+        "POST /appmesh/subscribe",
+        {"events": "START,EXIT"},
+        None,
+        "s",
+    ),
     "check_app_health": (lambda c: c.check_app_health("a"), answer(b"0"), "GET /appmesh/app/a/health", {}, None, True),
     "check_app_health unhealthy": (
         lambda c: c.check_app_health("a"),
@@ -232,15 +276,19 @@ def test_every_public_operation_has_a_test() -> None:
     elsewhere = {
         "authenticate",
         "authentication",
+        "check_token",
         "close",
         "download_file",
         "enable_totp",
+        "end_grant",
         "get_app_output",
         "get_auth_config",
         "login",
         "logout",
         "open_download",
+        "renew_grant",
         "renew_token",
+        "request_grant",
         "set_token",
         "start_token_refresh",
         "stop_token_refresh",
@@ -327,7 +375,7 @@ def test_output_of_an_app_one_may_not_see_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        (refusal(401, "No authentication token provided"), AppMeshAuthError, "No authentication token provided"),
+        (refusal(401, "No authentication token provided"), AppMeshTokenError, "No authentication token provided"),
         (refusal(403, "file already exist"), AppMeshAuthError, "file already exist"),
         (refusal(400, "Permission denied: user 'x' …"), AppMeshDeniedError, "Permission denied: user 'x' …"),
         (refusal(400, "bad name"), AppMeshRequestError, "bad name"),

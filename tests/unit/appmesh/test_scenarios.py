@@ -72,7 +72,7 @@ def test_s1_a_request_slower_than_any_receive_timeout_completes(daemon: FakeDaem
     thread = threading.Thread(target=lambda: results.append(client.run_app_sync("sleep 100", "P1D")))
     thread.start()
     eventually(lambda: waiting)
-    channel = client._line.line()._channel
+    channel = client._events.current()._channel
     assert channel._transport.receive_messages.__self__ is daemon.connection  # type: ignore[attr-defined]
     daemon.connection.answer(waiting[0], b"done", X_Exit_Code="0")
     thread.join(10)
