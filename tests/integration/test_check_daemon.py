@@ -104,7 +104,7 @@ def test_nothing_is_left_on_the_daemon(emulator: Emulator) -> None:
             {"password": None, "password_file": Path("/no/password")},
             "login",
             "cannot read password_file /no/password: No such file",
-            "make /no/password readable",
+            "make password_file a text file",
         ),
         (
             {
