@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from meshbridge.admin.paths import CONTROL_SOCKET, short_path
+from meshbridge.appmesh.final_response import FinalResponse
 
 __all__ = ["Client", "NotRunningError", "RefusedError"]
 
@@ -133,6 +134,8 @@ def _refusal(response: http.client.HTTPResponse, answer: Any) -> RefusedError:
 
 
 class _Connection(http.client.HTTPConnection):
+    response_class = FinalResponse
+
     def __init__(self, directory: Path, timeout_seconds: float) -> None:
         super().__init__("localhost", timeout=timeout_seconds)
         self._directory = directory

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPSConnection
-from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
+from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify, client_context
 
 __all__ = ["new_session"]
@@ -32,7 +33,9 @@ def new_session(
     """
     session = requests.Session()
     session.trust_env = False
-    session.mount("https://", _Adapter(lambda: _context(ssl_verify, ssl_client_cert), connections, on_connect))
+    adapter = _Adapter(lambda: _context(ssl_verify, ssl_client_cert), connections, on_connect)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
     return session
 
 
@@ -48,7 +51,7 @@ class _TlsFilesError(Exception):
 
 
 class _Adapter(HTTPAdapter):
-    """Each connection has a context of its own, and only that says whom to trust."""
+    """Each connection has a context of its own, and only that says whom to trust. Interim responses are skipped."""
 
     def __init__(
         self,
@@ -56,7 +59,15 @@ class _Adapter(HTTPAdapter):
         connections: int,
         on_connect: Callable[[HTTPSConnection], None] | None,
     ) -> None:
+        class PlainConnection(HTTPConnection):
+            response_class = FinalResponse
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = PlainConnection
+
         class Connection(HTTPSConnection):
+            response_class = FinalResponse
+
             def connect(self) -> None:
                 self.ssl_context = new_context()
                 self.cert_reqs = self.ssl_context.verify_mode
@@ -67,12 +78,12 @@ class _Adapter(HTTPAdapter):
         class Pool(HTTPSConnectionPool):
             ConnectionCls = Connection
 
-        self._pool = Pool
+        self._pools = {"http": PlainPool, "https": Pool}
         super().__init__(pool_connections=2, pool_maxsize=connections)
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
         super().init_poolmanager(*arguments, **named)
-        self.poolmanager.pool_classes_by_scheme = {**self.poolmanager.pool_classes_by_scheme, "https": self._pool}
+        self.poolmanager.pool_classes_by_scheme = {**self.poolmanager.pool_classes_by_scheme, **self._pools}
 
     def send(self, *arguments: Any, **named: Any) -> requests.Response:
         try:

@@ -7,6 +7,7 @@ import http.client
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.config.peek import part_of, read_file
 
 __all__ = ["CannotAskError", "ask", "exporter_url"]
@@ -50,6 +51,7 @@ def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
     """
     scheme, _, address = url.rstrip("/").partition("://")
     connection = _connection(scheme, address, timeout_seconds)
+    connection.response_class = FinalResponse
     try:
         connection.request("GET", "/-/ready" if ready else "/-/healthy")
         answer = connection.getresponse()

@@ -26,7 +26,7 @@ _BLOCK_BYTES = 64 * 1024
 
 
 class FileOptions(SinkOptions):
-    """JSON lines in a file. A file that was moved away is noticed and begun anew."""
+    """JSON lines in a file. Where it was moved away (logrotate) a new one is made at once."""
 
     type: Literal["file"]
     path: str = Field(description='where to; "-" is standard output')
@@ -178,15 +178,26 @@ class FileSink:
             os.close(descriptor)
 
     def _opened(self) -> int:
-        """The open file, unless it has been moved away (logrotate) or deleted."""
+        """The file at the path: a new one where it has been moved away, replaced or deleted, as by logrotate.
+
+        Raises:
+            NotConnected: it is not open, or no new one can be opened.
+
+        """
         if self._descriptor is None:
             raise NotConnected("the file is not open")
-        if self._regular and self._options.path != STANDARD_OUTPUT:
-            held = os.fstat(self._descriptor)
+        if self._regular and self._options.path != STANDARD_OUTPUT and self._was_moved(self._descriptor):
+            self._close()
             try:
-                there = os.stat(self._options.path)  # noqa: PTH116 the option is a plain string
-            except FileNotFoundError:
-                raise NotConnected(f"{self._options.path} was moved away", reason="moved") from None
-            if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
-                raise NotConnected(f"{self._options.path} was replaced", reason="moved")
+                return self._open()
+            except OSError as error:
+                raise NotConnected(f"cannot open {self._options.path}: {error.strerror}", reason="open") from error
         return self._descriptor
+
+    def _was_moved(self, descriptor: int) -> bool:
+        held = os.fstat(descriptor)
+        try:
+            there = os.stat(self._options.path)  # noqa: PTH116 the option is a plain string
+        except FileNotFoundError:
+            return True
+        return (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)

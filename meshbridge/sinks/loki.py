@@ -2,27 +2,30 @@
 
 * **Labels** are few, since each combination is a stream of its own in Loki: those of ``labels``, the daemon and the
   kind of event. What differs from event to event is structured metadata: ``id``, ``app``, ``run``, ``sequence``,
-  ``process_uuid``, ``position``. So ``{daemon="node-a", event="stdout"} | app="web"`` finds an app's output. (Loki 3
-  takes structured metadata by default; Loki 2.9 does with ``allow_structured_metadata``.)
+  ``process_uuid``, ``position``. So ``{daemon="node-a", event="stdout"} | app="web"`` finds an app's output. Loki 3
+  takes structured metadata by default, Loki 2.9 with ``allow_structured_metadata``; for any other one,
+  ``structured_metadata: false`` makes the app a label and leaves the rest to the line.
 * **Lines.** The output of one event is cut at line ends; a line that the daemon cut in two arrives as two.
 * **Time.** The daemon's clock gives whole seconds, and Loki sorts by nanoseconds: the place of an event in its run and
   of a line in its event fill them up. The same event always has the same time, so Loki knows what it has already.
 """
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from meshbridge.fields import Format, Size, TextList
 from meshbridge.model.events import Envelope, Event, EventType, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
-from meshbridge.sinks.http.answers import failure
+from meshbridge.sinks.http.answers import Answer, failure
 from meshbridge.sinks.http.client import HttpClient, Post
 from meshbridge.sinks.http.options import HttpOptions
 from meshbridge.sinks.http.probe import probe_server
@@ -36,6 +39,8 @@ _FIELDS = ("daemon", "app", "event")
 # A second of nanoseconds, dealt out: events by their sequence, and the lines of each. More of either share a place.
 _EVENTS_PER_SECOND = 100_000
 _LINES_PER_EVENT = 10_000
+_REFUSES_METADATA = re.compile(r"^\s*allow_structured_metadata:\s*false\s*$", re.MULTILINE)  # in its configuration
+_ABOUT_METADATA = "allow_structured_metadata"  # in its answer to a push that has some
 _FRAME_BYTES = 64  # what a request has around its streams
 
 
@@ -47,6 +52,9 @@ class LokiOptions(SinkOptions, HttpOptions):
     labels: dict[str, str] = Field(default={"job": "meshbridge"}, description="labels of every line")
     label_fields: TextList = Field(
         default=("daemon", "event"), description="of daemon, app, event: labels; the others are structured metadata"
+    )
+    structured_metadata: bool = Field(
+        default=True, description="false where Loki has allow_structured_metadata: false; the app is a label then"
     )
     max_line_bytes: Size = Field(default=256 * 1024, ge=1024, description="Loki's max_line_size; longer ones are cut")
     max_body_bytes: Size = Field(default=4 * 1024 * 1024, ge=64 * 1024, description="of one request")
@@ -79,14 +87,41 @@ class LokiOptions(SinkOptions, HttpOptions):
         parts = urlsplit(super().address())
         return urlunsplit(parts._replace(path=_PUSH)) if parts.path in {"", "/"} else urlunsplit(parts)
 
+    @property
+    def fields_as_labels(self) -> tuple[str, ...]:
+        """Without structured metadata nothing else can say which app a line of output is from."""
+        return self.label_fields if self.structured_metadata else _FIELDS
+
     def probe(self, timeout_seconds: float) -> Found:
-        """Sees whether the server can be reached. Pushes nothing.
+        """Sees whether the server can be reached, and whether it takes structured metadata. Pushes nothing.
 
         Raises:
-            SinkError: it can't.
+            SinkError: it can't be reached.
 
         """
-        return probe_server(HttpClient(self, 1), timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        found = probe_server(HttpClient(self, 1), timeout_seconds)
+        if not self.structured_metadata or found.doubt is not None:
+            return found
+        settings = self.model_copy(update={"url": SecretStr(self._configuration_url()), "url_file": None})
+        client = HttpClient(settings, 1)
+        try:
+            client.connect(deadline - time.monotonic())
+            answer = client.ask("GET", deadline - time.monotonic())
+        except SinkError:  # it shows its configuration to nobody, or a proxy before it does
+            return found
+        finally:
+            client.close()
+        if answer.status == HTTPStatus.OK and _REFUSES_METADATA.search(answer.text):
+            return Found(
+                found.text, f"{client.place} takes no structured metadata", "set structured_metadata: false in the sink"
+            )
+        return found
+
+    def _configuration_url(self) -> str:
+        """Where Loki shows its configuration: https://grafana.com/docs/loki/latest/reference/loki-http-api/#config."""
+        parts = urlsplit(self.address())
+        return urlunsplit(parts._replace(path=parts.path.removesuffix(_PUSH) + "/config", query=""))
 
     def build(self, _name: str, _state_directory: Path) -> "LokiSink":
         return LokiSink(self)
@@ -130,7 +165,7 @@ class LokiSink:
                 if began + longest > deadline:
                     return  # it would be cut off in the middle, and come a second time
                 try:
-                    failed = failure(post(push.body, self._headers), self._client.place)
+                    failed = self._failure(post(push.body, self._headers))
                 except SinkError as lost:
                     failed = lost
                 if failed is not None:
@@ -162,6 +197,13 @@ class LokiSink:
             raise refused
         return [Preview(f"POST {_PUSH}", {"Content-Type": "application/json"}, one.body) for one in pushes]
 
+    def _failure(self, answer: Answer) -> SinkError | None:
+        # This holds for every event.
+        if answer.status == HTTPStatus.BAD_REQUEST and _ABOUT_METADATA in answer.text:
+            text = f"{self._client.place} takes no structured metadata; set structured_metadata: false"
+            return Retry(text, reason="structured_metadata")
+        return failure(answer, self._client.place)
+
     # --- what goes out -------------------------------------------------------------------------------------------
 
     def _pushes(self, batch: Sequence[Envelope]) -> tuple[list[_Push], Refused | None]:
@@ -191,10 +233,10 @@ class LokiSink:
         return pushes, None
 
     def _labels(self, event: Event) -> tuple[str, ...]:
-        return tuple(value for name, value in _fields(event).items() if name in self._options.label_fields)
+        return tuple(value for name, value in _fields(event).items() if name in self._options.fields_as_labels)
 
     def _body(self, streams: dict[tuple[str, ...], list[bytes]]) -> bytes:
-        names = [name for name in _FIELDS if name in self._options.label_fields]
+        names = [name for name in _FIELDS if name in self._options.fields_as_labels]
         parts = [
             b'{"stream":%b,"values":[%b]}'
             % (orjson.dumps(self._options.labels | dict(zip(names, values, strict=True))), b",".join(lines))
@@ -214,7 +256,7 @@ class LokiSink:
             moment += event.sequence % _EVENTS_PER_SECOND * _LINES_PER_EVENT
         if event.type is not EventType.STDOUT:
             for part, encoded in encoded_parts(event, self._options.max_line_bytes, self._encoded):
-                yield orjson.dumps([str(moment), encoded.decode(), self._metadata(part, None)])
+                yield self._entry(moment, encoded.decode(), self._metadata(part, None))
             return
         number = 0
         for part, text in encoded_parts(event, self._options.max_line_bytes, _output):
@@ -222,14 +264,18 @@ class LokiSink:
             lines = text.decode().split("\n")
             for line in lines[:-1] if not lines[-1] else lines:
                 place = min(number, _LINES_PER_EVENT - 1)
-                yield orjson.dumps([str(moment + place), line.removesuffix("\r"), metadata])
+                yield self._entry(moment + place, line.removesuffix("\r"), metadata)
                 number += 1
+
+    def _entry(self, moment: int, line: str, metadata: dict[str, str]) -> bytes:
+        entry: list[Any] = [str(moment), line]
+        return orjson.dumps([*entry, metadata] if self._options.structured_metadata else entry)
 
     def _encoded(self, event: Event) -> bytes:
         return encode(event, self._options.format)
 
     def _metadata(self, event: Event, position: Any) -> dict[str, str]:
-        metadata = {name: text for name, text in _fields(event).items() if name not in self._options.label_fields}
+        metadata = {name: text for name, text in _fields(event).items() if name not in self._options.fields_as_labels}
         metadata |= {"id": event.id, "run": event.run}
         for name, value in (
             ("sequence", event.sequence),

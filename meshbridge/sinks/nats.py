@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from meshbridge.fields import Format, SecretFiles, Size, TextList, Tls
+from meshbridge.fields import Format, SecretFileError, SecretFiles, Size, TextList, Tls, read_secret_file
 from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
@@ -182,6 +182,10 @@ class NatsSink:
             "token": secret_of(options, "token"),
         }
         if options.credentials is not None:
+            try:
+                read_secret_file(options.credentials)  # the library would raise an error that names no file
+            except SecretFileError as error:
+                raise NotConnected(f"cannot read credentials {error}", reason="secret") from None
             settings["user_credentials"] = str(options.credentials)
         if secure:
             settings["tls"] = options.tls.context()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import ValidationError
 
@@ -114,6 +115,57 @@ def test_what_is_behind_a_failed_request_is_offered_again(server: HttpServer, st
     assert caught.value.acknowledged == len(entries_of(server.requests[0]))
     if status in {429, 503}:
         assert getattr(caught.value, "after_seconds", None) == 3.0
+
+
+DISALLOWED = b"stream '{job=\"meshbridge\"}' includes structured metadata, but this feature is disallowed. Please see \
+`limits_config.allow_structured_metadata` or contact your Loki administrator to enable it."
+
+
+def test_a_loki_without_structured_metadata_is_waited_for_and_named(server: HttpServer) -> None:
+    server.answer = lambda exchange: exchange.answer(400, body=DISALLOWED)
+    with connected(server) as sink, pytest.raises(Retry, match="set structured_metadata: false") as caught:
+        sink.write(envelopes([stdout(n, "x\n") for n in range(5)]), SECONDS)
+    assert (caught.value.reason, caught.value.acknowledged) == ("structured_metadata", 0)
+
+
+def test_without_structured_metadata_the_app_is_a_label(server: HttpServer) -> None:
+    events = [stdout(1, "a\n"), make_event(2, "STATUS", app="db", data={"status": "enabled"})]
+    with connected(server, structured_metadata=False) as sink:
+        sink.write(envelopes(events), SECONDS)
+    [request] = server.requests
+    streams = orjson.loads(request.body)["streams"]
+    assert [stream["stream"]["app"] for stream in streams] == ["web", "db"]
+    assert [len(value) for stream in streams for value in stream["values"]] == [2, 2]
+    assert streams[0]["values"][0][1] == "a"
+    assert orjson.loads(streams[1]["values"][0][1])["id"] == "node-a/1/2"
+
+
+CONFIGURATION = b"limits_config:\n  allow_structured_metadata: %b\n  max_line_size: 256KB\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "doubts"),
+    [
+        (200, CONFIGURATION % b"false", True),
+        (200, CONFIGURATION % b"true", False),
+        (200, b"#" * 200_000 + b"\n" + CONFIGURATION % b"false", True),
+        (404, CONFIGURATION % b"false", False),
+        (200, b"", False),
+    ],
+)
+def test_probe_sees_whether_structured_metadata_is_taken(
+    server: HttpServer, status: int, body: bytes, doubts: bool
+) -> None:
+    def answer(exchange: Exchange) -> None:
+        shows = exchange.request.path == "/config"
+        exchange.answer(status if shows else 204, {"Content-Type": "text/plain"}, body if shows else b"")
+
+    server.answer = answer
+    settings = {"type": "loki", "url": server.url.removesuffix("/hook")}
+    found = LokiOptions.model_validate(settings).probe(SECONDS)
+    assert ("takes no structured metadata" in (found.doubt or "")) == doubts
+    assert {request.method for request in server.requests} == {"OPTIONS", "GET"}
+    assert LokiOptions.model_validate(settings | {"structured_metadata": False}).probe(SECONDS).doubt is None
 
 
 def test_an_event_that_is_too_long_is_refused_behind_those_before_it(server: HttpServer) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import gzip
 import random
 import select
 import socket
@@ -270,19 +271,16 @@ def test_a_slow_hook_gets_as_far_as_the_time_allows(server: HttpServer) -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "reason"),
     [
+        (101, Retry, "http_101"),
         (300, Retry, "redirect"),
         (307, Retry, "redirect"),
-        (400, Refused, "http_400"),
-        (404, Refused, "http_404"),
-        (408, Retry, "http_408"),
+        *((status, Refused, f"http_{status}") for status in (400, 409, 411, 413, 414, 415, 422, 431)),
         (410, Gone, "gone"),
-        (413, Refused, "http_413"),
-        (425, Retry, "http_425"),
-        (429, Retry, "http_429"),
-        (500, Retry, "http_500"),
-        (502, Retry, "http_502"),
-        (503, Retry, "http_503"),
-        (504, Retry, "http_504"),
+        *(
+            (status, Retry, f"http_{status}")
+            for status in (401, 402, 403, 404, 405, 406, 407, 408, 418, 421, 425, 426, 428, 429, 451, 499)
+        ),
+        *((status, Retry, f"http_{status}") for status in (500, 501, 502, 503, 504, 505, 511, 599)),
     ],
 )
 def test_what_a_status_means(server: HttpServer, status: int, kind: type[SinkError], reason: str) -> None:
@@ -293,7 +291,7 @@ def test_what_a_status_means(server: HttpServer, status: int, kind: type[SinkErr
     assert (error.reason, error.acknowledged) == (reason, 0)
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
 def test_retry_after_is_passed_on(server: HttpServer, status: int) -> None:
     later = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     for value, least, most in (("7", 7, 7), (later, 80, 90), ("99999999999", 86_400, 86_400), ("0", 0, 0)):
@@ -339,6 +337,68 @@ def test_a_refusal_tells_the_beginning_of_what_the_server_says(server: HttpServe
         server.answer = answer_204
         sink.write(envelopes([make_event(2)]), SECONDS)
     assert len({request.connection for request in server.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"no such key")),
+        ({"Content-Encoding": "br"}, b"letters"),
+        ({"Content-Type": "application/json"}, gzip.compress(b"no such key")),
+        ({"Content-Type": "application/octet-stream"}, b"letters"),
+        ({"Content-Type": "image/png"}, b"\x89PNG\r\n"),
+        ({"Content-Type": "text/plain; charset=utf-16"}, "letters".encode("utf-16")),
+        ({}, b"lett\0ers"),
+        ({}, b"\x01\x02\x03abc"),
+    ],
+)
+@pytest.mark.parametrize("status", [422, 403])
+def test_a_body_that_is_no_text_is_not_repeated(
+    server: HttpServer, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    server.answer = lambda exchange: exchange.answer(status, headers, body)
+    with connected(server.url) as sink:
+        said = str(failed(sink))
+    assert said.partition(";")[0] == f"http://127.0.0.1:{server.port} answers {status}"
+
+
+def test_a_body_in_another_charset_is_read(server: HttpServer) -> None:
+    server.answer = lambda exchange: exchange.answer(
+        422, {"Content-Type": "application/problem+json; charset=ISO-8859-1"}, "größer".encode("latin-1")
+    )
+    with connected(server.url) as sink:
+        assert str(failed(sink)).endswith("answers 422: größer")
+
+
+@pytest.mark.parametrize("interim", [(100,), (102,), (103, 103), (100, 102, 103)])
+@pytest.mark.parametrize("status", [204, 422])
+def test_interim_responses_are_skipped(server: HttpServer, interim: tuple[int, ...], status: int) -> None:
+    def answer(exchange: Exchange) -> None:
+        for one in interim:
+            exchange.send(b"HTTP/1.1 %d Early\r\nLink: </style.css>\r\n\r\n" % one)
+        exchange.answer(status, body=b"")
+
+    server.answer = answer
+    with connected(server.url) as sink:
+        for number in (1, 2):
+            batch = envelopes([make_event(number)])
+            if status == 204:
+                sink.write(batch, SECONDS)
+            else:
+                with pytest.raises(Refused):
+                    sink.write(batch, SECONDS)
+    assert len(server.requests) == 2
+    assert len({request.connection for request in server.requests}) == 1
+
+
+def test_endless_interim_responses_are_no_answer(server: HttpServer) -> None:
+    def answer(exchange: Exchange) -> None:
+        while True:
+            exchange.send(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+    server.answer = answer
+    with connected(server.url) as sink:
+        assert isinstance(failed(sink), Retry)
 
 
 def not_whole(exchange: Exchange) -> None:
@@ -719,8 +779,8 @@ def test_probe_posts_nothing(server: HttpServer) -> None:
     [
         (204, None, None),
         (405, None, None),  # many take a POST and nothing else
-        (401, "answers 401 to OPTIONS (nothing was posted)", "see auth and headers of the sink"),
-        (404, "answers 404", "see whether the path of url is right"),
+        (401, "answers 401 to OPTIONS (nothing was posted)", "set auth or headers"),
+        (404, "answers 404", "set url to the path that takes events"),
         (503, "answers 503", "see the server's log"),
     ],
 )

@@ -16,7 +16,8 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -28,14 +29,16 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning, NameResolution
 from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from meshbridge import __version__
+from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.sinks.base import NotConnected, Retry, SinkError
-from meshbridge.sinks.http.answers import Answer, words_of
+from meshbridge.sinks.http.answers import Answer, readable, words_of
 from meshbridge.sinks.http.options import HttpOptions, origin
 from meshbridge.sinks.options import secret_of
 
 __all__ = ["HttpClient", "Post"]
 
 _MAX_ANSWER_BYTES = 64 * 1024  # read so that the connection can be used again; a longer answer costs the connection
+_MAX_DOCUMENT_BYTES = 1024 * 1024  # of what is asked for by GET
 _ANSWER_SECONDS = 1.0  # the same in time: once the status is known, nobody waits for the rest
 _LOOK_SECONDS = 0.25  # how often the watch looks whether a time has become shorter
 
@@ -107,11 +110,11 @@ class _Cuttable:
 
 
 class _HttpConnection(_Cuttable, HTTPConnection):
-    pass
+    response_class = FinalResponse
 
 
 class _HttpsConnection(_Cuttable, HTTPSConnection):
-    pass
+    response_class = FinalResponse
 
 
 class _HttpPool(HTTPConnectionPool):
@@ -240,18 +243,18 @@ class HttpClient:
             raise NotConnected(f"not connected to {self.place}")
         self._run(lanes, timeout_seconds, self._request())
 
-    def ask_options(self, timeout_seconds: float) -> int:
-        """The status of an OPTIONS request, which is safe (RFC 9110, 9.2.1): it changes nothing and carries no event.
+    def ask(self, method: Literal["GET", "OPTIONS"], timeout_seconds: float) -> Answer:
+        """The answer to a safe request (RFC 9110, 9.2.1): it changes nothing and carries no event.
 
         Raises:
             SinkError: there is no answer.
 
         """
         answers: list[Answer] = []
-        self._run([lambda post: answers.append(post(b"", {}))], timeout_seconds, self._request("OPTIONS"))
+        self._run([lambda post: answers.append(post(b"", {}))], timeout_seconds, self._request(method))
         if not answers:
             raise Retry(f"{self.place} gives no answer within {timeout_seconds:g} s", reason="timeout")
-        return answers[0].status
+        return answers[0]
 
     def _run(self, lanes: Sequence[Callable[[Post], None]], timeout_seconds: float, base: "_Base | None") -> bool:
         now = time.monotonic()
@@ -324,9 +327,9 @@ class HttpClient:
             )
             status, retry_after = response.status_code, response.headers.get("Retry-After")
             exchange.deadline = min(exchange.deadline, time.monotonic() + _ANSWER_SECONDS)
-            said = _finish(response)
-            refused = 400 <= status < 500  # noqa: PLR2004 the class of RFC 9110
-            answer = Answer(status, retry_after, words_of(said, base.secrets, body) if refused else "")
+            said = _finish(response, base.max_answer_bytes)
+            text = readable(said, response.headers) if base.reads or status >= HTTPStatus.BAD_REQUEST else ""
+            answer = Answer(status, retry_after, words_of(text, base.secrets, body), text)
         except (OSError, HTTPError, ValueError) as error:  # every exception of requests is an OSError
             raise self._translated(error, exchange, time.monotonic() - now) from None  # its text has the whole url
         finally:
@@ -376,9 +379,12 @@ class _Base:
 
     def __init__(self, method: str, url: str, headers: Mapping[str, str], proxies: dict[str, str]) -> None:
         self.proxies = proxies
+        self.reads = method == "GET"  # the body is what was asked for
+        self.max_answer_bytes = _MAX_DOCUMENT_BYTES if self.reads else _MAX_ANSWER_BYTES
         self._headers = dict(headers)
         self.secrets = [one for one in _secrets(url, headers, proxies) if len(one) > 1]
-        self._prepared = requests.Request(method, url, headers={"User-Agent": f"meshbridge/{__version__}"}).prepare()
+        own = {"User-Agent": f"meshbridge/{__version__}", "Accept-Encoding": "identity"}
+        self._prepared = requests.Request(method, url, headers=own).prepare()
 
     def prepared(self, body: bytes, headers: Mapping[str, str]) -> requests.PreparedRequest:
         prepared = self._prepared.copy()
@@ -401,7 +407,7 @@ def _secrets(url: str, headers: Mapping[str, str], proxies: Mapping[str, str]) -
         yield unquote(urlsplit(proxy).netloc.rpartition("@")[0])
 
 
-def _finish(response: requests.Response) -> bytes:
+def _finish(response: requests.Response, max_bytes: int) -> bytes:
     """Reads what is left of an answer, so that its connection can be used again, and gives it.
 
     Where that is too much, or is not to be had, the connection is closed, and there is nothing to give.
@@ -410,7 +416,7 @@ def _finish(response: requests.Response) -> bytes:
     try:
         for chunk in response.raw.stream(8192, decode_content=False):
             body += chunk
-            if len(body) > _MAX_ANSWER_BYTES:
+            if len(body) > max_bytes:
                 response.close()
                 return b""
     except (HTTPError, OSError, ValueError):  # the status is known: how the rest ends doesn't matter

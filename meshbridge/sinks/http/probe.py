@@ -3,16 +3,14 @@
 from http import HTTPStatus
 
 from meshbridge.sinks.base import Found, NotConnected
+from meshbridge.sinks.http.answers import REMEDIES
 from meshbridge.sinks.http.client import HttpClient
 
 __all__ = ["probe_server"]
 
-_REMEDIES: dict[int, str] = {
-    HTTPStatus.UNAUTHORIZED: "see auth and headers of the sink",
-    HTTPStatus.FORBIDDEN: "see auth and headers of the sink",
-    HTTPStatus.NOT_FOUND: "see whether the path of url is right",
-    HTTPStatus.GONE: "the hook may have been deleted: see whether the path of url is right",
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "set name and password in proxy",
+# Many servers take a POST where they allow no OPTIONS, so 405 says nothing.
+_REMEDIES = {status: remedy for status, remedy in REMEDIES.items() if status != HTTPStatus.METHOD_NOT_ALLOWED} | {
+    HTTPStatus.GONE: "see whether the hook has been deleted, and set url to the one that is there"
 }
 _FIRST_SERVER_ERROR = 500
 
@@ -29,7 +27,7 @@ def probe_server(client: HttpClient, timeout_seconds: float) -> Found:
     """
     try:
         client.connect(timeout_seconds)
-        status = client.ask_options(timeout_seconds)
+        status = client.ask("OPTIONS", timeout_seconds).status
     finally:
         client.close()
     said = f"{client.place} answers {status} to OPTIONS"

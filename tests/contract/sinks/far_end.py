@@ -19,6 +19,8 @@ class Say(enum.Enum):
     OK = enum.auto()
     BUSY = enum.auto()  # not now
     REFUSE = enum.auto()  # never this one
+    DENY = enum.auto()  # nobody's fault but the place's: a wrong password, a missing right, a path that is gone
+    INTERIM = enum.auto()  # something that is no answer yet, then the answer: taken
     GONE = enum.auto()  # never again any
     SILENT = enum.auto()  # the answer does not come
     CUT = enum.auto()  # the connection ends instead of an answer

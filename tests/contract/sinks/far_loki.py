@@ -7,7 +7,7 @@ import orjson
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.loki import LokiOptions
 from tests.contract.sinks.far_end import SECRETS, Say
-from tests.contract.sinks.far_webhook import WebhookFarEnd
+from tests.contract.sinks.far_webhook import WebhookFarEnd, interim
 from tests.contract.sinks.http_server import Exchange, Request
 
 
@@ -27,7 +27,9 @@ class LokiFarEnd(WebhookFarEnd):
             raise
         ids = list(dict.fromkeys(entry[3]["id"] for entry in entries))
         say = self.script.answer(ids)
-        if say is Say.OK:
+        if say is Say.INTERIM:
+            interim(exchange)
+        if say in {Say.OK, Say.INTERIM}:
             with self._lock:
                 self._taken += ids
                 self.entries += entries

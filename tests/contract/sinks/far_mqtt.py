@@ -13,11 +13,11 @@ from tests.contract.sinks.far_end import SECRETS, Say, Script
 from tests.contract.sinks.socket_server import SocketServer, exactly
 
 _CONNECT, _PUBLISH, _PINGREQ, _DISCONNECT = 1, 3, 12, 14
-_REASONS = {Say.BUSY: 0x97, Say.REFUSE: 0x99}  # quota exceeded, payload format invalid
+_REASONS = {Say.BUSY: 0x97, Say.REFUSE: 0x99, Say.DENY: 0x87}  # quota exceeded, payload format invalid, not authorized
 
 
 class MqttFarEnd:
-    says = frozenset({Say.OK, Say.BUSY, Say.REFUSE, Say.SILENT, Say.CUT})
+    says = frozenset({Say.OK, Say.BUSY, Say.REFUSE, Say.DENY, Say.SILENT, Say.CUT})
     keeps_first_order = False
 
     def __init__(self, directory: Path) -> None:

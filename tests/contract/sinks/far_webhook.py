@@ -57,7 +57,9 @@ class WebhookFarEnd:
         body = orjson.loads(exchange.request.body)
         ids = [event["id"] for event in (body if isinstance(body, list) else [body])]
         say = self.script.answer(ids)
-        if say is Say.OK:
+        if say is Say.INTERIM:
+            interim(exchange)
+        if say in {Say.OK, Say.INTERIM}:
             with self._lock:
                 self._taken += ids
             exchange.answer(204)
@@ -69,12 +71,18 @@ class WebhookFarEnd:
             exchange.answer(429, {"Retry-After": "2"})
         elif say is Say.REFUSE:
             exchange.answer(422, body=b"no")
+        elif say is Say.DENY:
+            exchange.answer(403, {"Content-Encoding": "gzip"}, b"\x1f\x8b\x08")
         elif say is Say.GONE:
             exchange.answer(410)
         elif say is Say.SILENT:
             exchange.hold()
         else:
             exchange.cut()
+
+
+def interim(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
 
 
 class BatchWebhookFarEnd(WebhookFarEnd):

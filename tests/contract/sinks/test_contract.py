@@ -182,6 +182,44 @@ def test_a_refused_event_and_a_busy_one_in_one_batch(far: FarEnd, sink: Sink) ->
     assert_complete(far, batch, course.dead)
 
 
+@meets(Say.REFUSE)
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_refused_for_good_costs_nothing_else(far: FarEnd, sink: Sink, count: int) -> None:
+    """Of many apps and of one: what stands behind a refused event arrives, and so does what is written later."""
+    batch = some(30)
+    refused = [envelope.event for envelope in batch if envelope.event.app == "web"][:count]
+    for event in refused:
+        far.script.plan(event, Say.REFUSE)
+    course = deliver(sink, far, batch)
+    assert course.dead == refused
+    later = some(10, 31)
+    write(sink, later)
+    assert_complete(far, [*batch, *later], course.dead)
+
+
+@meets(Say.DENY)
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_place_that_refuses_for_a_while_costs_no_event(far: FarEnd, sink: Sink, count: int) -> None:
+    batch = some(20)
+    for envelope in batch[:count]:
+        far.script.plan(envelope.event, *[Say.DENY] * 3, Say.OK)
+    course = deliver(sink, far, batch)
+    assert course.dead == []
+    assert course.errors
+    assert all(isinstance(error, Retry | NotConnected) for error in course.errors)
+    assert_complete(far, batch)
+
+
+@meets(Say.INTERIM)
+def test_an_interim_answer_is_not_taken_for_the_answer(far: FarEnd, sink: Sink) -> None:
+    batch = some(20)
+    for envelope in batch[::3]:
+        far.script.plan(envelope.event, Say.INTERIM)
+    write(sink, batch)
+    assert_complete(far, batch)
+    assert len(far.arrived()) == len(batch)
+
+
 @meets(Say.GONE)
 def test_gone_is_gone(far: FarEnd, sink: Sink) -> None:
     batch = some(20)

@@ -4,6 +4,7 @@ import errno
 import gzip
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,70 @@ def test_a_bridge_that_is_killed_leaves_whole_lines(tmp_path: Path, clock: Clock
         numbers = sorted(number for file in tmp_path.iterdir() for number in numbers_in(file))
         assert numbers == list(range(1, len(numbers) + 1))
         assert len(numbers) >= seen
+
+
+@pytest.mark.parametrize("created", [True, False])
+@pytest.mark.parametrize("by_idle", [True, False])
+def test_a_file_that_logrotate_moves_away_is_no_fault(
+    tmp_path: Path, clock: Clock, created: bool, by_idle: bool
+) -> None:
+    sink = make(tmp_path, clock)
+    path = tmp_path / "events.jsonl"
+    for number in (1, 2, 3):
+        write(sink, number)
+        path.rename(tmp_path / f"events.jsonl.{number}")
+        if created:
+            path.touch(mode=0o600)
+        if by_idle:
+            sink.idle()
+            assert path.exists()
+    write(sink, 4)
+    sink.close(SECONDS)
+    assert [numbers_in(tmp_path / f"events.jsonl.{number}") for number in (1, 2, 3)] == [[1], [2], [3]]
+    assert numbers_in(path) == [4]
+
+
+def test_a_file_that_was_deleted_or_copied_and_truncated_goes_on(tmp_path: Path, clock: Clock) -> None:
+    sink = make(tmp_path, clock)
+    path = tmp_path / "events.jsonl"
+    write(sink, 1)
+    path.unlink()
+    write(sink, 2)
+    assert numbers_in(path) == [2]
+    os.truncate(path, 0)
+    write(sink, 3)
+    assert numbers_in(path) == [3]
+    sink.close(SECONDS)
+
+
+def test_a_directory_that_has_gone_is_said(tmp_path: Path, clock: Clock) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    sink = make(directory, clock)
+    write(sink, 1)
+    directory.rename(tmp_path / "away")
+    for call in (sink.idle, lambda: write(sink, 2)):
+        with pytest.raises(NotConnected, match=r"cannot open .*: No such file|not open"):
+            call()
+    sink.close(SECONDS)
+
+
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="needs logrotate")
+def test_the_real_logrotate_is_no_fault(tmp_path: Path, clock: Clock) -> None:
+    sink = make(tmp_path, clock)
+    path, rules = tmp_path / "events.jsonl", tmp_path / "rules"
+    rules.write_text(f"{path} {{\n rotate 5\n create 0640\n}}\n")
+    rules.chmod(0o644)
+    for number in (1, 2):
+        write(sink, number)
+        subprocess.run(["logrotate", "-f", "-s", tmp_path / "state", rules], check=True)
+    write(sink, 3)
+    sink.close(SECONDS)
+    assert [numbers_in(tmp_path / name) for name in ("events.jsonl.2", "events.jsonl.1", "events.jsonl")] == [
+        [1],
+        [2],
+        [3],
+    ]
 
 
 def test_what_cannot_be_rotated_is_said(tmp_path: Path, clock: Clock) -> None:

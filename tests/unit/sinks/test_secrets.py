@@ -43,3 +43,20 @@ def test_a_token_that_no_header_can_have_is_refused_unseen(token: str, tmp_path:
     assert "hid" not in str(caught.value)
     file.write_text("good\n", encoding="utf-8")
     assert HttpAuth.model_validate({"bearer_file": str(file)}).header() == "Bearer good"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"", "it is empty"), ("key".encode("utf-16"), "it is not UTF-8")]
+)
+def test_a_credentials_file_of_nats_that_cannot_be_used_is_named(
+    content: bytes | None, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "bridge.creds"
+    if content is not None:
+        file.write_bytes(content)
+    settings = {"type": "nats", "url": "nats://127.0.0.1:1", "credentials": str(file)}
+    sink = NatsOptions.model_validate(settings).build("sink", tmp_path)
+    with pytest.raises(NotConnected, match=f"cannot read credentials .*bridge.creds: {words}") as caught:
+        sink.connect(2)
+    assert caught.value.reason == "secret"
+    sink.close(0)
