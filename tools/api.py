@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import Scope
-from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.interface import Bridge
 from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.problems import MEANINGS, Problem
 from meshbridge.journal import Journal, JournalOptions

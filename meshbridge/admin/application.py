@@ -10,8 +10,8 @@ from meshbridge.admin import middleware, page, problems, reference, token
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.audit import Audit
 from meshbridge.admin.auth import Authenticate
-from meshbridge.admin.bridge import Bridge
 from meshbridge.admin.description import describe
+from meshbridge.admin.interface import Bridge
 from meshbridge.admin.options import AdminOptions
 
 __all__ = ["new_application"]

@@ -6,7 +6,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from meshbridge.admin.auth import Scope, needs
-from meshbridge.admin.bridge import ReloadRefusedError, TheBridge
+from meshbridge.admin.bridge import TheBridge
+from meshbridge.admin.interface import ReloadRefusedError
 from meshbridge.admin.problems import Problem
 
 __all__ = ["router"]

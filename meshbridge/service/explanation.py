@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from meshbridge.admin.bridge import Asked
+from meshbridge.admin.interface import Asked
 from meshbridge.config.load import Settings
 from meshbridge.delivery import event_from_json, explain, new_route
 from meshbridge.journal import Journal

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import socket_auth
-from meshbridge.admin.bridge import Bridge, ReloadRefusedError
 from meshbridge.admin.control import ControlSocket
+from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.appmesh import AppMeshConnectionError
 from meshbridge.config.load import Settings
 from meshbridge.journal import Journal, JournalError, Verification, verify_directory

@@ -19,8 +19,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from meshbridge import telemetry
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import socket_auth, token_auth
-from meshbridge.admin.bridge import Bridge, ReloadRefusedError
 from meshbridge.admin.control import ControlSocket
+from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.admin.listener import AdminListener
 from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
 from meshbridge.config.load import ConfigError, Settings

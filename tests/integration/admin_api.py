@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import Scope
-from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.interface import Bridge
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshClient
 from meshbridge.emulator import Emulator

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from meshbridge.admin.application import new_application
-from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.interface import Bridge
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.emulator import Emulator, EmulatorOptions

@@ -18,7 +18,7 @@ from schemathesis.checks import negative_data_rejection, positive_data_acceptanc
 from meshbridge.admin import events as events_area
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import Authenticate, Scope, token_auth
-from meshbridge.admin.bridge import Asked, Bridge, ReloadRefusedError
+from meshbridge.admin.interface import Asked, Bridge, ReloadRefusedError
 from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.problems import Problem
 from meshbridge.appmesh import AppMeshClient

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from meshbridge.admin import daemons
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import Scope
-from meshbridge.admin.bridge import Bridge
+from meshbridge.admin.interface import Bridge
 from meshbridge.appmesh import AppMeshConnectionError, AppRun
 from meshbridge.appmesh.transport_mixin import TransportClientMixin
 from meshbridge.journal import Journal, JournalOptions

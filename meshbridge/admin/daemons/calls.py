@@ -19,8 +19,9 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from meshbridge.admin.auth import Authenticate, Scope
-from meshbridge.admin.bridge import Bridge, TheBridge
+from meshbridge.admin.bridge import TheBridge
 from meshbridge.admin.daemons.error_mapping import problem_of
+from meshbridge.admin.interface import Bridge
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshClient, AppMeshError
 

@@ -1,0 +1,71 @@
+"""What the API asks of its bridge. Imports no web framework, so that a service can start without one."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from meshbridge.appmesh import AppMeshClient
+from meshbridge.fields import Options, When
+from meshbridge.journal import Journal
+from meshbridge.model.status import LinkStatus, ReplayStatus, SinkStatus
+
+__all__ = ["Asked", "Bridge", "Clients", "ReloadRefusedError", "SinkControl"]
+
+
+class SinkControl(Protocol):
+    """What an operator may do to a sink."""
+
+    name: str
+
+    def status(self) -> SinkStatus: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def replay(self, *, since: float | None, until: float | None, when: When | None) -> ReplayStatus: ...
+    def replays(self) -> list[ReplayStatus]: ...
+    def cancel_replay(self, replay: str) -> bool: ...
+    def retry_letters(self) -> None: ...
+
+
+class ReloadRefusedError(Exception):
+    """The settings can't be used; ``problems`` has a line for each reason. Those in force stay."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = list(problems)
+
+
+class Asked(Options):
+    """An event by its id, or itself: as the daemon sends it, or as a CloudEvent."""
+
+    id: str | None = None
+    event: dict[str, Any] | None = None
+    daemon: str | None = Field(default=None, description="whose event it is; default: the first daemon")
+
+
+class Clients(Protocol):
+    """The SDK's client of a daemon, with the link's own login."""
+
+    def __call__(self, daemon: str, /, *, alone: bool = False) -> AbstractContextManager[AppMeshClient]:
+        """One that all share; ``alone``: on a connection of its own, which any thread may end by ``close()``.
+
+        Raises:
+            AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
+
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """What the service lets the API see and do."""
+
+    sinks: Callable[[], Sequence[SinkControl]]
+    links: Callable[[], Sequence[LinkStatus]]
+    journal: Journal
+    explain: Callable[[Asked], list[dict[str, Any]]]
+    """What each sink would get of an event. Raises LookupError (no such event, or daemon), ValueError (no event)."""
+    reload: Callable[[], dict[str, Any]]
+    """Puts changed settings in force and says what it did. Raises ReloadRefusedError."""
+    client: Clients
