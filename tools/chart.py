@@ -1,12 +1,13 @@
-"""Makes what the chart has of others: its README from the values, and its copies of rules and dashboards.
+"""Makes what the chart has of others: its README from the values, and its links to rules and dashboards.
 
     python -m tools.chart
 
-A chart holds files of its own folder alone, so that rules and dashboards have to be copied. A test holds all of them
-to what this makes.
+A chart holds files of its own folder alone. Helm puts what a symbolic link leads to into the package, so each rule and
+dashboard is tracked once. A test compares all of them with what this makes.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,25 +15,29 @@ import yaml
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 CHART = DEPLOY / "helm" / "meshbridge"
+README = CHART / "README.md"
 
 
-def generated() -> dict[Path, str]:
-    """The content of each generated file."""
-    files = {CHART / "README.md": _readme()}
-    for name in ("alerts.yml", "rules.yml"):
-        files[CHART / "rules" / name] = (DEPLOY / "prometheus" / name).read_text(encoding="utf-8")
-    for dashboard in sorted((DEPLOY / "grafana").glob("*.json")):
-        files[CHART / "dashboards" / dashboard.name] = dashboard.read_text(encoding="utf-8")
-    return files
+def links() -> dict[Path, str]:
+    """The target of each symbolic link, relative to the link."""
+    originals = {
+        "rules": [DEPLOY / "prometheus" / "alerts.yml", DEPLOY / "prometheus" / "rules.yml"],
+        "dashboards": sorted((DEPLOY / "grafana").glob("*.json")),
+    }
+    return {
+        CHART / folder / original.name: os.path.relpath(original, CHART / folder)
+        for folder, files in originals.items()
+        for original in files
+    }
 
 
-def surplus() -> list[Path]:
-    """Copies whose original is gone."""
-    kept = [*(CHART / "rules").iterdir(), *(CHART / "dashboards").iterdir()]
-    return sorted(set(kept) - generated().keys())
+def present() -> dict[Path, str]:
+    """What is in the chart's folders of links; empty where a file is no link."""
+    files = [*(CHART / "rules").glob("*"), *(CHART / "dashboards").glob("*")]
+    return {file: str(file.readlink()) if file.is_symlink() else "" for file in files}
 
 
-def _readme() -> str:
+def readme() -> str:
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     root = yaml.compose(values)
     assert isinstance(root, yaml.MappingNode)
@@ -58,11 +63,12 @@ def _default(node: yaml.Node) -> str:
 
 
 def main() -> None:
-    for path in surplus():
+    README.write_text(readme(), encoding="utf-8")
+    for path in present():
         path.unlink()
-    for path, content in generated().items():
+    for path, target in links().items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        path.symlink_to(target)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,6 @@ from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.status import LinkStatus
 from tests.integration.admin_api import ORDER, Api, gate, serving
 from tests.unit.appmesh.test_reference import ENTRIES
-from tools.api import PAGE
 
 ROOT = "/api/v1/daemons"
 
@@ -82,6 +82,9 @@ SCOPES = {
     """,
 }
 NEEDED = {line.strip(): scope for scope, lines in SCOPES.items() for line in lines.splitlines() if line.strip()}
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 
 
 def elsewhere() -> set[str]:

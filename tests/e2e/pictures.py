@@ -1,4 +1,4 @@
-"""Takes the pictures of the status page anew: ``python -m tools.pictures``.
+"""``python -m tests.e2e.pictures`` takes the pictures of the status page in ``docs/pictures``.
 
 The page is that of a real bridge, at an emulated daemon and one that is not there, in Debian's Chromium.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.e2e.chromium import Browser
 from tests.e2e.stage import Stage
 
-_PLACE = Path(__file__).parents[1] / "docs" / "pictures"
+_PLACE = Path(__file__).parents[2] / "docs" / "pictures"
 _WIDTH, _HEIGHT = 1200, 930
 
 
