@@ -47,6 +47,18 @@ def wait_for(condition: Callable[[], Value], what: str = "", seconds: float = DE
         pause.wait(0.01)
 
 
+@contextlib.contextmanager
+def returns_in_time(seconds: float) -> Iterator[None]:
+    """The block has a time limit of its own, ``seconds``, against something that would hold it up for much longer.
+
+    A busy machine may make it late, so that it gets ten seconds more; without its limit it would take longer still.
+    """
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took <= seconds + 10.0, f"took {took:.1f} s, with a limit of {seconds:g} s"
+
+
 _RESERVED: list[socket.socket] = []
 
 

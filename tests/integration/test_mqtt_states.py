@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tests.support import (
     free_port,
     make_event,
     meshbridge_command,
+    returns_in_time,
     wait_for,
     write_config,
 )
@@ -179,17 +179,15 @@ def test_a_broker_that_stands_still_holds_up_neither_idle_nor_connect(mosquitto:
     try:
         for number in range(5000):
             states.put(f"app-{number}", LISTED)
-        begun = time.monotonic()
-        for _ in range(5):
-            sink.idle()
-        assert time.monotonic() - begun < 2
+        with returns_in_time(2):
+            for _ in range(50):
+                sink.idle()
     finally:
         mosquitto.send(signal.SIGCONT)
     idle_until(sink, lambda: settled(sink), "all states")
     assert len(retained(mosquitto)) == 5002
-    begun = time.monotonic()
-    sink.connect(5)
-    assert time.monotonic() - begun < 5
+    with returns_in_time(5):
+        sink.connect(5)
     sink.close(2)
 
 
