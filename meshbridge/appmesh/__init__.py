@@ -38,7 +38,9 @@ if TYPE_CHECKING:
         AppMeshRequestError,
         AppMeshTimeoutError,
         AppMeshTokenError,
+        AppMeshUnsafeError,
     )
+    from meshbridge.appmesh.harm import AppMeshUnsafeWarning
     from meshbridge.appmesh.server_http import AppMeshServer
     from meshbridge.appmesh.server_tcp import AppMeshServerTCP
     from meshbridge.appmesh.server_wss import AppMeshServerWSS
@@ -64,6 +66,8 @@ __all__ = [
     "AppMeshServerWSS",
     "AppMeshTimeoutError",
     "AppMeshTokenError",
+    "AppMeshUnsafeError",
+    "AppMeshUnsafeWarning",
     "AppOutput",
     "AppRun",
     "OutputHandler",
@@ -84,6 +88,7 @@ _HOMES = {
     "AppOutput": "app_output",
     "AppRun": "app_run",
     "OutputHandler": "app_run",
+    "AppMeshUnsafeWarning": "harm",
     "SubscriptionResult": "subscribe",
     "print_output_handler": "app_run",
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "exceptions"),

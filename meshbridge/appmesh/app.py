@@ -1,15 +1,17 @@
 """An application as a daemon registers and reports it (PROTOCOL.md, 'App JSON')."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, time
 from enum import Enum
 from typing import Any, TypeVar
 
 import orjson
 
-__all__ = ["App"]
+__all__ = ["App", "request_of", "second_of_day", "unix_seconds"]
 
 T = TypeVar("T")
+
+_DAY_SECONDS = 86_400
 
 
 class App:
@@ -157,6 +159,75 @@ class App:
 
     def __repr__(self) -> str:
         return f"App({self})"
+
+
+def request_of(app: App) -> dict[str, Any]:
+    """The JSON form as a daemon takes it: times are whole numbers. Naive times are local.
+
+    Raises:
+        ValueError: a time is neither a number nor ISO 8601.
+
+    """
+    fields = app.to_dict()
+    daily = fields.get("daily_limitation")
+    if daily:
+        fields["daily_limitation"] = {name: _in_seconds(name, value) for name, value in daily.items()}
+    return {name: _in_seconds(name, value) for name, value in fields.items()}
+
+
+def _in_seconds(name: str, value: Any) -> Any:
+    read = _TIMES.get(name)
+    if read is None or not isinstance(value, str):
+        return value
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def unix_seconds(text: str) -> int:
+    """Of an ISO 8601 date and time; a naive one is local.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError, OSError):  # the latter: a year that the host's clock does not know
+        raise ValueError(
+            f"{text!r} is not a time: use unix seconds, or ISO 8601 such as 2026-12-01T09:30:00Z"
+        ) from None
+
+
+def second_of_day(text: str) -> int:
+    """The second of the UTC day of an ISO 8601 time, with or without a date; a naive one is local.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    try:
+        moment = datetime.combine(datetime.now(UTC).date(), time.fromisoformat(text))
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is not a time of day: use seconds of the UTC day, or ISO 8601 such as 09:30:00+02:00"
+            ) from None
+    try:
+        return int(moment.timestamp()) % _DAY_SECONDS
+    except (OverflowError, OSError):
+        raise ValueError(f"{text!r} is not a time that this host's clock knows") from None
+
+
+_TIMES = {
+    "start_time": unix_seconds,
+    "end_time": unix_seconds,
+    "daily_start": second_of_day,
+    "daily_end": second_of_day,
+}
 
 
 def _is_empty(value: object) -> bool:

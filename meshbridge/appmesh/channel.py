@@ -9,11 +9,13 @@ from typing import Protocol
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshTimeoutError
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage
-from meshbridge.appmesh.wire.conversation import Conversation
+from meshbridge.appmesh.wire.conversation import Conversation, may_be_followed
 
 __all__ = ["Channel", "Transport"]
 
 logger = logging.getLogger(__name__)
+
+_SECOND_ANSWER_SECONDS = 1.0  # a daemon sends it right after the first
 
 
 class Transport(Protocol):
@@ -47,7 +49,9 @@ class _Waiter:
         return self._arrived.acquire(timeout=timeout_seconds)
 
     def wake(self) -> None:
-        self._arrived.release()
+        """Set :attr:`response` or :attr:`error` before: a thread that was woken and has not looked yet sees both."""
+        if self._arrived.locked():
+            self._arrived.release()
 
 
 class Channel:
@@ -131,6 +135,10 @@ class Channel:
                 f"no answer to {message.http_method} {message.request_uri} within {timeout_seconds:g} s",
                 operation=f"{message.http_method} {message.request_uri}",
             )
+        if waiter.response is not None and may_be_followed(waiter.response):
+            waiter.wait(_SECOND_ANSWER_SECONDS)
+            with self._lock:
+                self._conversation.forget(message)
         if waiter.response is None:
             assert waiter.error is not None
             raise AppMeshConnectionError(str(waiter.error)) from waiter.error

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -28,7 +29,7 @@ from meshbridge.appmesh.files import (
     open_local,
     replacing,
 )
-from meshbridge.appmesh.http_session import HttpSession, read_headers
+from meshbridge.appmesh.http_session import HttpSession, closed_without_answer, read_headers
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 
 __all__ = ["FileOperations"]
@@ -37,6 +38,8 @@ T = TypeVar("T")
 
 _FILE_PATH = "X-File-Path"
 _CHUNK_BYTES = 64 * 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_EMPTY_FILE_ATTEMPTS = 2
 _WSS_PORT = 6058  # there the paths for files only hand out a token
 
 
@@ -62,6 +65,8 @@ class FileOperations(LoginOperations):
     def upload_file(self, local_file: str, remote_file: str, preserve_permissions: bool = True) -> None:
         """Copies a file to the daemon's host, with its mode, owner and group where ``preserve_permissions``.
 
+        Over WSS a daemon of 2.x ignores them: the file has mode 0644 and belongs to the daemon's user.
+
         Raises:
             FileNotFoundError: there is no such local file.
             AppMeshRequestError: 403 where the remote file exists already.
@@ -85,11 +90,12 @@ class FileOperations(LoginOperations):
 
     def upload_stream(
         self, source: Source, remote_file: str, *, size: int | None = None, attributes: Mapping[str, str] | None = None
-    ) -> None:
+    ) -> bool:
         """Sends what ``source`` gives as a file to the daemon's host; on return it is there.
 
         ``size`` is how many bytes that are; without it, as many as there are, which only TCP can carry.
-        ``attributes`` are those of a :class:`~meshbridge.appmesh.files.RemoteFile`.
+        ``attributes`` are those of a :class:`~meshbridge.appmesh.files.RemoteFile`. Gives whether the daemon applies
+        them: over WSS one of 2.x ignores them.
 
         Raises:
             ValueError: the transport needs a size.
@@ -98,16 +104,15 @@ class FileOperations(LoginOperations):
 
         """
         name = os.path.basename(remote_file)  # noqa: PTH119 a path of another host
-        self._send_file(remote_file, Upload(source, size, name, attributes or {}))
+        return self._send_file(remote_file, Upload(source, size, name, attributes or {}))
 
-    def _send_file(self, remote_file: str, upload: Upload) -> None:
+    def _send_file(self, remote_file: str, upload: Upload) -> bool:
         if upload.size is None:
-            self._authorized(lambda token: self._upload(remote_file, token, upload))
-            return
+            return self._authorized(lambda token: self._upload(remote_file, token, upload))
         sized = SizedSource(upload.source, upload.size)
         upload = replace(upload, source=sized)
         try:
-            self._authorized(lambda token: self._upload(remote_file, token, upload))
+            return self._authorized(lambda token: self._upload(remote_file, token, upload))
         except AppMeshConnectionError:
             if sized.failure is not None:
                 raise sized.failure from None
@@ -131,23 +136,48 @@ class FileOperations(LoginOperations):
     @contextlib.contextmanager
     def _download(self, remote_file: str, token: str) -> Iterator[RemoteFile]:
         with self._file_session() as session:
-            if self._takes_tickets(session):
-                message = self._ticket_message("GET", paths.FILE_DOWNLOAD, remote_file)
-            else:
-                message = self._file_message("GET", paths.FILE_DOWNLOAD, remote_file, token)
+            if self._takes_tickets():
+                with self._download_by_ticket(session, remote_file) as remote:
+                    yield remote
+                return
+            message = self._file_message("GET", paths.FILE_DOWNLOAD, remote_file, token)
             with session.open(message, self._timeout_seconds) as response:
-                if response.status_code != HTTPStatus.OK:
-                    raise answer_error(message, _read(message, response))
-                length = response.headers.get("Content-Length", "")
-                size = int(length) if length.isdecimal() else None
-                yield RemoteFile(read_headers(response), size, response.iter_content(_CHUNK_BYTES))
+                yield _remote_file(message, response, {})
 
-    def _upload(self, remote_file: str, token: str, upload: Upload) -> None:
+    @contextlib.contextmanager
+    def _download_by_ticket(self, session: HttpSession, remote_file: str) -> Iterator[RemoteFile]:
+        """Mode, owner and group stand in the first answer only.
+
+        A daemon of 2.x closes the connection without a byte where the file is empty. Twice in a row, with the daemon's
+        answer that there is such a file before, between and after, it is taken for that.
+        """
+        lost: AppMeshConnectionError | None = None
+        for _ in range(_EMPTY_FILE_ATTEMPTS):
+            message, attributes = self._ticket_message("GET", paths.FILE_DOWNLOAD, remote_file)
+            with contextlib.ExitStack() as opened:
+                try:
+                    response = opened.enter_context(session.open(message, self._timeout_seconds))
+                except AppMeshConnectionError as error:
+                    if not closed_without_answer(error):
+                        raise
+                    lost = error
+                    continue
+                yield _remote_file(message, response, attributes)
+                return
+        _, attributes = self._ticket_message("GET", paths.FILE_DOWNLOAD, remote_file)
+        if self._generation() != 2:  # noqa: PLR2004 only those have the fault
+            assert lost is not None
+            raise lost
+        yield RemoteFile(attributes, 0, iter(()))
+
+    def _upload(self, remote_file: str, token: str, upload: Upload) -> bool:
+        """Whether the daemon applies the attributes."""
         if upload.size is None:
             raise ValueError("over HTTPS the size of a file must be known before it is sent")
         with self._file_session() as session:
-            if self._takes_tickets(session):
-                message = self._ticket_message("POST", paths.FILE_UPLOAD, remote_file)
+            by_ticket = self._takes_tickets()
+            if by_ticket:
+                message, _ = self._ticket_message("POST", paths.FILE_UPLOAD, remote_file)
                 body: Any = upload.source
             else:
                 if self._provider is not None:
@@ -159,6 +189,7 @@ class FileOperations(LoginOperations):
             with session.open(message, self._timeout_seconds, body) as response:
                 if response.status_code not in {HTTPStatus.OK, HTTPStatus.CREATED}:
                     raise answer_error(message, _read(message, response))
+        return not upload.attributes or not by_ticket or self._generation() != 2  # noqa: PLR2004 as documented
 
     def _checked(self, token: str) -> str:
         """A token that the daemon takes: a body that was sent once can't be sent again with another."""
@@ -171,16 +202,18 @@ class FileOperations(LoginOperations):
             raise AppMeshRequestError("files need a transport of their own, which this client's exchange is not")
         yield self._exchange
 
-    def _takes_tickets(self, session: HttpSession) -> bool:
+    def _takes_tickets(self) -> bool:
         """Whether this is the WSS port, whose answers hand out a token for one transfer, over HTTPS."""
-        return urlsplit(session.base_url).port == _WSS_PORT
+        return urlsplit(self.base_url).port == _WSS_PORT
 
     def _file_message(self, method: str, uri: str, remote_file: str, token: str) -> RequestMessage:
         headers = {_FILE_PATH: self._path_header(remote_file)}
         return self._message(method, uri, None, headers, b"", token, self._forward_header())
 
-    def _ticket_message(self, method: str, uri: str, remote_file: str) -> RequestMessage:
+    def _ticket_message(self, method: str, uri: str, remote_file: str) -> tuple[RequestMessage, dict[str, str]]:
         """The request for the transfer itself, once the daemon has agreed to it over this client's transport.
+
+        With it the headers of that first answer, which for a download are the file's attributes.
 
         One of 2.x gives a token for it (PROTOCOL.md, 'Files'), one of 3.x takes the client's own, as its own client
         of 3.0.14 sends it.
@@ -195,11 +228,44 @@ class FileOperations(LoginOperations):
                     f"over WSS a daemon of 2.x does not forward files to {target}: use HTTPS",
                     operation=f"{method} {uri}",
                 )
-        return message
+        return message, answer.headers
 
     def _path_header(self, remote_file: str) -> str:
-        """Daemons of 3.x decode percent escapes in a path, those of 2.x take it as it is, over each transport."""
-        return quote(remote_file) if self._provider is not None or self._generation == 3 else remote_file  # noqa: PLR2004
+        """Daemons of 3.x decode percent escapes in a path, those of 2.x take it as it is, over each transport.
+
+        Raises:
+            AppMeshRequestError: the transport would carry another path.
+
+        """
+        escaped = quote(remote_file)
+        if escaped == remote_file:
+            return remote_file
+        if self._generation() == 3:  # noqa: PLR2004 as told above
+            return escaped
+        if why := self._lost(remote_file):
+            raise AppMeshRequestError(
+                f"{remote_file!r} cannot be sent to a daemon of 2.x over HTTPS or WSS: {why}. Use tcp://"
+            )
+        return remote_file
+
+    def _lost(self, path: str) -> str:
+        """What a header would lose of a path on its way to a daemon of 2.x; empty where it is nothing."""
+        if path != path.strip(" \t"):
+            return "blanks at its start or end are lost"
+        if _CONTROL.search(path):
+            return "a header cannot have control characters"
+        if not path[-1:].isascii() and self._takes_tickets():
+            return "bytes above 0x7F at its end are lost"
+        return ""
+
+
+def _remote_file(request: RequestMessage, response: requests.Response, attributes: Mapping[str, str]) -> RemoteFile:
+    """Raises AppMeshError: the daemon does not give it."""
+    if response.status_code != HTTPStatus.OK:
+        raise answer_error(request, _read(request, response))
+    length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isdecimal() else None
+    return RemoteFile({**attributes, **read_headers(response)}, size, response.iter_content(_CHUNK_BYTES))
 
 
 def _read(request: RequestMessage, response: requests.Response) -> ResponseMessage:

@@ -16,7 +16,7 @@ import orjson
 
 from meshbridge.appmesh import paths
 from meshbridge.appmesh.answers import integer_header, json_of, reason_of, text_of
-from meshbridge.appmesh.app import App
+from meshbridge.appmesh.app import App, request_of
 from meshbridge.appmesh.app_output import AppOutput
 from meshbridge.appmesh.app_run import AppRun, OutputHandler, print_output_handler
 from meshbridge.appmesh.client_files import FileOperations
@@ -30,6 +30,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshRequestError,
 )
 from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.harm import harms_of_app, harms_of_configuration, harms_of_label, harms_of_user, refuse_harm
 from meshbridge.appmesh.run_output import READ_BYTES, RunOutput
 from meshbridge.appmesh.subscribe import SubscriptionResult
 from meshbridge.appmesh.tcp_messages import ResponseMessage
@@ -80,23 +81,42 @@ class AppMeshClient(FileOperations):
         """Whether it is healthy: its process runs, and its health check (if it has one) succeeds."""
         return text_of(self._request("GET", paths.app(app_name, "health"))).strip() == "0"
 
-    def add_app(self, app: App, subscribe_events: list[str] | None = None) -> App:
+    def add_app(self, app: App, subscribe_events: list[str] | None = None, *, unsafe: bool = False) -> App:
         """Registers an application, or registers it again, and gives it as the daemon has it.
 
-        ``subscribe_events`` counts on TCP and WSS only; over HTTPS there is no way back for events.
-        """
-        return self._add_app(app, subscribe_events if self._TAKES_EVENTS else None)
+        ``subscribe_events`` counts on TCP and WSS only; over HTTPS there is no way back for events. Before you register
+        a running shell application again, disable it and wait for its EXIT: a daemon of 2.x may end the new process
+        with 127.
 
-    def _add_app(self, app: App, subscribe_events: list[str] | None, over: Exchange | None = None) -> App:
+        Raises:
+            AppMeshUnsafeError: it would stop the daemon; ``unsafe`` sends it. What only costs the app itself after
+                the daemon's next start is a warning (:class:`AppMeshUnsafeWarning`).
+            ValueError: a time is none.
+
+        """
+        return self._add_app(app, subscribe_events if self._TAKES_EVENTS else None, unsafe=unsafe)
+
+    def _add_app(
+        self, app: App, subscribe_events: list[str] | None, over: Exchange | None = None, *, unsafe: bool = False
+    ) -> App:
+        fields = request_of(app)
+        refuse_harm(harms_of_app(fields), "add_app", unsafe=unsafe)
         response = self._request(
             "PUT",
             paths.app(app.name or ""),
             query={"subscribe_events": ",".join(subscribe_events)} if subscribe_events else None,
             headers=_JSON,
-            body=_dump(app.to_dict()),
+            body=_dump(fields),
             over=over,
         )
-        return App(json_of(response, dict))
+        added = App(json_of(response, dict))
+        if app.shell and (added.starts or 0) > 1:
+            logger.warning(
+                "the shell application %s was registered again: if its process was running, the new one may end with "
+                "127; disable it and wait for its EXIT before",
+                app.name,
+            )
+        return added
 
     def delete_app(self, app_name: str) -> bool:
         """Removes an application and ends its process; False where there is none of that name."""
@@ -193,12 +213,14 @@ class AppMeshClient(FileOperations):
     ) -> ResponseMessage:
         if isinstance(app, str):
             app = App({"command": app, "shell": True})
+        fields = request_of(app)
+        refuse_harm([harm for harm in harms_of_app(fields) if harm.stops_daemon], uri, unsafe=False)
         return self._request(
             "POST",
             uri,
             query={"timeout": seconds_of(max_time), "lifecycle": seconds_of(lifecycle)},
             headers=_JSON,
-            body=_dump(app.to_dict()),
+            body=_dump(fields),
             waits_seconds=waits_seconds,
         )
 
@@ -339,8 +361,14 @@ class AppMeshClient(FileOperations):
     def get_config(self) -> dict[str, Any]:
         return json_of(self._request("GET", paths.CONFIG), dict)
 
-    def set_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Changes the parts of the configuration that ``config`` has; gives all of it."""
+    def set_config(self, config: Mapping[str, Any], *, unsafe: bool = False) -> dict[str, Any]:
+        """Changes the parts of the configuration that ``config`` has; gives all of it.
+
+        Raises:
+            AppMeshUnsafeError: the daemon would not start again; ``unsafe`` sends it.
+
+        """
+        refuse_harm(harms_of_configuration(config), "set_config", unsafe=unsafe)
         return json_of(self._request("POST", paths.CONFIG, headers=_JSON, body=_dump(config)), dict)
 
     def set_log_level(self, level: str = "DEBUG") -> str:
@@ -351,7 +379,14 @@ class AppMeshClient(FileOperations):
     def list_labels(self) -> dict[str, str]:
         return json_of(self._request("GET", paths.LABELS), dict)
 
-    def add_label(self, label_name: str, label_value: str) -> None:
+    def add_label(self, label_name: str, label_value: str, *, unsafe: bool = False) -> None:
+        """Sets a label.
+
+        Raises:
+            AppMeshUnsafeError: the daemon would not start again; ``unsafe`` sends it.
+
+        """
+        refuse_harm(harms_of_label(label_value), "add_label", unsafe=unsafe)
         self._request("PUT", paths.label(label_name), query={"value": label_value})
 
     def delete_label(self, label_name: str) -> None:
@@ -367,8 +402,14 @@ class AppMeshClient(FileOperations):
     def get_current_user(self) -> dict[str, Any]:
         return json_of(self._request_of(2, "GET", paths.USER_SELF), dict)
 
-    def add_user(self, username: str, user_data: Mapping[str, Any]) -> None:
-        """Adds or changes a user: ``key`` (the password), ``roles``, ``group``, ``email``, ``exec_user``."""
+    def add_user(self, username: str, user_data: Mapping[str, Any], *, unsafe: bool = False) -> None:
+        """Adds or changes a user: ``key`` (the password), ``roles``, ``group``, ``email``, ``exec_user``.
+
+        Raises:
+            AppMeshUnsafeError: the daemon would not start again; ``unsafe`` sends it.
+
+        """
+        refuse_harm(harms_of_user(user_data), "add_user", unsafe=unsafe)
         self._request_of(2, "PUT", paths.user(username), headers=_JSON, body=_dump(user_data))
 
     def delete_user(self, username: str) -> None:

@@ -176,6 +176,7 @@ class LoginOperations(ClientSession):
                 return challenge
             self.validate_totp(username, challenge, totp_code, token_expire)
             return None
+        self._generations[self._forward_header()] = 2  # those of 3.x know no logins
         self._refresh_if_wanted()
         return None
 
@@ -365,7 +366,7 @@ class LoginOperations(ClientSession):
         self._request("POST", paths.TOTP_SETUP, headers={"X-Totp-Code": str(totp_code)})
 
     def disable_totp(self, user: str = "self") -> None:
-        """Turns two-factor login off; for others than oneself that takes an administrator."""
+        """Turns two-factor login off; a daemon of 2.x refuses it for others than oneself."""
         self._request("POST", paths.totp_disable(user))
 
 

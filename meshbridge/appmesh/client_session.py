@@ -82,7 +82,7 @@ class ClientSession:
         self._provider = token_provider
         self._forward_to = ""
         self._here = _Here()
-        self._generation: int | None = None
+        self._generations: dict[str, int | None] = {}  # by node as in forward_to ("": connected), as measured
 
     def __enter__(self) -> Self:
         return self
@@ -191,6 +191,10 @@ class ClientSession:
     def _bearer(self) -> str:
         return "" if self._provider is None else self._provider.get_access_token() or ""
 
+    def _get_access_token(self) -> str | None:
+        """The token of the client, or None. An alias that code written for the official client uses."""
+        return self._bearer() or None
+
     def _is_refused_by(self, response: ResponseMessage, token: str, exchange: Exchange) -> bool:
         if response.http_status < HTTPStatus.BAD_REQUEST:
             return False
@@ -226,14 +230,14 @@ class ClientSession:
     def _takes_token(self, token: str, exchange: Exchange) -> bool:
         """The one place that decides whether a token is refused: where the request that only checks it is."""
         timeout_seconds = self._here.timeout_seconds or self._timeout_seconds
-        if self._generation != _PRINCIPALS:
+        if self._generations.get("") != _PRINCIPALS:
             asked = self._message("POST", paths.AUTH, None, None, b"", token, "")
             answer = self._exchanged(exchange, asked, timeout_seconds)
             if knows_path(asked, answer):
                 return not token_is_refused(asked, answer)
         asked = self._message("GET", paths.PRINCIPAL_SELF, None, None, b"", token, "")
         answer = self._exchanged(exchange, asked, timeout_seconds)
-        self._generation = _PRINCIPALS if knows_path(asked, answer) else None
+        self._generations[""] = _PRINCIPALS if knows_path(asked, answer) else None
         return not token_is_refused(asked, answer)
 
     # --- where to ------------------------------------------------------------------------------------------------
@@ -287,10 +291,23 @@ class ClientSession:
         try:
             response = self._request("GET", paths.AUTH_CONFIG, authorize=False)
         except AppMeshNotOfferedError as error:
-            self._generation = 2
+            self._generations[self._forward_header()] = 2
             raise _not_offered(f"GET {paths.AUTH_CONFIG}", 2, error.status) from error
-        self._generation = 3
+        self._generations[self._forward_header()] = 3
         return json_of(response, dict)
+
+    def _generation(self) -> int:
+        """Of the daemon that carries out the requests, measured where it is not known; 2 or 3.
+
+        Raises:
+            AppMeshError: the daemon does not say.
+
+        """
+        node = self._forward_header()
+        if self._generations.get(node) is None:
+            with contextlib.suppress(AppMeshNotOfferedError):
+                self.get_auth_config()
+        return self._generations[node] or 0
 
     def _request_of(
         self, generation: int, method: str, uri: str, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -304,16 +321,13 @@ class ClientSession:
             raise
 
     def _require_generation(self, generation: int, operation: str) -> None:
-        if self._generation is None:
-            try:
-                self.get_auth_config()
-            except AppMeshNotOfferedError:
-                pass
-            except AppMeshError as error:
-                logger.debug("the generation of the daemon stays unknown: %s", error)
-                return
-        if self._generation is not None and self._generation != generation:
-            raise _not_offered(operation, self._generation, HTTPStatus.NOT_FOUND)
+        try:
+            known = self._generation()
+        except AppMeshError as error:
+            logger.debug("the generation of the daemon stays unknown: %s", error)
+            return
+        if known != generation:
+            raise _not_offered(operation, known, HTTPStatus.NOT_FOUND)
 
 
 def _not_offered(operation: str, generation: int, status: int | None) -> AppMeshNotOfferedError:

@@ -63,8 +63,12 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
         with FileConnection(self._transport()) as connection:
             yield connection.download(message)
 
-    def _upload(self, remote_file: str, token: str, upload: Upload) -> None:
+    def _lost(self, path: str) -> str:  # noqa: ARG002 a message carries any text
+        return ""
+
+    def _upload(self, remote_file: str, token: str, upload: Upload) -> bool:
         message = self._file_message("POST", paths.FILE_UPLOAD, remote_file, token)
         message.headers.update(upload.attributes)
         with FileConnection(self._transport()) as connection:
             connection.upload(message, upload.source)
+        return True

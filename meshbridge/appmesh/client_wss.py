@@ -63,5 +63,5 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
         with contextlib.closing(session):
             yield session
 
-    def _takes_tickets(self, session: HttpSession) -> bool:  # noqa: ARG002 whatever its port
+    def _takes_tickets(self) -> bool:
         return True

@@ -12,6 +12,7 @@
 
     * :class:`AppMeshDeniedError`
     * :class:`AppMeshNotOfferedError`: this generation of daemon has no such operation
+    * :class:`AppMeshUnsafeError`: it would harm the daemon, so it was not asked
 
   * :class:`AppMeshConnectionError`: no answer, because there is no connection
 
@@ -37,6 +38,7 @@ __all__ = [
     "AppMeshRequestError",
     "AppMeshTimeoutError",
     "AppMeshTokenError",
+    "AppMeshUnsafeError",
     "LoginFault",
 ]
 
@@ -118,6 +120,10 @@ class AppMeshDeniedError(AppMeshAuthError, AppMeshRequestError):
 
 class AppMeshNotOfferedError(AppMeshRequestError):
     """The daemon is of a generation that does not know the operation (PROTOCOL.md, 'Two generations')."""
+
+
+class AppMeshUnsafeError(AppMeshRequestError):
+    """The request would stop the daemon for good, so it was not sent; ``unsafe=True`` sends it."""
 
 
 class AppMeshConnectionError(AppMeshError):

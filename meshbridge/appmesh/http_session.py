@@ -1,6 +1,7 @@
 """The HTTPS transport: requests and answers over a pool of kept connections."""
 
 import contextlib
+import http.client
 import http.cookiejar
 import socket
 import threading
@@ -8,11 +9,11 @@ import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import LocationValueError
+from urllib3.exceptions import LocationValueError, ProtocolError
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 from meshbridge.appmesh.outgoing import new_session
@@ -20,7 +21,7 @@ from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.wire.framing import MAX_BODY_BYTES
 
-__all__ = ["BodyError", "HttpSession", "read_body"]
+__all__ = ["BodyError", "HttpSession", "closed_without_answer", "read_body"]
 
 _CSRF_COOKIE = "appmesh_csrf_token"
 _CHUNK_BYTES = 64 * 1024
@@ -97,8 +98,7 @@ class HttpSession:
             try:
                 response = self._session.request(
                     message.http_method,
-                    self.base_url + quote(message.request_uri, safe="/"),
-                    params=message.query,
+                    self._url(message),
                     headers=headers,
                     data=message.body or None if body is None else body,
                     timeout=(min(self.connect_timeout_seconds, timeout), timeout),
@@ -111,6 +111,11 @@ class HttpSession:
                 raise AppMeshConnectionError(f"cannot ask {self._where}: {error}", operation=operation) from error
             with response:
                 yield response
+
+    def _url(self, message: RequestMessage) -> str:
+        """A daemon keeps a plus of a query as it is: a blank is ``%20`` there."""
+        url = self.base_url + quote(message.request_uri, safe="/")
+        return f"{url}?{urlencode(message.query, quote_via=quote, safe='')}" if message.query else url
 
     def close(self) -> None:
         """Closes all connections, for good; requests that wait get :class:`AppMeshConnectionError`."""
@@ -211,6 +216,13 @@ def _translated(where: str, operation: str, timeout_seconds: float) -> Iterator[
         raise AppMeshConnectionError(f"connection to {where} failed: {reason}", operation=operation) from error
     except (requests.exceptions.RequestException, LocationValueError) as error:
         raise AppMeshConnectionError(f"cannot ask {where}: {error}", operation=operation) from error
+
+
+def closed_without_answer(error: AppMeshConnectionError) -> bool:
+    """Whether the other side took the request and closed the connection without a byte of an answer."""
+    cause = error.__cause__
+    wrapped = cause.args[0] if isinstance(cause, requests.exceptions.ConnectionError) and cause.args else None
+    return isinstance(wrapped, ProtocolError) and isinstance(wrapped.args[-1], http.client.RemoteDisconnected)
 
 
 def _innermost(error: BaseException) -> str:

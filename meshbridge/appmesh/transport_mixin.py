@@ -38,16 +38,22 @@ class TransportClientMixin(AppMeshClient):
     _events: ReopeningConnection
 
     def add_app(
-        self, app: App, subscribe_events: list[str] | None = None, callback: EventCallback | None = None
+        self,
+        app: App,
+        subscribe_events: list[str] | None = None,
+        callback: EventCallback | None = None,
+        *,
+        unsafe: bool = False,
     ) -> App:
         """Registers an application, and subscribes to its events in the same step: none is lost in between.
 
-        ``callback`` gets them, those first that came before the daemon's answer did.
+        ``callback`` gets them, those first that came before the daemon's answer did. ``unsafe`` and what is raised are
+        as over HTTPS.
         """
         if not subscribe_events:
-            return self._add_app(app, None)
+            return self._add_app(app, None, unsafe=unsafe)
         connection = self._events.current()
-        registered = self._add_app(app, subscribe_events, over=connection)
+        registered = self._add_app(app, subscribe_events, over=connection, unsafe=unsafe)
         if registered.subscription_id and callback is not None:
             connection.listen(registered.subscription_id, callback)
         return registered
@@ -87,8 +93,9 @@ class TransportClientMixin(AppMeshClient):
         no permission to subscribe) the daemon is asked again and again, as over HTTPS.
 
         Returns:
-            The exit code (negative after a signal); -1 when the application was removed meanwhile; None when
-            ``timeout`` seconds passed (0: never), or the daemon does not know the run (any more).
+            The exit code as the daemon reports it (one of 2.2.1: 9 where it killed the process itself, 0 after any
+            other signal); -1 when the application was removed meanwhile; None when ``timeout`` seconds passed (0:
+            never), or the daemon does not know the run (any more).
 
         Raises:
             AppMeshConnectionError: the connection was lost. The run goes on.

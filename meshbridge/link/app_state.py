@@ -80,6 +80,9 @@ class AppState:
     registered_at: int | None = None
     owner: str = ""
     one_off: bool = False
+    last_event: str = ""  # run and sequence of the last event: names an app that no list has shown
+    status_corrections: int = 0  # how many times a comparison corrected it since the last event of that type
+    health_corrections: int = 0
     output_position: int | None = None  # of the last output that was journaled, of the present or last process
     output_end: int | None = None  # where the next byte stands; None: not known
 
@@ -105,6 +108,7 @@ class AppState:
         'Events'), so a STATUS disabled may be the old one's, and an EXIT that of a process before.
         """
         sequence = event.sequence or 0
+        self.last_event = f"{event.run}.{sequence}"
         match event.type:
             case EventType.START:
                 contradicts = self.running or self.status == DISABLED
@@ -117,10 +121,10 @@ class AppState:
                 self.exit_code, self.exited_at = data.get("exit_code"), int(event.timestamp)
                 return False
             case EventType.STATUS:
-                self.status, self.status_sequence = data.get("status"), sequence
+                self.status, self.status_sequence, self.status_corrections = data.get("status"), sequence, 0
                 return self.status == DISABLED
             case EventType.HEALTH:
-                self.health, self.health_sequence = data.get("health"), sequence
+                self.health, self.health_sequence, self.health_corrections = data.get("health"), sequence, 0
                 return False
             case _:
                 return False

@@ -245,7 +245,9 @@ class Apps:
         if state is not None:
             self._changed.add(app)
             self.outputs.removed(app)
-            found.events.append(self._event(EventType.REMOVED, app, f"removed/{state.registered_at or 0}", None, now))
+            # An app that came and went between two lists: its last event stands for the time of its registration.
+            which = state.registered_at or state.last_event or f"{self.run}.{int(now)}"
+            found.events.append(self._event(EventType.REMOVED, app, f"removed/{which}", None, now))
 
     def _compare_app(self, listed: Listed, mark: int, now: float, found: Found) -> None:
         if self._touched.get(listed.app, 0) >= mark:
@@ -268,7 +270,8 @@ class Apps:
         events = []
         if state.status is not None and state.status != listed.status:
             data: dict[str, Any] = {"previous_status": state.status, "status": listed.status}
-            key = f"status/{self.run}.{state.status_sequence}.{listed.status}"
+            key = f"status/{self.run}.{state.status_sequence}.{listed.status}{_again(state.status_corrections)}"
+            state.status_corrections += 1
             events.append(self._event(EventType.STATUS, state.app, key, data, now))
         # An app seen for the first time gives its state, not a made-up history, unless the whole list was looked at
         # before: then it is new.
@@ -276,7 +279,8 @@ class Apps:
             events += self._process_events(state, listed, now)
         if state.health is not None and state.health != listed.health:
             data = {"health": listed.health, "previous_health": state.health}
-            key = f"health/{self.run}.{state.health_sequence}.{listed.health}"
+            key = f"health/{self.run}.{state.health_sequence}.{listed.health}{_again(state.health_corrections)}"
+            state.health_corrections += 1
             events.append(self._event(EventType.HEALTH, state.app, key, data, now))
         return events
 
@@ -306,7 +310,7 @@ class Apps:
 
     def _unknown_exit(self, state: AppState, now: float) -> Event:
         data = {"exit_code": None, "last_error": "", "pid": state.pid}
-        return self._event(EventType.EXIT, state.app, f"exit/{state.started_at or 0}", data, now)
+        return self._event(EventType.EXIT, state.app, f"exit/{state.started_at or state.last_event}", data, now)
 
     def _event(
         self, kind: EventType, app: str, key: str, data: dict[str, Any] | None, now: float, *, at: int | None = None
@@ -343,3 +347,8 @@ class Apps:
             events.append(replace(event, process_uuid=missing.process_uuid))
         self._changed.add(missing.app)
         return events
+
+
+def _again(corrections: int) -> str:
+    """Of the first correction after an event nothing; after that its number, so that no id stands for two."""
+    return f".{corrections}" if corrections else ""

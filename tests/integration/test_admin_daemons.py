@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pyotp
 import pytest
 import requests
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from meshbridge.admin.application import new_application
 from meshbridge.admin.interface import Bridge
@@ -341,26 +339,79 @@ def test_a_refused_password_is_named_nowhere(api: Api) -> None:
     assert "swordfish" not in response.text + malformed.text
 
 
-def test_a_second_factor_of_the_bridges_own_user_comes_and_goes(
-    emulator: Emulator, journal: Journal, sdk: AppMeshClient
+def test_what_would_lock_the_bridge_out_is_refused(api: Api, sdk: AppMeshClient) -> None:
+    own = sdk.get_current_user()["name"]
+    for method, path in (
+        ("POST", f"/users/{own}/lock"),
+        ("POST", "/users/self/lock"),
+        ("DELETE", f"/users/{own}"),
+        ("DELETE", "/users/self"),
+    ):
+        assert "lock the bridge out" in api.json(method, f"{NODE}{path}", 422)["detail"]
+    refused = api.json("POST", f"{NODE}/totp", 422, json={"code": "123456"})
+    assert "lock the bridge out" in refused["detail"]
+    assert sdk.get_current_user()["mfa_enabled"] is False
+
+
+@pytest.mark.parametrize(
+    ("request_line", "body", "where", "way_out"),
+    [
+        ("PUT /apps/web", {"command": "sleep 1", "env": {"PORT": "8080"}}, "body.env.PORT", "sec_env"),
+        ("PUT /apps/web", {"command": "true"}, "body.command", "/usr/bin/true"),
+        ("PUT /apps/123", {"command": "sleep 1"}, "body.name", "a letter"),
+        ("PUT /apps/web", {"command": "sleep 1", "health_check_cmd": "false"}, "body.health_check_cmd", "its path"),
+        ("PUT /apps/web", {"command": "sleep 1", "description": "-1.5"}, "body.description", "a text"),
+        ("PUT /labels/zone", {"value": "1"}, "body.value", "v1"),
+        ("PUT /users/anna", {"key": "Abcd1234!", "email": "5"}, "body.email", "a text"),
+        ("PUT /users/anna", {"key": "Abcd1234!", "group": "null"}, "body.group", "a text"),
+        ("PATCH /config", {"BaseConfig": {"Description": "5"}}, "body.BaseConfig.Description", "a text"),
+        ("PATCH /config", {"Labels": {"zone": "true"}}, "body.Labels.zone", "a text"),
+        ("PUT /log-level", {"level": "1"}, "body.level", "a text"),
+    ],
+)
+def test_what_would_harm_a_daemon_is_refused_with_the_way_out(
+    api: Api, sdk: AppMeshClient, request_line: str, body: dict[str, Any], where: str, way_out: str
 ) -> None:
-    sdk.add_user("robot", {"key": "Abcd1234!", "group": "admin", "roles": sdk_roles(sdk), "email": "", "locked": False})
-    link = Link("node-t", options_for(emulator, "tcp", username="robot", password=SecretStr("Abcd1234!")), journal)
-    with serving(application_for([link], journal)) as api:
-        root = "/api/v1/daemons/node-t"
-        secret = api.json("POST", f"{root}/totp/secret")["secret"]
-        wrong = api.json("POST", f"{root}/totp", 422, json={"code": "000000"})
-        assert wrong["where"] == "body.code"
-        before = link.status().token_expires_at
-        for _ in range(4):  # a caller's wrong codes are no reason for the link to log in again and again
-            api.json("POST", f"{root}/totp", 422, json={"code": "000000"})
-        assert link.status().token_expires_at == before
-        api.json("POST", f"{root}/totp", json={"code": pyotp.TOTP(secret).now()})
-        assert sdk.list_users()["robot"]["mfa_enabled"] is True
-        api.json("DELETE", f"{root}/users/self/totp")
-        assert sdk.list_users()["robot"]["mfa_enabled"] is False
-    assert link.stop(10)
-    sdk.delete_user("robot")
+    before = sdk.get_config()
+    method, path = request_line.split()
+    refused = api.json(method, f"{NODE}{path}", 422, json=body)
+    assert refused["where"] == where
+    assert way_out in refused["detail"]
+    assert sdk.get_config() == before
+    assert "anna" not in sdk.list_users()
+
+
+@pytest.mark.parametrize("value", ["0x10", "1e3", "1_000", "2026-01-01", "~", "yes", "", " 8080", "a: b"])
+def test_a_text_that_a_daemon_keeps_is_taken(api: Api, sdk: AppMeshClient, value: str) -> None:
+    api.json("PUT", f"{NODE}/apps/kept", json={"command": "sleep 60", "env": {"A": value}, "sec_env": {"PORT": "8080"}})
+    assert sdk.get_app("kept").env == {"A": value}
+    sdk.delete_app("kept")
+
+
+def test_a_running_shell_app_is_not_registered_again(api: Api, sdk: AppMeshClient) -> None:
+    body = {"command": "sleep 60", "shell": True}
+    api.json("PUT", f"{NODE}/apps/shell", json=body)
+    refused = api.json("PUT", f"{NODE}/apps/shell", 422, json=body)
+    assert "Disable shell (or delete it), wait for its EXIT" in refused["detail"]
+    sdk.disable_app("shell")
+    wait_for(lambda: not sdk.get_app("shell").pid)
+    api.json("PUT", f"{NODE}/apps/shell", json=body)
+    sdk.delete_app("shell")
+
+
+def test_times_reach_the_daemon_as_whole_seconds(api: Api) -> None:
+    body = {
+        "command": "sleep 60",
+        "start_time": "2026-12-01T09:00:00+08:00",
+        "end_time": 4_000_000_000,
+        "daily_limitation": {"daily_start": "09:00:00+08:00", "daily_end": 7200},
+    }
+    shown = api.json("PUT", f"{NODE}/apps/timed", json=body)
+    assert (shown["start_time"], shown["end_time"]) == (1_796_086_800, 4_000_000_000)
+    assert (shown["daily_limitation"]["daily_start"], shown["daily_limitation"]["daily_end"]) == (3600, 7200)
+    api.json("DELETE", f"{NODE}/apps/timed")
+    for wrong in ({"start_time": "soon"}, {"daily_limitation": {"daily_start": "25:00"}}):
+        assert "use " in api.json("PUT", f"{NODE}/apps/timed", 422, json={"command": "sleep 1", **wrong})["detail"]
 
 
 def sdk_roles(sdk: AppMeshClient) -> list[str]:

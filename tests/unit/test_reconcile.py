@@ -379,3 +379,28 @@ def test_a_hole_is_told_after_the_repair_and_survives_a_restart() -> None:
 def test_elements_of_the_list_that_are_no_apps_are_passed_over() -> None:
     apps = known([listed()])
     assert told(apps, [listed(), {}, {"name": "x", "status": "?"}]) == []
+
+
+def _event(apps: Apps, kind: EventType, app: str, sequence: int, data: dict[str, Any]) -> Event:
+    body = orjson.dumps({"app_name": app, "data": data, "event_type": kind.name, "timestamp": 100})
+    return Event("node-a", apps.run, sequence, kind, app, 100.0, body, received_at=100.0)
+
+
+def test_removals_of_apps_known_from_events_alone_have_ids_of_their_own() -> None:
+    """Two apps of one name that came and went between two lists are two happenings."""
+    apps = known([])
+    ids = []
+    for sequence in (5, 9):
+        apps.observe(_event(apps, EventType.START, "web", sequence, {"pid": sequence, "process_uuid": "x"}))
+        ids += [id_ for id_, _ in told(apps, [])]
+    assert ids == ["node-a/r/web/removed/17.5", "node-a/r/web/removed/17.9"]
+
+
+def test_corrections_back_and_forth_have_ids_of_their_own() -> None:
+    apps = known([listed()])
+    ids = []
+    for status, health in ((0, 1), (1, 0), (0, 1), (1, 0)):
+        ids += [id_ for id_, _ in told(apps, [listed(status=status, health=health)])]
+    assert len(set(ids)) == len(ids) == 8
+    apps.observe(_event(apps, EventType.STATUS, "web", 30, {"status": "enabled", "previous_status": "disabled"}))
+    assert [id_ for id_, _ in told(apps, [listed(status=0)])] == ["node-a/r/web/status/17.30.disabled"]

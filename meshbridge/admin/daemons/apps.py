@@ -12,8 +12,10 @@ from meshbridge.admin.daemons.calls import Ask, Asking
 from meshbridge.admin.daemons.error_mapping import answers, not_kept
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonObject, app_of, good, sdk
+from meshbridge.admin.daemons.safety import refuse_harm, refuse_running_shell_app
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import App, AppMeshClient, AppOutput
+from meshbridge.appmesh.harm import harms_of_app
 from meshbridge.fields import Options
 
 __all__ = ["router"]
@@ -91,9 +93,20 @@ async def get_app(ask: Ask, app: _App) -> Response:
 
 @router.put("/{app}", dependencies=[needs(Scope.ADMIN)], responses={200: _AN_APP}, openapi_extra=sdk("add_app"))
 async def add_app(ask: Ask, app: _App, settings: AppSettings) -> Response:
-    """Register an app, or register it again: its process is ended then, and a new one started."""
+    """Register an app, or register it again: its process is ended then, and a new one started.
+
+    What the daemon would lose at its next start, or not survive, is refused; so is a shell app that is running.
+    """
     refuse_masks(settings.model_dump())
-    return await ask(lambda client: _json(_shown(client.add_app(app_of(app, settings)))))
+    wanted = app_of(app, settings)
+    refuse_harm(ask, harms_of_app(wanted.to_dict()))
+
+    def add(client: AppMeshClient) -> Response:
+        if wanted.shell:
+            refuse_running_shell_app(ask, client, app)
+        return _json(_shown(client.add_app(wanted)))
+
+    return await ask(add)
 
 
 @router.delete(

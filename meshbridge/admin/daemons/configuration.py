@@ -10,6 +10,8 @@ from meshbridge.admin.daemons.calls import Ask
 from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import MASK, masked, refuse_masks
 from meshbridge.admin.daemons.models import JsonObject, good, sdk
+from meshbridge.admin.daemons.safety import refuse_harm
+from meshbridge.appmesh.harm import harms_of_configuration, harms_of_label
 from meshbridge.fields import Options
 
 __all__ = ["router"]
@@ -54,8 +56,12 @@ async def set_config(
     ask: Ask,
     changes: Annotated[JsonObject, Body(examples=[{"BaseConfig": {"Description": "rack 4"}}])],
 ) -> dict[str, Any]:
-    """Change those parts of the configuration that are given."""
+    """Change those parts of the configuration that are given.
+
+    A text with which the daemon would not start again is refused.
+    """
     refuse_masks(changes)
+    refuse_harm(ask, harms_of_configuration(changes))
     return masked(await ask(lambda client: client.set_config(changes)))  # type: ignore[no-any-return]  # as above
 
 
@@ -67,6 +73,7 @@ async def set_config(
 )
 async def set_log_level(ask: Ask, wanted: LogLevel) -> LogLevel:
     """How much the daemon logs from now on."""
+    refuse_harm(ask, harms_of_configuration({"level": wanted.level}))
     return LogLevel(level=await ask(lambda client: client.set_log_level(wanted.level)))
 
 
@@ -88,7 +95,8 @@ async def list_labels(ask: Ask) -> dict[str, str]:
     openapi_extra=sdk("add_label"),
 )
 async def add_label(ask: Ask, label: _Label, wanted: LabelValue) -> dict[str, str]:
-    """Set a label."""
+    """Set a label. A value with which the daemon would not start again, such as a number, is refused."""
+    refuse_harm(ask, harms_of_label(wanted.value))
     await ask(lambda client: client.add_label(label, wanted.value))
     return {label: wanted.value}
 

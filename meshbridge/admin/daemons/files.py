@@ -47,7 +47,9 @@ _CONTENT = {
     "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}},
     "headers": {name: {"schema": {"type": "string"}} for name in (_MODE, _OWNER, _GROUP)},
 }
-_PLACED = good("the file is there", {"path": "/srv/app/web.log", "bytes": 4096}, HTTPStatus.CREATED)
+_PLACED = good(
+    "the file is there", {"path": "/srv/app/web.log", "bytes": 4096, "attributes_kept": None}, HTTPStatus.CREATED
+)
 _UPLOADS = answers_of(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED)
 _BODY = {"requestBody": {"required": True, "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
@@ -57,6 +59,11 @@ class Placed(Options):
 
     path: str
     bytes: int
+    attributes_kept: bool | None = Field(
+        default=None,
+        description="whether mode, owner and group were applied; null where none was given. Over wss:// a daemon of "
+        "2.x ignores them: the file has mode 0644 and belongs to the daemon's user",
+    )
 
 
 class Attributes(BaseModel):
@@ -96,16 +103,17 @@ async def upload_file(ask: Ask, request: Request, path: _Path, attributes: Annot
     """Put a file on the daemon's host, where there is none of that name. Content-Length is needed."""
     size = _length(request)
     body = _Body(request.stream())
+    wanted = attributes.headers()
 
-    def send() -> None:
-        ask.run(lambda client: client.upload_stream(body, path, size=size, attributes=attributes.headers()))
+    def send() -> bool:
+        return ask.run(lambda client: client.upload_stream(body, path, size=size, attributes=wanted))
 
     with ask.streaming():
         try:
-            await ask.in_thread(send)
+            kept = await ask.in_thread(send)
         except OSError as error:
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come to its end: {error}") from error
-    return Placed(path=path, bytes=size)
+    return Placed(path=path, bytes=size, attributes_kept=kept if wanted else None)
 
 
 class _Download:

@@ -9,13 +9,23 @@ import orjson
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meshbridge.appmesh import App
+from meshbridge.appmesh.app import second_of_day, unix_seconds
 from meshbridge.fields import Options
 
 __all__ = ["AppName", "AppSettings", "Done", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
 
 AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 
-Moment = Annotated[int | str, Field(description="unix seconds, or ISO 8601")]
+Moment = Annotated[
+    int | str,
+    AfterValidator(lambda value: unix_seconds(value) if isinstance(value, str) else value),
+    Field(description="unix seconds, or ISO 8601"),
+]
+TimeOfDay = Annotated[
+    int | str,
+    AfterValidator(lambda value: second_of_day(value) if isinstance(value, str) else value),
+    Field(description="seconds of the UTC day, or an ISO 8601 time"),
+]
 
 
 def _sendable(value: Any) -> Any:
@@ -89,8 +99,8 @@ class Behavior(Options):
 class DailyLimitation(Options):
     """The part of the day in which the app runs."""
 
-    daily_start: Moment | None = None
-    daily_end: Moment | None = None
+    daily_start: TimeOfDay | None = None
+    daily_end: TimeOfDay | None = None
 
 
 class ResourceLimit(Options):
@@ -124,7 +134,11 @@ class AppSettings(Options):
     health_check_cmd: str | None = None
     permission: int | None = Field(default=None, description="two digits, group then others: 1 deny, 2 read, 3 write")
     behavior: Behavior | None = None
-    env: dict[str, str] = Field(default={}, examples=[{"PORT": "8080"}])
+    env: dict[str, str] = Field(
+        default={},
+        description="a value that is only a number, true, false or null is refused: use sec_env, or a blank before it",
+        examples=[{"HOME": "/srv/web"}],
+    )
     sec_env: dict[str, str] = Field(default={}, description="as env; the daemon encrypts it, and it is never shown")
     resource_limit: ResourceLimit | None = None
     owner: str | None = None

@@ -3,7 +3,6 @@
 ``self`` is the user with whom this bridge logs in.
 """
 
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -14,8 +13,9 @@ from meshbridge.admin.daemons.calls import Ask
 from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import Done, good, sdk
-from meshbridge.admin.problems import Problem, ProblemKind
-from meshbridge.appmesh import AppMeshAuthError, AppMeshClient, AppMeshDeniedError, AppMeshLoginError, AppMeshTokenError
+from meshbridge.admin.daemons.safety import refuse_harm, refuse_own_user
+from meshbridge.appmesh import AppMeshClient
+from meshbridge.appmesh.harm import harms_of_user
 from meshbridge.fields import Options
 
 __all__ = ["router"]
@@ -114,11 +114,12 @@ async def get_user_permissions(ask: Ask) -> list[str]:
     "/users/{user}", dependencies=_ADMIN, responses=good("the user is there", _DONE_USER), openapi_extra=sdk("add_user")
 )
 async def add_user(ask: Ask, user: _User, settings: UserSettings) -> Done:
-    """Add a user, or change one."""
+    """Add a user, or change one. A text with which the daemon would not start again is refused."""
     fields = {**settings.model_dump(exclude_none=True, exclude={"key"}), "name": user}
     if settings.key is not None:
         fields["key"] = settings.key.get_secret_value()
     refuse_masks(fields)
+    refuse_harm(ask, harms_of_user(fields))
     await ask(lambda client: client.add_user(user, fields))
     return Done(name=user)
 
@@ -130,8 +131,13 @@ async def add_user(ask: Ask, user: _User, settings: UserSettings) -> Done:
     openapi_extra=sdk("delete_user"),
 )
 async def delete_user(ask: Ask, user: _User) -> Done:
-    """Remove a user."""
-    await ask(lambda client: client.delete_user(user))
+    """Remove a user. The user of this bridge is refused: it could not log in again."""
+
+    def delete(client: AppMeshClient) -> None:
+        refuse_own_user(ask, client, user, "to delete it")
+        client.delete_user(user)
+
+    await ask(delete)
     return Done(name=user)
 
 
@@ -142,8 +148,13 @@ async def delete_user(ask: Ask, user: _User) -> Done:
     openapi_extra=sdk("lock_user"),
 )
 async def lock_user(ask: Ask, user: _User) -> Done:
-    """Keep a user from logging in."""
-    await ask(lambda client: client.lock_user(user))
+    """Keep a user from logging in. The user of this bridge is refused: it could not log in again."""
+
+    def lock(client: AppMeshClient) -> None:
+        refuse_own_user(ask, client, user, "to lock it")
+        client.lock_user(user)
+
+    await ask(lock)
     return Done(name=user)
 
 
@@ -182,8 +193,14 @@ async def update_password(ask: Ask, user: _User, change: PasswordChange) -> Done
     openapi_extra=sdk("get_totp_secret"),
 )
 async def get_totp_secret(ask: Ask) -> TotpSecret:
-    """A new key for the second factor of this bridge's user. It counts once a code of it was given."""
-    return TotpSecret(secret=await ask(lambda client: client.get_totp_secret()))
+    """A new key for the second factor of this bridge's user; refused where its logins need one already."""
+
+    def new(client: AppMeshClient) -> str:
+        if client.get_current_user().get("mfa_enabled"):
+            refuse_own_user(ask, client, "self", "a new key for its second factor")
+        return client.get_totp_secret()
+
+    return TotpSecret(secret=await ask(new))
 
 
 @router.post(
@@ -193,19 +210,12 @@ async def get_totp_secret(ask: Ask) -> TotpSecret:
     openapi_extra=sdk("enable_totp"),
 )
 async def enable_totp(ask: Ask, wanted: TotpCode) -> Done:
-    """Have logins of this bridge's user need a second factor. Set the daemon's totp_secret at the same time."""
+    """Refused: this is the bridge's own user, which could not log in again.
 
-    def enable(client: AppMeshClient) -> None:
-        try:
-            client.enable_totp(wanted.code)
-        except AppMeshAuthError as error:
-            if isinstance(error, AppMeshDeniedError | AppMeshTokenError | AppMeshLoginError):
-                raise  # not about the code
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY, error.message, kind=ProblemKind.INVALID, where="body.code"
-            ) from error
-
-    await ask(enable)
+    To use a second factor, enable it with a client of that user, and set totp_secret_file of the daemon.
+    """
+    del wanted
+    await ask(lambda client: refuse_own_user(ask, client, "self", "a second factor that is enabled here"))
     return Done(name="self")
 
 
@@ -216,7 +226,7 @@ async def enable_totp(ask: Ask, wanted: TotpCode) -> Done:
     openapi_extra=sdk("disable_totp"),
 )
 async def disable_totp(ask: Ask, user: _User) -> Done:
-    """Have a user log in without a second factor again."""
+    """Have a user log in without a second factor again. A daemon of 2.x takes ``self`` only."""
     await ask(lambda client: client.disable_totp(user))
     return Done(name=user)
 

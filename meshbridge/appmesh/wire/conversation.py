@@ -11,12 +11,29 @@ from typing import Generic, TypeVar
 from meshbridge.appmesh import paths
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage, ResponseMessage, unpack_message
 
-__all__ = ["EVENT_URI", "Conversation", "MessageError"]
+__all__ = ["EVENT_URI", "Conversation", "MessageError", "may_be_followed"]
 
 EVENT_URI = paths.EVENT
 _EVENT_URI = EVENT_URI.encode()
 
+_UNAVAILABLE = 503
+
 Waiter = TypeVar("Waiter")
+
+
+def may_be_followed(response: ResponseMessage) -> bool:
+    """Whether a second answer to the same request may come.
+
+    To a process that is no longer its app's, a daemon of 2.x answers a task's fetch or return with 503 and an empty
+    body, and right after it with 412 and the reason.
+    """
+    uri = response.request_uri
+    return (
+        response.http_status == _UNAVAILABLE
+        and not response.body
+        and uri.startswith("/appmesh/app/")
+        and uri.endswith("/task")
+    )
 
 
 class Conversation(Generic[Waiter]):
@@ -43,7 +60,12 @@ class Conversation(Generic[Waiter]):
         self._waiting.pop(request.uuid, None)
 
     def take(self, response: ResponseMessage) -> Waiter | None:
-        """Who waits for this answer; None for one that nobody waits for (any more)."""
+        """Who waits for this answer; None for one that nobody waits for (any more).
+
+        After an answer that :func:`may_be_followed` they go on waiting, until :meth:`forget`.
+        """
+        if may_be_followed(response):
+            return self._waiting.get(response.uuid)
         return self._waiting.pop(response.uuid, None)
 
     def abandon(self) -> list[Waiter]:

@@ -14,7 +14,7 @@ from meshbridge.appmesh.client_wss import AppMeshClientWSS
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError, AppMeshTimeoutError
 from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_messages import RequestMessage
-from tests.unit.appmesh.https_server import HttpsServer, reply
+from tests.unit.appmesh.https_server import Handle, HttpsServer, reply
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_request_and_its_answer(server: HttpsServer, session: HttpSession) -> 
     assert (response.http_status, response.body, response.body_msg_type) == (201, b"body", "text/plain")
     assert response.headers["X-Exit-Code"] == "3", "names of headers are given in one way"
     method, path, headers, body = server.requests[0]
-    assert (method, path, body) == ("PUT", "/a%20b/%3F%C3%A9?v=x%26%3D%2F+", b"\xff")
+    assert (method, path, body) == ("PUT", "/a%20b/%3F%C3%A9?v=x%26%3D%2F%20", b"\xff")
     assert headers["X-A"] == "1"
     assert headers["Content-Length"] == "1"
 
@@ -201,15 +201,69 @@ def test_an_upload_names_the_remote_path_and_the_attributes(
     local = tmp_path / "local"
     local.write_bytes(b"content")
     local.chmod(0o640)
+    server.handle = by_generation(2)
     client.upload_file(str(local), "/remote/a b é")
-    method, path, headers, body = server.requests[0]
+    method, path, headers, body = server.requests[1]
     assert (method, path) == ("POST", "/appmesh/file/upload")
     assert headers["X-File-Path"].encode("latin-1").decode() == "/remote/a b é"
     assert headers["X-File-Mode"] == str(0o640)
     assert headers["Authorization"] == "Bearer a.b.c"
     assert b"\r\n\r\ncontent\r\n--" in body
     client.upload_file(str(local), "/remote", False)
-    assert "X-File-Mode" not in server.requests[1][2]
+    assert "X-File-Mode" not in server.requests[2][2]
+
+
+def by_generation(generation: int) -> Handle:
+    """A daemon that says so where it is asked, and takes all else."""
+
+    def handle(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        unknown = generation == 2 and handler.path == "/appmesh/auth/config"
+        reply(handler, b"{}", 404 if unknown else 200)
+
+    return handle
+
+
+@pytest.mark.parametrize("provided", [False, True])
+@pytest.mark.parametrize(("generation", "sent"), [(2, "/a b+c%"), (3, "/a%20b%2Bc%25")])
+def test_a_path_is_escaped_for_the_generation_of_the_daemon_however_the_client_logs_in(
+    server: HttpsServer, tmp_path: Path, generation: int, sent: str, provided: bool
+) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"content")
+    server.handle = by_generation(generation)
+    provider = GivenToken("a.b.c") if provided else None
+    with AppMeshClient(server.url, str(server.ca_file), token_provider=provider) as client:
+        client.upload_file(str(local), "/a b+c%")
+        client.upload_file(str(local), "/a b+c%")
+    assert [headers["X-File-Path"] for _, path, headers, _ in server.requests if path.endswith("upload")] == [sent] * 2
+    assert [path for _, path, _, _ in server.requests].count("/appmesh/auth/config") == 1
+
+
+class GivenToken:
+    """A provider of one token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def token(self) -> str:
+        return self._token
+
+    def rejected(self, _token: str) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("path", [" /a", "/a ", "/a\t", "/a\nb"])
+def test_a_path_that_a_header_cannot_carry_is_refused(
+    server: HttpsServer, client: AppMeshClient, tmp_path: Path, path: str
+) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"content")
+    server.handle = by_generation(2)
+    with pytest.raises(AppMeshRequestError, match="Use tcp://"):
+        client.upload_file(str(local), path)
+    with pytest.raises(AppMeshRequestError, match="Use tcp://"):
+        client.download_file(path, str(tmp_path / "other"))
+    assert [path for _, path, _, _ in server.requests] == ["/appmesh/auth/config"]
 
 
 def test_a_refused_upload_is_an_error(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
