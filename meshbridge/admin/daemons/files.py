@@ -48,7 +48,7 @@ _CONTENT = {
     "headers": {name: {"schema": {"type": "string"}} for name in (_MODE, _OWNER, _GROUP)},
 }
 _PLACED = good(
-    "the file is there", {"path": "/srv/app/web.log", "bytes": 4096, "attributes_kept": None}, HTTPStatus.CREATED
+    "the file is there", {"path": "/srv/app/web.log", "bytes": 4096}, HTTPStatus.CREATED
 )
 _UPLOADS = answers_of(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED)
 _BODY = {"requestBody": {"required": True, "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
@@ -61,8 +61,8 @@ class Placed(Options):
     bytes: int
     attributes_kept: bool | None = Field(
         default=None,
-        description="whether mode, owner and group were applied; null where none was given. Over wss:// a daemon of "
-        "2.x ignores them: the file has mode 0644 and belongs to the daemon's user",
+        description="false where the daemon ignores mode, owner and group, as one of 2.x does over wss://: the file "
+        "has mode 0644 and belongs to the daemon's user; else left out",
     )
 
 
@@ -95,6 +95,7 @@ async def download_file(ask: Ask, path: _Path) -> Response:
 @router.put(
     "",
     status_code=HTTPStatus.CREATED,
+    response_model_exclude_none=True,
     dependencies=[of_any_length()],
     responses=_PLACED | _UPLOADS,
     openapi_extra=sdk("upload_file") | _BODY,
@@ -113,7 +114,7 @@ async def upload_file(ask: Ask, request: Request, path: _Path, attributes: Annot
             kept = await ask.in_thread(send)
         except OSError as error:
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come to its end: {error}") from error
-    return Placed(path=path, bytes=size, attributes_kept=kept if wanted else None)
+    return Placed(path=path, bytes=size, attributes_kept=None if kept else False)
 
 
 class _Download:
