@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
@@ -215,11 +216,11 @@ class WebApplication:
             await _reply(send, answer)
         return True
 
-    async def _receive_raw(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+    async def _receive_raw(self, _call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
         with _new_file(path) as file:
+            os.fchmod(file.fileno(), 0o644)  # whatever the request says (measured)
             async for part in _parts(receive):
                 file.write(part)
-        path.chmod(0o644)  # whatever the request says (measured)
         return Answer(200, b'{"message":""}', JSON)
 
     async def _receive_multipart(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:

@@ -47,9 +47,7 @@ _CONTENT = {
     "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}},
     "headers": {name: {"schema": {"type": "string"}} for name in (_MODE, _OWNER, _GROUP)},
 }
-_PLACED = good(
-    "the file is there", {"path": "/srv/app/web.log", "bytes": 4096}, HTTPStatus.CREATED
-)
+_PLACED = good("the file is there", {"path": "/srv/app/web.log", "bytes": 4096}, HTTPStatus.CREATED)
 _UPLOADS = answers_of(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED)
 _BODY = {"requestBody": {"required": True, "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
