@@ -191,7 +191,7 @@ class WebApplication:
 
     async def _file(self, request: RequestMessage, connection: Connection, receive: Receive, send: Send) -> bool:
         """Serves the four requests that carry a file's bytes themselves; False for any other."""
-        to_serve = {
+        to_serve: dict[tuple[str, str], tuple[Callable[..., Awaitable[Answer | None]], str, bool]] = {
             ("POST", "/appmesh/file/upload/ws"): (self._receive_raw, "file-upload", True),
             ("GET", "/appmesh/file/download/ws"): (self._send_file, "file-download", True),
         }
