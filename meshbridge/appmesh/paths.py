@@ -5,7 +5,7 @@ Names in a path are one part of it: :func:`path_part` refuses what would ask for
 
 from meshbridge.appmesh.exceptions import AppMeshRequestError
 
-__all__ = ["is_fixed", "path_part"]
+__all__ = ["is_fixed", "is_task", "path_part"]
 
 # Tokens and logins of 2.x.
 LOGIN = "/appmesh/login"
@@ -44,6 +44,11 @@ FILE_DOWNLOAD = "/appmesh/file/download"
 _FIXED = frozenset(value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str))
 # What these paths name may be missing itself, so that a 404 says nothing of the path.
 _MAY_LACK = frozenset({LOGIN, AUTH, TOTP_VALIDATE, FILE_UPLOAD, FILE_DOWNLOAD, SUBSCRIBE})
+
+
+def is_task(uri: str) -> bool:
+    """Whether it is the path of an app's tasks."""
+    return uri.startswith("/appmesh/app/") and uri.endswith("/task")
 
 
 def path_part(name: str) -> str:

@@ -27,13 +27,7 @@ def may_be_followed(response: ResponseMessage) -> bool:
     To a process that is no longer its app's, a daemon of 2.x answers a task's fetch or return with 503 and an empty
     body, and right after it with 412 and the reason.
     """
-    uri = response.request_uri
-    return (
-        response.http_status == _UNAVAILABLE
-        and not response.body
-        and uri.startswith("/appmesh/app/")
-        and uri.endswith("/task")
-    )
+    return response.http_status == _UNAVAILABLE and not response.body and paths.is_task(response.request_uri)
 
 
 class Conversation(Generic[Waiter]):

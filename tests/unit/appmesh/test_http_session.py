@@ -14,6 +14,7 @@ from meshbridge.appmesh.client_wss import AppMeshClientWSS
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshRequestError, AppMeshTimeoutError
 from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_messages import RequestMessage
+from meshbridge.appmesh.token_provider import TokenProvider
 from tests.unit.appmesh.https_server import Handle, HttpsServer, reply
 
 
@@ -239,17 +240,14 @@ def test_a_path_is_escaped_for_the_generation_of_the_daemon_however_the_client_l
     assert [path for _, path, _, _ in server.requests].count("/appmesh/auth/config") == 1
 
 
-class GivenToken:
+class GivenToken(TokenProvider):
     """A provider of one token."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def token(self) -> str:
+    def get_access_token(self) -> str:
         return self._token
-
-    def rejected(self, _token: str) -> bool:
-        return False
 
 
 @pytest.mark.parametrize("path", [" /a", "/a ", "/a\t", "/a\nb"])
