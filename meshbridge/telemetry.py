@@ -39,36 +39,42 @@ _disconnects = Counter(
 _received = Counter(
     "meshbridge_events_received", "Events received from the daemon", ["daemon", "event"], registry=REGISTRY
 )
-_invalid = Counter(
-    "meshbridge_events_invalid", "Messages from the daemon that could not be read", ["daemon"], registry=REGISTRY
-)
+_invalid = Counter("meshbridge_events_invalid", "Invalid messages from the daemon", ["daemon"], registry=REGISTRY)
 _gap = Counter(
-    "meshbridge_events_gap", "Events that the daemon numbered and this bridge never received", ["daemon"],
+    "meshbridge_events_gap", "Events that the daemon numbered and the bridge did not receive", ["daemon"],
     registry=REGISTRY,
 )  # fmt: skip
 _reconciled = Counter(
-    "meshbridge_events_reconciled", "Events made up from the state of apps after a loss", ["daemon"], registry=REGISTRY
+    "meshbridge_events_reconciled",
+    "Events synthesized from the state of apps after a loss",
+    ["daemon"],
+    registry=REGISTRY,
 )
 _output_lost = Counter(
-    "meshbridge_output_lost", "Stretches of output that no event brought and the daemon no longer has", ["daemon"],
+    "meshbridge_output_lost", "Ranges of output that were missed and that the daemon no longer has", ["daemon"],
     registry=REGISTRY,
 )  # fmt: skip
 _output_postponed = Counter(
-    "meshbridge_output_postponed", "STDOUT events left out under overload, whose output is fetched later", ["daemon"],
+    "meshbridge_output_postponed", "STDOUT events skipped under overload; their output is fetched later", ["daemon"],
     registry=REGISTRY,
 )  # fmt: skip
 _dropped = Counter(
-    "meshbridge_events_dropped", "Events that a sink will never get", ["sink", "reason"], registry=REGISTRY
+    "meshbridge_events_dropped",
+    "Events that will never be delivered to the sink",
+    ["sink", "reason"],
+    registry=REGISTRY,
 )
-_filtered = Counter("meshbridge_events_filtered", "Events left out by a sink's rules", ["sink"], registry=REGISTRY)
+_filtered = Counter(
+    "meshbridge_events_filtered", "Events excluded by the rules of the sink", ["sink"], registry=REGISTRY
+)
 _delivered = Counter(
-    "meshbridge_sink_delivered", "Events acknowledged by the far end of the sink", ["sink"], registry=REGISTRY
+    "meshbridge_sink_delivered", "Events acknowledged by the destination of the sink", ["sink"], registry=REGISTRY
 )
 _failed = Counter(
-    "meshbridge_sink_failed", "Attempts to connect or to deliver that failed", ["sink", "reason"], registry=REGISTRY
+    "meshbridge_sink_failed", "Failed attempts to connect or to deliver", ["sink", "reason"], registry=REGISTRY
 )
 _delivery = Histogram(
-    "meshbridge_delivery_seconds", "From the reception of an event to its acknowledgement by the far end", ["sink"],
+    "meshbridge_delivery_seconds", "Time from the reception of an event to its acknowledgement in seconds", ["sink"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600), registry=REGISTRY,
 )  # fmt: skip
 _commands = Counter(
@@ -76,35 +82,37 @@ _commands = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 _command_seconds = Histogram(
-    "meshbridge_command_seconds", "Time from the reception of a command to its answer", ["sink", "command"],
+    "meshbridge_command_seconds", "Time from the reception of a command to its answer in seconds", ["sink", "command"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600), registry=REGISTRY,
 )  # fmt: skip
 _refreshes = Counter(
     "meshbridge_token_refreshes", "Tokens obtained or renewed", ["daemon", "result"], registry=REGISTRY
 )
 _journal_faults = Counter(
-    "meshbridge_journal_faults", "Journals that could not be read or written", ["reason"], registry=REGISTRY
+    "meshbridge_journal_faults", "Faults of the journal: it could not be read or written", ["reason"], registry=REGISTRY
 )
 _reload_success = Gauge(
-    "meshbridge_config_reload_success_timestamp_seconds", "When the configuration in force was loaded",
+    "meshbridge_config_reload_success_timestamp_seconds", "Time of the last successful configuration reload in unix seconds",
     registry=REGISTRY,
 )  # fmt: skip
 
 _reload_successful = Gauge(
-    "meshbridge_config_last_reload_successful", "1 if the settings could be used when they were last read",
+    "meshbridge_config_last_reload_successful", "Whether the last configuration reload succeeded",
     registry=REGISTRY,
 )  # fmt: skip
 _admin_refused = Counter(
-    "meshbridge_admin_refused", "Calls of the admin API whose caller was not let in", ["reason"], registry=REGISTRY
+    "meshbridge_admin_refused", "Requests that the admin API rejected, by reason", ["reason"], registry=REGISTRY
 )
 
 _cut = Counter(
-    "meshbridge_admin_connections_cut", "Connections of the admin API that were given up on", ["reason"],
+    "meshbridge_admin_connections_cut", "Connections that the admin API closed, by reason", ["reason"],
     registry=REGISTRY,
 )  # fmt: skip
-_streams = Gauge("meshbridge_admin_event_streams", "Streams of /api/v1/events that are open", registry=REGISTRY)
+_streams = Gauge("meshbridge_admin_event_streams", "Open streams of /api/v1/events", registry=REGISTRY)
 
-_TOLD_LETTERS = 5  # dead letters in a row that the log has each of
+_LOGGED_IN_A_ROW = 5  # dead letters that are each logged; then every thousandth
+
+_REPORT = "this is a fault of meshbridge: please report it"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("meshbridge")
 
@@ -160,29 +168,27 @@ def service_started(**facts: object) -> None:
 def settings_reloaded(**facts: object) -> None:
     _reload_success.set(time.time())
     _reload_successful.set(1)
-    log.info("settings read again", **{key: value for key, value in facts.items() if value})
+    log.info("configuration reloaded", **{key: value for key, value in facts.items() if value})
 
 
 def settings_refused(problems: Sequence[str]) -> None:
     _reload_successful.set(0)
     for problem in problems:
-        log.error("settings not usable: the old ones stay in force", problem=problem)
+        log.error("configuration refused", problem=problem, hint="the previous configuration stays in effect")
 
 
 def reload_failed(error: Exception) -> None:
-    """In a way that nobody foresaw."""
+    """By an unexpected error."""
     _reload_successful.set(0)
-    log.error("reload failed: please report it", exc_info=error)
+    log.error("reload failed", hint=_REPORT, exc_info=error)
 
 
 def control_socket_missing(error: OSError) -> None:
-    log.error("no control socket: commands cannot reach this bridge", error=str(error))
+    log.error("control socket unavailable", error=str(error), hint="commands cannot reach this bridge")
 
 
 def part_hangs(part: str) -> None:
-    log.error(
-        "does not end: its new settings come into force with a reload after its end, or with the next start", part=part
-    )
+    log.error("part does not stop", part=part, hint="reload again once it has stopped, or restart the bridge")
 
 
 def service_stopping(reason: str) -> None:
@@ -206,18 +212,25 @@ def link_down(daemon: str, reason: str, error: str, *, first: bool, retry_second
     _disconnects.labels(daemon, reason).inc()
     if first:
         extra = {"hint": hint} if hint else {}
-        log.warning("daemon unreachable", daemon=daemon, error=error, retry_in=f"{retry_seconds:.1f}s", **extra)
+        log.warning(
+            "daemon disconnected",
+            daemon=daemon,
+            reason=reason,
+            error=error,
+            retry_in=f"{retry_seconds:.1f}s",
+            **extra,
+        )
     else:
-        log.debug("daemon still unreachable", daemon=daemon, error=error, retry_in=f"{retry_seconds:.1f}s")
+        log.debug("daemon reconnect failed", daemon=daemon, error=error, retry_in=f"{retry_seconds:.1f}s")
 
 
 def run_unnamed(daemon: str, run: str) -> None:
-    """The daemon would not say when it started."""
+    """The daemon does not report when it started."""
     log.warning(
-        "run of the daemon unknown: event ids are this bridge's own",
+        "daemon run unknown",
         daemon=daemon,
         run=run,
-        hint="grant the permission host-resource-view, so that two bridges give an event the same id",
+        hint="event ids are this bridge's own: grant the permission host-resource-view",
     )
 
 
@@ -239,7 +252,7 @@ def events_received(daemon: str, counts: Mapping[str, int]) -> None:
 
 def event_invalid(daemon: str, error: str) -> None:
     _invalid.labels(daemon).inc()
-    log.warning("message of the daemon could not be read", daemon=daemon, error=error)
+    log.warning("invalid message from daemon", daemon=daemon, error=error)
 
 
 def gap_found(daemon: str, first: int, last: int) -> None:
@@ -249,11 +262,11 @@ def gap_found(daemon: str, first: int, last: int) -> None:
 
 def events_reconciled(daemon: str, count: int) -> None:
     _reconciled.labels(daemon).inc(count)
-    log.info("missed events made up from the state of apps", daemon=daemon, events=count)
+    log.info("events reconciled", daemon=daemon, events=count)
 
 
 def output_backfilled(daemon: str, events: int, size: int) -> None:
-    log.info("missed output fetched", daemon=daemon, events=events, bytes=size)
+    log.info("output backfilled", daemon=daemon, events=events, bytes=size)
 
 
 def output_postponed(daemon: str, events: int) -> None:
@@ -262,22 +275,22 @@ def output_postponed(daemon: str, events: int) -> None:
 
 
 def output_lost(daemon: str, app: str, start: int, end: int | None) -> None:
-    """The daemon no longer has it, or won't give it."""
+    """The daemon no longer has it, or refuses it."""
     _output_lost.labels(daemon).inc()
-    log.warning("missed output cannot be had", daemon=daemon, app=app, start=start, end=end)
+    log.warning("output lost", daemon=daemon, app=app, start=start, end=end, hint="raise stdout_cache_num of the app")
 
 
 def reconcile_failed(daemon: str, error: str) -> None:
-    log.warning("state of the apps could not be compared", daemon=daemon, error=error)
+    log.warning("reconciliation failed", daemon=daemon, error=error)
 
 
 def run_ended(daemon: str, old: str, new: str) -> None:
-    """The daemon was restarted: what it did between its last event and its end was not seen."""
-    log.warning("daemon restarted: the end of its last run was not seen", daemon=daemon, last_run=old, run=new)
+    """The daemon was restarted: the events between its last one here and its end are unknown."""
+    log.warning("daemon restarted", daemon=daemon, last_run=old, run=new, hint="its last events may be missing")
 
 
 def token_refreshed(daemon: str, how: str, expires_at: float | None) -> None:
-    """``how``: ``login``, ``renew``, or ``given`` by somebody else."""
+    """``how``: ``login``, ``renew``, or ``given`` in the configuration."""
     _refreshes.labels(daemon, "success").inc()
     log.info("token obtained", daemon=daemon, how=how, expires_at=expires_at)
 
@@ -285,11 +298,11 @@ def token_refreshed(daemon: str, how: str, expires_at: float | None) -> None:
 def token_refresh_failed(daemon: str, error: str, *, first: bool = True) -> None:
     """Counted each time, logged when the fault starts."""
     _refreshes.labels(daemon, "failure").inc()
-    (log.warning if first else log.debug)("token could not be renewed", daemon=daemon, error=error)
+    (log.warning if first else log.debug)("token refresh failed", daemon=daemon, error=error)
 
 
 def token_expires_soon(daemon: str, expires_at: float) -> None:
-    """Of a token that somebody else looks after."""
+    """Of a token that this bridge does not renew."""
     log.warning(
         "token expires soon",
         daemon=daemon,
@@ -302,7 +315,7 @@ def token_expires_soon(daemon: str, expires_at: float) -> None:
 
 
 def journal_opened(path: str, events: int) -> None:
-    log.info("journal open", path=path, events=events)
+    log.info("journal opened", path=path, events=events)
 
 
 def journal_fault(reason: str, path: str, error: str) -> None:
@@ -312,7 +325,7 @@ def journal_fault(reason: str, path: str, error: str) -> None:
 
 
 def journal_recovered(path: str, held_events: int) -> None:
-    log.info("journal writes again", path=path, held_events=held_events)
+    log.info("journal recovered", path=path, held_events=held_events)
 
 
 def journal_replaced(path: str, kept_as: str, salvaged_events: int, lost: Mapping[str, int]) -> None:
@@ -320,7 +333,7 @@ def journal_replaced(path: str, kept_as: str, salvaged_events: int, lost: Mappin
     for sink, count in lost.items():
         _dropped.labels(sink, "damaged").inc(count)
     log.warning(
-        "journal replaced by a fresh one",
+        "journal replaced",
         path=path,
         damaged_kept_as=kept_as,
         salvaged_events=salvaged_events,
@@ -382,7 +395,7 @@ def sink_recovered(sink: str, waiting_events: int) -> None:
 
 
 def mqtt_state_refused(broker: str, topic: str, reason: str) -> None:
-    log.warning("broker does not take a state topic", broker=broker, topic=topic, reason=reason)
+    log.warning("retained topic refused", broker=broker, topic=topic, reason=reason)
 
 
 def sink_memory_unusable(sink: str, what: str, count: int) -> None:
@@ -407,11 +420,11 @@ def sink_resumed(sink: str) -> None:
 
 
 def breaker_opened(sink: str, failures: int, error: str) -> None:
-    log.error("sink given a rest: one trial after each wait from here on", sink=sink, failures=failures, error=error)
+    log.error("circuit breaker opened", sink=sink, failures=failures, error=error, hint="one attempt after each wait")
 
 
 def breaker_closed(sink: str) -> None:
-    log.info("sink trusted again", sink=sink)
+    log.info("circuit breaker closed", sink=sink)
 
 
 def replay_started(sink: str, replay: str, events: int) -> None:
@@ -423,12 +436,12 @@ def replay_ended(sink: str, replay: str, how: str, sent: int, refused: int) -> N
 
 
 def sink_gone(sink: str, error: str) -> None:
-    log.error("sink turned off: the far end wants no more", sink=sink, error=error)
+    log.error("sink stopped by its destination", sink=sink, error=error, hint="meshbridge sinks resume NAME")
 
 
 def sink_bug(sink: str) -> None:
-    """Told once, with the traceback; :func:`sink_failed` counts."""
-    log.error("sink raised an unexpected error: please report it", sink=sink, exc_info=True)  # noqa: LOG014 called while it is handled
+    """Logged once, with the traceback; :func:`sink_failed` counts."""
+    log.error("unexpected error in sink", sink=sink, hint=_REPORT, exc_info=True)  # noqa: LOG014 called while it is handled
 
 
 def command_ended(sink: str, command: str, result: str, seconds: float | None) -> None:
@@ -439,15 +452,15 @@ def command_ended(sink: str, command: str, result: str, seconds: float | None) -
 
 
 def command_bug(sink: str, command: str) -> None:
-    log.error("command raised an unexpected error: please report it", sink=sink, command=command, exc_info=True)  # noqa: LOG014 called while it is handled
+    log.error("unexpected error in command", sink=sink, command=command, hint=_REPORT, exc_info=True)  # noqa: LOG014 called while it is handled
 
 
 def dead_letter(sink: str, event_id: str, error: str, number: int) -> None:
-    """``number``: in a row. A far end that refuses everything must not fill the log as well."""
+    """``number``: in a row. A destination that refuses everything must not fill the log."""
     _dropped.labels(sink, "dead_letter").inc()
-    if number <= _TOLD_LETTERS or number % 1000 == 0:
+    if number <= _LOGGED_IN_A_ROW or number % 1000 == 0:
         log.error(
-            "event refused by the sink: kept as a dead letter",
+            "event dead-lettered",
             sink=sink,
             event_id=event_id,
             error=error,
@@ -477,23 +490,23 @@ def collector_failing(daemon: str, collector: str, error: str | None) -> None:
 
 
 def collector_recovered(daemon: str, collector: str) -> None:
-    log.info("collector works again", daemon=daemon, collector=collector)
+    log.info("collector recovered", daemon=daemon, collector=collector)
 
 
 def own_metrics_incomplete() -> None:
-    log.error("own metrics incomplete: please report it", exc_info=True)  # noqa: LOG014 called while it is handled
+    log.error("own metrics incomplete", hint=_REPORT, exc_info=True)  # noqa: LOG014 called while it is handled
 
 
 def exporter_bug(path: str) -> None:
-    log.error("request to the exporter failed: please report it", path=path, exc_info=True)  # noqa: LOG014 as above
+    log.error("exporter request failed", path=path, hint=_REPORT, exc_info=True)  # noqa: LOG014 as above
 
 
 def web_config_read() -> None:
-    log.info("web config read again")
+    log.info("web config reloaded")
 
 
 def web_config_refused(where: str, problem: str) -> None:
-    log.error("web config not usable: the old one stays in force", where=where, error=problem)
+    log.error("web config refused", where=where, error=problem, hint="the previous one stays in effect")
 
 
 # --- admin API -----------------------------------------------------------------------------------------------------
@@ -501,9 +514,9 @@ def web_config_refused(where: str, problem: str) -> None:
 
 def admin_insecure(address: str) -> None:
     log.warning(
-        "the admin API is served without TLS to other hosts: tokens travel in clear",
+        "admin API without TLS",
         listen=address,
-        hint="set admin.tls, or let a proxy on this host do TLS and listen on 127.0.0.1",
+        hint="tokens travel in clear text: set admin.tls, or listen on 127.0.0.1 behind a proxy with TLS",
     )
 
 
@@ -520,19 +533,19 @@ def admin_call(facts: Mapping[str, object]) -> None:
 
 
 def audit_failed(path: str, error: str) -> None:
-    log.error("audit file takes nothing: calls are in this log meanwhile", path=path, error=error)
+    log.error("cannot write audit file", path=path, error=error, hint="calls are written to this log meanwhile")
 
 
 def audit_recovered(path: str) -> None:
-    log.info("audit file is written again", path=path)
+    log.info("audit file recovered", path=path)
 
 
 def admin_certificate_read() -> None:
-    log.info("the admin API shows a new certificate")
+    log.info("admin certificate reloaded")
 
 
 def admin_certificate_refused(error: str) -> None:
-    log.error("the admin API's new certificate is not usable: the old one stays", error=error)
+    log.error("admin certificate refused", error=error, hint="the previous one stays in use")
 
 
 def admin_connection_cut(reason: str) -> None:

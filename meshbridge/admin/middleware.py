@@ -57,7 +57,7 @@ class ApiMiddleware:
                 await problem_response(said)(call.scope, call.receive, call.send)
             raise
         except Exception as error:  # noqa: BLE001 the caller gets one line, the log the rest
-            telemetry.log.error("admin API failed: please report it", path=request.url.path, exc_info=error)
+            telemetry.log.error("admin request failed", path=request.url.path, exc_info=error)
             if call.status is None:  # else the connection is closed: half an answer must not look like a whole one
                 said = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this bridge's own: its log says more")
                 await problem_response(said)(call.scope, call.receive, call.send)

@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
                 try:
                     connection.look(now)
                 except Exception:  # noqa: BLE001 one connection must not cost the listener
-                    telemetry.log.exception("admin connection failed: please report it")
+                    telemetry.log.exception("admin connection failed")
                     connection.transport.abort()
             if self._tls is not None and self._context is not None and _stamps(self._tls) != self._stamps:
                 self._stamps = _stamps(self._tls)

@@ -138,7 +138,7 @@ class KeeperWatch:
 
     def failed(self, error: AppMeshError, *, first: bool) -> None:
         """There is no other token; ``first``: of several failures in a row."""
-        (logger.warning if first else logger.debug)("the token could not be renewed: %s", error)
+        (logger.warning if first else logger.debug)("the token refresh failed: %s", error)
 
     def expires_soon(self, grant: Grant) -> None:
         """The token is not renewed, and has a day to live, or less."""

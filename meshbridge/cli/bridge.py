@@ -61,7 +61,9 @@ def _answering_tasks(service: "Service", settings: "Settings", config: Path | No
         return
     server = new_server(settings.daemons)
     if server is None:
-        telemetry.log.warning("App Mesh runs this bridge, but none of `daemons` is on loopback: tasks are not answered")
+        telemetry.log.warning(
+            "tasks not answered", hint="App Mesh runs this bridge, but no daemon of `daemons` is on loopback"
+        )
         yield
         return
     from meshbridge.admin.bridge import get_bridge

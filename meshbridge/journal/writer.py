@@ -129,7 +129,7 @@ class Writer:
                 if not self._turn():
                     return
             except Exception as bug:  # noqa: BLE001 the end of this thread would be the end of the service
-                telemetry.log.exception("journal raised an unexpected error: please report it")
+                telemetry.log.exception("unexpected error in journal")
                 self._take_fault(sqlite3.OperationalError(f"unexpected {bug!r}"))
                 if self._stopping:
                     return

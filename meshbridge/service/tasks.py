@@ -73,12 +73,12 @@ class Worker:
                 self._server.task_return(orjson.dumps(self._answer(text.strip())))
             except SystemExit:
                 # App Mesh has started another process in the place of this one, which needs the journal.
-                telemetry.log.warning("App Mesh has replaced this process: it ends")
+                telemetry.log.warning("process replaced by App Mesh")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             except AppMeshError as error:
                 if not self._stop.is_set():
-                    telemetry.log.warning("the answer to a task was not taken", error=str(error))
+                    telemetry.log.warning("task answer refused", error=str(error))
 
     def _answer(self, name: str) -> Any:
         if name not in self._answers:

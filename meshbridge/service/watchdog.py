@@ -121,7 +121,9 @@ class Watchdog:
             if not stuck:
                 self._notifier.alive(self._summary())
             elif stuck != told:
-                telemetry.log.error("pipeline stuck: the watchdog is not fed", parts=", ".join(stuck))
+                telemetry.log.error(
+                    "pipeline stuck", parts=", ".join(stuck), hint="the service manager restarts the bridge"
+                )
                 self._notifier.send(f"STATUS=stuck: {', '.join(stuck)}")
             told = stuck
             if self._stop.wait(period / _FEEDS_PER_PERIOD):

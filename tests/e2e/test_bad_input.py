@@ -144,7 +144,7 @@ def test_a_daemon_that_refuses_is_explained_and_tried_again(
     bridge = Bridge(tmp_path, {"daemons": {"node-a": settings}})
     try:
         bridge.start()
-        bridge.process.wait_for_output("daemon unreachable")
+        bridge.process.wait_for_output("daemon disconnected")
         for text in said:
             assert text in bridge.process.output()
         assert "Traceback" not in bridge.process.output()

@@ -170,7 +170,7 @@ def test_a_daemon_that_is_killed_and_started_again_is_a_new_run_and_the_loss_is_
             _add_talker(facts)
             wait_for(lambda: "io.appmesh.app.stdout" in [event["type"] for event in subscriber.events()], "output")
             daemon.end(signal.SIGKILL)
-            bridge.process.wait_for_output("daemon unreachable")
+            bridge.process.wait_for_output("daemon disconnected")
             daemon, _ = start_daemon(facts["tcp"][1])
             bridge.process.wait_for_output("daemon restarted")
             seen = len(subscriber.messages)

@@ -66,7 +66,7 @@ def test_by_sighup_sinks_come_change_and_go_and_nobody_else_notices(
     sinks = {name: file_sink(tmp_path / path) for name, path in paths.items()}
     change(bridge, sinks=sinks)
     process.send(signal.SIGHUP)
-    process.wait_for_output("settings read again")
+    process.wait_for_output("configuration reloaded")
     emit(emulator, "second")
     wait_for(lambda: outputs(tmp_path / "new") == outputs(tmp_path / "there") == ["second"], "the second event")
     wait_for(lambda: outputs(tmp_path / "kept") == ["first", "second"], "it in the sink that did not change")

@@ -255,7 +255,7 @@ def test_a_full_disk_is_ridden_out_and_left_behind(tmp_path: Path, emulator: Emu
         scene.hook.mood = "fine"
         wait_for(lambda: len(set(scene.hook.ids)) == scene._number, "the same at the hook")
         filler.unlink()
-        scene.bridge.process.wait_for_output("journal writes again")
+        scene.bridge.process.wait_for_output("journal recovered")
         scene.emit(500)
         wait_for(lambda: len(set(scene.hook.ids)) == scene._number, "events after")
         wait_for(lambda: len(scene.lines.ids) == scene._number, "events after")
@@ -284,7 +284,7 @@ def test_a_file_that_may_not_grow_is_ridden_out_too(scene: Scene) -> None:
     assert scene.metric("meshbridge_journal_faults_total") == 1
     resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
     scene.hook.mood = "fine"
-    scene.bridge.process.wait_for_output("journal writes again")
+    scene.bridge.process.wait_for_output("journal recovered")
     for far in (scene.hook, scene.lines):
         wait_for(lambda far=far: len(set(far.ids)) == scene._number, "everything")  # type: ignore[misc]
     kept = scene.end()

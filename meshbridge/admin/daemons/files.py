@@ -154,7 +154,7 @@ async def _content(ask: Asking, path: str, opened: _Download) -> AsyncGenerator[
         while part := await ask.in_thread(opened.read):
             yield part
     except AppMeshError as error:
-        telemetry.log.warning("a download broke off", daemon=ask.daemon, path=path, error=str(error))
+        telemetry.log.warning("download interrupted", daemon=ask.daemon, path=path, error=str(error))
         raise BrokenOffError from error
 
 
