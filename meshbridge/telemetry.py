@@ -92,7 +92,7 @@ _journal_faults = Counter(
     "meshbridge_journal_faults", "Faults of the journal: it could not be read or written", ["reason"], registry=REGISTRY
 )
 _reload_success = Gauge(
-    "meshbridge_config_reload_success_timestamp_seconds", "Time of the last successful configuration reload in unix seconds",
+    "meshbridge_config_reload_success_timestamp_seconds", "Last successful configuration reload in unix seconds",
     registry=REGISTRY,
 )  # fmt: skip
 
