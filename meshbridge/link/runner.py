@@ -29,6 +29,7 @@ from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.link.slow_consumer import Pace
 from meshbridge.model.status import LinkState, LinkStatus
+from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Link"]
 
@@ -43,6 +44,7 @@ _STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the ne
 _MAX_MESSAGE_BYTES = 16 * 2**20  # on the event connection, which carries no lists of apps and no output
 _MAX_EARLY = 10_000  # events before the answer to the subscribe: what a daemon queues for a client
 _MAX_INVALID = 1000  # messages in a row
+_MAX_BUG_CHARACTERS = 500
 _OWN_RUN_PREFIX = "x-"  # of the names that this bridge gives to runs it can't name
 
 _MOVES: dict[LinkState, frozenset[LinkState]] = {
@@ -98,7 +100,7 @@ class Link:
         )
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread(f"link-{daemon}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _client between the link's thread and stop
         self._client: AppMeshClient | None = None
         # Written by the link's thread (the last four by the reader), read by any.
@@ -126,7 +128,6 @@ class Link:
         if not self.has_events:
             return
         self._repair.start()
-        self._thread = threading.Thread(target=self._run, name=f"link-{self.name}", daemon=True)
         self._thread.start()
 
     def request_stop(self) -> None:
@@ -146,10 +147,7 @@ class Link:
         self._own_requests.close()
         self.client.close()
         ended = self._repair.stop(timeout_seconds)
-        if self._thread is not None:
-            self._thread.join(timeout_seconds)
-            ended = ended and not self._thread.is_alive()
-        return ended
+        return self._thread.join(timeout_seconds) and ended
 
     @property
     def has_events(self) -> bool:
@@ -159,7 +157,12 @@ class Link:
     @property
     def alive(self) -> bool:
         """Whether the link's thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.running
+
+    @property
+    def threads(self) -> tuple[SupervisedThread, ...]:
+        """Those that must run, for as long as the link does."""
+        return (self._thread, self._repair.thread) if self.has_events else ()
 
     def status(self) -> LinkStatus:
         if not self.has_events:
@@ -201,6 +204,13 @@ class Link:
     # --- the link's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._stay_connected()
+        finally:
+            self._connected_since = None
+            self._state = LinkState.STOPPED
+
+    def _stay_connected(self) -> None:
         attempts = 0  # failed ones in a row, or short-lived ones
         told: str | None = None  # the reason that the log has said already
         while not self._stop.is_set():
@@ -211,6 +221,9 @@ class Link:
                 error: AppMeshError = AppMeshConnectionError("the connection ended")
             except AppMeshError as failed:
                 error = failed
+            except Exception as bug:  # noqa: BLE001 whatever a daemon says costs its own connection only
+                telemetry.thread_failed(self._thread.name, bug, None)
+                error = AppMeshError(f"unexpected {bug!r}"[:_MAX_BUG_CHARACTERS])
             if self._stop.is_set():
                 break
             steady = self._state is LinkState.UP and time.monotonic() - started >= _STEADY_SECONDS
@@ -233,8 +246,6 @@ class Link:
             told = reason
             self._move(LinkState.WAITING)
             self._rest(seconds)
-        self._connected_since = None
-        self._move(LinkState.STOPPED)
 
     def _delay(self, reason: str, attempts: int) -> float:
         if seconds := self._credentials.retry_seconds:

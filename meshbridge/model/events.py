@@ -20,6 +20,8 @@ __all__ = [
     "MAX_NAME_CHARACTERS",
     "MAX_PUSH_BYTES",
     "MAX_SEQUENCE",
+    "MAX_TIMESTAMP",
+    "MIN_TIMESTAMP",
     "Envelope",
     "Event",
     "EventType",
@@ -29,6 +31,7 @@ __all__ = [
     "decode_push",
     "encode",
     "gap",
+    "is_app_name",
     "raw",
 ]
 
@@ -188,7 +191,7 @@ def decode_push(
             and MIN_TIMESTAMP <= timestamp <= MAX_TIMESTAMP
             and len(fields) == (5 if subscription is None and "subscription_id" not in fields else 6)
             and (subscription is None or fields["subscription_id"] == subscription)
-            and _is_app(app)
+            and is_app_name(app)
         ):
             raise PushError(_what_is_wrong(fields, subscription))  # noqa: TRY301 a call would cost each event
         if event_type is _STDOUT:
@@ -295,7 +298,8 @@ def _is_name(text: str) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def _is_app(name: str) -> bool:
+def is_app_name(name: str) -> bool:
+    """Whether an app can be called so."""
     return _is_name(name) and name != DAEMON_PLACE
 
 
@@ -306,7 +310,7 @@ def _what_is_wrong(fields: dict[str, Any], subscription: str | None) -> str:
     if subscription is not None and fields.get("subscription_id") != subscription:
         return f"an event of another subscription: {str(fields.get('subscription_id'))[:_MAX_REASON_CHARACTERS]!r}"
     app, sequence = fields["app_name"], fields["sequence"]
-    if type(app) is not str or not _is_app(app):
+    if type(app) is not str or not is_app_name(app):
         return f"an event whose app_name is invalid: {str(app)[:_MAX_REASON_CHARACTERS]!r}"
     if type(sequence) is not int or not 0 <= sequence <= MAX_SEQUENCE:
         return f"an event whose sequence is invalid: {str(sequence)[:_MAX_REASON_CHARACTERS]}"
