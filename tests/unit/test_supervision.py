@@ -12,7 +12,8 @@ def failures(thread: str) -> float:
 
 
 def test_a_thread_that_fails_is_started_again_until_it_returns() -> None:
-    stopping, runs = threading.Event(), []
+    stopping = threading.Event()
+    runs: list[int] = []
     ended = threading.Event()
 
     def target() -> None:
