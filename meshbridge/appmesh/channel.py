@@ -182,6 +182,8 @@ class Channel:
             try:
                 read = Conversation.read(message)
             except MessageError as invalid:
+                self._hand_over(pushes)  # before what follows may end the connection
+                pushes = []
                 if self._on_invalid is None:
                     logger.warning("a message from the daemon could not be read: %s", invalid)
                 else:
@@ -195,6 +197,8 @@ class Channel:
                 waiter = self._conversation.take(read)
             if waiter is None:
                 logger.debug("nobody waits for the answer to %s", read.request_uri)
+                self._hand_over(pushes)
+                pushes = []
                 self._count_useless()
             else:
                 self._useless = 0
