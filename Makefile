@@ -57,7 +57,7 @@ bench: $(VENV)/.dev programs
 
 faults: $(VENV)/.dev programs
 	$(BIN)/python -m tests.faults.fuzz_wire --count 1000000 --seed $${SEED:-$$(date +%s)}
-	$(BIN)/python -m pytest tests/faults --faults=long -p no:cacheprovider --timeout=3600
+	$(BIN)/python -m pytest tests/faults tests/powercut --faults=long -p no:cacheprovider --timeout=3600
 
 # The image's dependencies, pinned with hashes; to be run again when pyproject.toml changes.
 LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \

@@ -34,6 +34,7 @@ __all__ = [
     "When",
     "chance_of_jitter",
     "doubts_about",
+    "duration_text",
     "load_key_pair",
     "matches",
     "parse_duration",
@@ -112,7 +113,7 @@ def parse_size(value: object) -> int:
     raise ValueError(f"not a size: {value!r} (use a number of bytes, or 256KiB, 100MB, 4GiB)")
 
 
-def _duration_text(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         count = seconds / _UNITS[unit]
         if count >= 1 and count == int(count):
@@ -131,7 +132,7 @@ def _size_text(size: int) -> str:
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration, json_schema_input_type=str | float),
-    PlainSerializer(_duration_text, return_type=str),
+    PlainSerializer(duration_text, return_type=str),
 ]
 """Seconds, written like ``10s``, ``5m`` or ``P1D``."""
 

@@ -35,7 +35,7 @@ stays under a dated name; the last three are kept. Couriers go on at the same of
 
 from meshbridge.journal.clock import steady_now
 from meshbridge.journal.errors import JournalError, JournalInUseError
-from meshbridge.journal.inspection import Verification, verify_directory
+from meshbridge.journal.inspection import Verification, database_in, verify_directory
 from meshbridge.journal.journal import Journal
 from meshbridge.journal.letters import DeadLetter, DeadLetters
 from meshbridge.journal.options import JournalOptions, Sync
@@ -49,6 +49,7 @@ __all__ = [
     "JournalOptions",
     "Sync",
     "Verification",
+    "database_in",
     "steady_now",
     "verify_directory",
 ]

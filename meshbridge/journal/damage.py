@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Self, TypeGuard
 from urllib.parse import quote
 
+from meshbridge.disk import rename_durably, sync_directory, sync_file
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, envelope_of
-from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, MemoryKey, StateKey, Store
+from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, MemoryKey, StateKey, Store, remove
 from meshbridge.model.events import Envelope
 
-__all__ = ["Replacement", "finish_replacement", "replace"]
+__all__ = ["FRESH", "Replacement", "finish_replacement", "replace"]
 
-_FRESH = f"{DATABASE}.new"
+FRESH = f"{DATABASE}.new"
 _KEPT = 3  # damaged ones; each can be as large as the journal, and a bad disk damages one after the other
 _SALVAGE_SECONDS = 15.0  # without an event that can be read: then the rest is given up, for new ones wait in memory
 _GROUP = 1000
@@ -39,21 +40,23 @@ class Replacement:
 
 
 def finish_replacement(directory: Path) -> None:
-    """Ends a replacement that was cut short when the damaged database was set aside already.
+    """Ends a replacement that was cut short: takes the fresh database where the damaged one is set aside already,
+    and deletes an incomplete one.
 
     Raises:
         OSError: the fresh one can't be put in its place.
 
     """
-    path, fresh = directory / DATABASE, directory / _FRESH
-    if path.exists() or not fresh.exists():
-        return
-    _remove(path)  # the damaged one's WAL: it has nothing that is not in the fresh one
-    fresh.rename(path)
+    path, fresh = directory / DATABASE, directory / FRESH
+    if path.exists():
+        remove(fresh)
+    elif fresh.exists():
+        remove(path)  # the damaged one's WAL: it has nothing that is not in the fresh one
+        rename_durably(fresh, path)
 
 
 def replace(
-    directory: Path, sync: Sync, *, cursors: Mapping[str, int] | None, tail: Sequence[Envelope], last: int
+    directory: Path, sync: Sync | float, *, cursors: Mapping[str, int] | None, tail: Sequence[Envelope], last: int
 ) -> Replacement:
     """Sets the damaged database aside; the one that stands in its place then has all that could be saved.
 
@@ -64,11 +67,9 @@ def replace(
         OSError, sqlite3.Error: there is no room, say. The damaged one is still in its place.
 
     """
-    path = directory / DATABASE
-    if path.exists():
-        _remove(directory / _FRESH)
+    path, new = directory / DATABASE, directory / FRESH
     finish_replacement(directory)
-    fresh = Store(directory, sync, _FRESH)
+    fresh = Store(directory, sync, FRESH)
     try:
         with _Wreck(path) as wreck:
             known = wreck.cursors() if cursors is None else cursors
@@ -96,12 +97,16 @@ def replace(
         lost = {name: _lost(fresh, max(offset, first - 1), last) for name, offset in known.items()}
     except BaseException:
         fresh.close()
-        _remove(directory / _FRESH)
+        remove(new)
         raise
     fresh.checkpoint()
     fresh.close()
+    # Each step is on the disk before the next: as soon as the damaged one has another name, the fresh one is complete.
+    sync_file(new)
+    sync_directory(directory)
     kept = _set_aside(path)
-    (directory / _FRESH).rename(path)
+    sync_directory(directory)
+    rename_durably(new, path)
     return Replacement(kept.name, salvaged, {name: count for name, count in lost.items() if count})
 
 
@@ -113,11 +118,6 @@ def _lost(fresh: Store, after: int, last: int) -> int:
 def _grouped(events: Iterator[Envelope]) -> Iterator[list[Envelope]]:
     while group := list(itertools.islice(events, _GROUP)):
         yield group
-
-
-def _remove(path: Path) -> None:
-    for suffix in SUFFIXES:
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _set_aside(path: Path) -> Path:
@@ -137,7 +137,7 @@ def _set_aside(path: Path) -> Path:
     )
     for one in earlier[:-_KEPT]:
         if one != kept:
-            _remove(one)
+            remove(one)
     return kept
 
 

@@ -6,13 +6,15 @@
 
 * ``DamageError`` (an ``sqlite3.DatabaseError``): what was read is not what was written
 
+  * ``EmptyError``: the file has 0 bytes
+
 ``sqlite3.Error`` stays inside the package; :func:`is_damage` tells a file that must be set aside from a disk that may
 recover.
 """
 
 import sqlite3
 
-__all__ = ["DamageError", "JournalError", "JournalInUseError", "is_damage", "is_full"]
+__all__ = ["DamageError", "EmptyError", "JournalError", "JournalInUseError", "is_damage", "is_full"]
 
 _PRIMARY = 0xFF
 # What the file itself causes. Of the input/output errors only those of reading: a write may succeed later.
@@ -33,6 +35,10 @@ class JournalInUseError(JournalError):
 
 class DamageError(sqlite3.DatabaseError):
     """The database is no journal, or what was read from it is not what was written."""
+
+
+class EmptyError(DamageError):
+    """The database has 0 bytes, as after a power cut while an older version created it."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:

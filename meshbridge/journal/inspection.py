@@ -1,20 +1,23 @@
 """Looks into a journal for a person, with a connection of its own, so that nobody waits for it."""
 
 import contextlib
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from meshbridge.journal.damage import FRESH
 from meshbridge.journal.errors import DamageError, JournalError, is_damage
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.rows import COLUMNS, envelope_of
-from meshbridge.journal.store import DATABASE
+from meshbridge.journal.store import DATABASE, SUFFIXES
 from meshbridge.model.events import Envelope
 
-__all__ = ["Verification", "find", "verify", "verify_directory"]
+__all__ = ["Verification", "database_in", "find", "verify", "verify_directory"]
 
 _MOST_PROBLEMS = 20
 _ROWS = 500  # read at a time, so that a long look keeps no old state of the database alive
@@ -33,12 +36,38 @@ class Verification:
 
 
 @contextlib.contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+def _connected(path: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None)
     try:
         yield connection
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def _connected_or_copied(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a database that is not in use; to a copy of it where SQLite would have to write to read it.
+
+    That is so after a power cut in the first moments (a rollback journal), or where a directory can't be written.
+    """
+    try:
+        with _connected(path) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise
+    else:
+        with _connected(path) as connection:
+            yield connection
+        return
+    with tempfile.TemporaryDirectory(prefix="meshbridge-verify-") as directory:
+        copy = Path(directory) / path.name
+        for suffix in SUFFIXES:
+            if suffix != "-shm":
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
+        with _connected(copy, "rw") as connection:
+            yield connection
 
 
 def find(path: Path, event_id: str) -> Envelope | None:
@@ -75,16 +104,24 @@ def verify_directory(directory: Path) -> Verification:
         JournalError: there is none, or it can't be read.
 
     """
-    if not (directory / DATABASE).exists():
+    path = database_in(directory)
+    if path is None:
         raise JournalError(f"journal.path: there is no journal in {directory}")
     lock = DirectoryLock(directory)
     try:
-        return verify(directory / DATABASE)
+        return verify(path, in_use=False)
+    except OSError as error:
+        raise JournalError(f"{path} cannot be copied to be read: {error}") from error
     finally:
         lock.release()
 
 
-def verify(path: Path) -> Verification:
+def database_in(directory: Path) -> Path | None:
+    """The database of a journal that is not in use: the fresh one where a repair was cut short at its last step."""
+    return next((path for path in (directory / DATABASE, directory / FRESH) if path.exists()), None)
+
+
+def verify(path: Path, *, in_use: bool = True) -> Verification:
     """Compares the structure as SQLite does it, and then each event with its checksum.
 
     Raises:
@@ -95,7 +132,7 @@ def verify(path: Path) -> Verification:
     problems: list[str] = []
     events = damaged = 0
     try:
-        with _connected(path) as connection:
+        with (_connected if in_use else _connected_or_copied)(path) as connection:
             found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
             problems += [text for text in found if text != "ok"]
             after = 0

@@ -8,19 +8,33 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from meshbridge.journal.errors import DamageError
+from meshbridge.disk import rename_durably, sync_directory, sync_file
+from meshbridge.journal.errors import DamageError, EmptyError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.rows import COLUMNS, PLACES, envelope_of, event_bytes, row_of
 from meshbridge.journal.schema import prepare
 from meshbridge.model.events import Envelope
 
-__all__ = ["DATABASE", "SUFFIXES", "Change", "Deletion", "Extent", "Group", "Letter", "MemoryKey", "StateKey", "Store"]
+__all__ = [
+    "DATABASE",
+    "SUFFIXES",
+    "Change",
+    "Deletion",
+    "Extent",
+    "Group",
+    "Letter",
+    "MemoryKey",
+    "StateKey",
+    "Store",
+    "remove",
+]
 
 DATABASE = "journal.db"
-SUFFIXES = ("", "-wal", "-shm")
-"""Of the database's name: SQLite makes three files."""
+SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Of the database's name: SQLite makes up to four files (the last only while it creates a database)."""
+_UNFINISHED = f"{DATABASE}.creating"
 _MODE = 0o600  # output of apps is in it, whatever else may read the directory
 # The sqlite3 module gives up the interpreter's lock for each step of a statement, and getting it back can take 5 ms
 # when other threads are busy. An INSERT of many rows is one step.
@@ -64,45 +78,6 @@ class Group:
     changes: Iterable[Change] = ()  # made last
     memory: Mapping[MemoryKey, str | None] = field(default_factory=dict)
 
-    @classmethod
-    def joined(cls, parts: Iterable[Self]) -> Self:
-        """Many groups as one."""
-        parts = list(parts)
-        return cls(
-            rows=[row for part in parts for row in part.rows],
-            cursors={name: offset for part in parts for name, offset in part.cursors.items()},
-            runs={daemon: run for part in parts for daemon, run in part.runs.items()},
-            states={key: state for part in parts for key, state in part.states.items()},
-            dead_letters=[letter for part in parts for letter in part.dead_letters],
-            changes=[change for part in parts for change in part.changes],
-            memory={key: text for part in parts for key, text in part.memory.items()},
-        )
-
-    def divided(self) -> list["Group"]:
-        """The same in smaller parts, in order; none where it is one thing alone."""
-        parts = [
-            *(Group(rows=half) for half in _halves(self.rows)),
-            *(Group(cursors={name: offset}) for name, offset in self.cursors.items()),
-            *(Group(runs={daemon: run}) for daemon, run in self.runs.items()),
-            *(Group(states={key: state}) for key, state in self.states.items()),
-            *(Group(dead_letters=[letter]) for letter in self.dead_letters),
-            *(Group(changes=[change]) for change in self.changes),
-            *(Group(memory={key: text}) for key, text in self.memory.items()),
-        ]
-        return parts if len(parts) > 1 else []
-
-    def describe(self) -> str:
-        """For the log: what one thing alone is."""
-        if self.rows:
-            return f"event {self.rows[0].event.id[:200]!r}"
-        kinds = ("cursors", "runs", "states", "dead_letters", "changes", "memory")
-        return next((f"one of {kind}" for kind in kinds if getattr(self, kind)), "nothing")
-
-
-def _halves(rows: Sequence[Envelope]) -> list[Sequence[Envelope]]:
-    middle = len(rows) // 2
-    return [half for half in (rows[:middle], rows[middle:]) if half]
-
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -131,18 +106,16 @@ class Deletion:
         self.after = 0  # where the next search begins
 
 
-class _RehearsedError(Exception):
-    """Takes a transaction back."""
-
-
 class Store:
     """The database; the directory's lock is its owner's.
 
     ``read`` and what stands below it may be called by any thread; the rest belongs to the journal's.
     """
 
-    def __init__(self, directory: Path, sync: Sync, name: str = DATABASE) -> None:
+    def __init__(self, directory: Path, sync: Sync | float, name: str = DATABASE) -> None:
         """Opens or creates the database, and brings an older schema up to date.
+
+        ``sync``: :class:`Sync`, or seconds: then the owner calls :meth:`sync` so often.
 
         Raises:
             JournalError: it was written by a newer meshbridge.
@@ -151,8 +124,12 @@ class Store:
         """
         self.path = directory / name
         self._read_lock = threading.Lock()  # guards _reader
-        if self.path.exists() and not self.path.stat().st_size:
-            raise DamageError("the file is empty")
+        self._wal = self.path.with_name(f"{name}-wal")
+        self._name_is_durable = False
+        if name == DATABASE:
+            _create_missing(directory, sync)
+            if not self.path.stat().st_size:
+                raise EmptyError("the file is empty")
         self._keep_private()
         self._writer = self._connect(sync)
         try:
@@ -177,11 +154,13 @@ class Store:
         except OSError as error:
             raise sqlite3.OperationalError(str(error)) from error
 
-    def _connect(self, sync: Sync) -> sqlite3.Connection:
+    def _connect(self, sync: Sync | float) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if sync is Sync.GROUP else 'OFF'}")
+            # NORMAL: no fsync at a commit, but all that keep the database whole.
+            mode = {Sync.GROUP: "FULL", Sync.NONE: "OFF"}[sync] if isinstance(sync, Sync) else "NORMAL"
+            connection.execute(f"PRAGMA synchronous = {mode}")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         except BaseException:
             connection.close()
@@ -209,48 +188,37 @@ class Store:
             sqlite3.Error: nothing of it was written.
 
         """
+        rows = group.rows
         with self._transaction() as writer:
-            self._insert(writer, group)
-
-    def rehearse(self, group: Group) -> None:
-        """Raises what :meth:`append` would; nothing is written."""
-        with contextlib.suppress(_RehearsedError), self._transaction() as writer:
-            self._insert(writer, group)
-            raise _RehearsedError
-
-    def _insert(self, writer: sqlite3.Connection, group: Group) -> None:
-        self._insert_events(writer, group.rows)
-        for name, offset in group.cursors.items():
-            writer.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (name, offset))
-        for daemon, (run, sequence) in group.runs.items():
-            writer.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (daemon, run, sequence))
-        for (daemon, app), state in group.states.items():
-            if state is None:
-                writer.execute("DELETE FROM app_states WHERE daemon = ? AND app = ?", (daemon, app))
-            else:
-                writer.execute("INSERT OR REPLACE INTO app_states VALUES (?, ?, ?)", (daemon, app, state))
-        self._remember(group.memory)
-        for sink, refused_at, reason, error, envelope in group.dead_letters:
-            writer.execute(
-                f"INSERT INTO dead_letters (sink, refused_at, reason, error, {COLUMNS}) "  # noqa: S608 constants
-                f"VALUES (?, ?, ?, ?, {PLACES[1:]}",
-                (sink, refused_at, reason, error, *row_of(envelope.offset, envelope.event)),
-            )
-        for change in group.changes:
-            change.rows = writer.execute(change.sql, change.parameters).rowcount
-
-    def _insert_events(self, writer: sqlite3.Connection, rows: Sequence[Envelope]) -> None:
-        start = 0
-        for size in _CHUNKS:
-            while len(rows) - start >= size:
-                chunk = rows[start : start + size]
+            start = 0
+            for size in _CHUNKS:
+                while len(rows) - start >= size:
+                    chunk = rows[start : start + size]
+                    writer.execute(
+                        _INSERTS[size],
+                        tuple(itertools.chain.from_iterable(row_of(row.offset, row.event) for row in chunk)),
+                    )
+                    start += size
+            if rows:
+                self._count(len(rows))
+            for name, offset in group.cursors.items():
+                writer.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (name, offset))
+            for daemon, (run, sequence) in group.runs.items():
+                writer.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (daemon, run, sequence))
+            for (daemon, app), state in group.states.items():
+                if state is None:
+                    writer.execute("DELETE FROM app_states WHERE daemon = ? AND app = ?", (daemon, app))
+                else:
+                    writer.execute("INSERT OR REPLACE INTO app_states VALUES (?, ?, ?)", (daemon, app, state))
+            self._remember(group.memory)
+            for sink, refused_at, reason, error, envelope in group.dead_letters:
                 writer.execute(
-                    _INSERTS[size],
-                    tuple(itertools.chain.from_iterable(row_of(row.offset, row.event) for row in chunk)),
+                    f"INSERT INTO dead_letters (sink, refused_at, reason, error, {COLUMNS}) "  # noqa: S608 constants
+                    f"VALUES (?, ?, ?, ?, {PLACES[1:]}",
+                    (sink, refused_at, reason, error, *row_of(envelope.offset, envelope.event)),
                 )
-                start += size
-        if rows:
-            self._count(len(rows))
+            for change in group.changes:
+                change.rows = writer.execute(change.sql, change.parameters).rowcount
 
     def _remember(self, memory: Mapping[MemoryKey, str | None]) -> None:
         removed = [key for key, text in memory.items() if text is None]
@@ -281,6 +249,18 @@ class Store:
             self._count(-count)
         deletion.after = last
         return count, last, dict(zip(names, misses, strict=True))
+
+    def sync(self) -> None:
+        """Puts on the disk what was appended. Only where that does not (``sync`` in seconds).
+
+        Raises:
+            OSError: the disk fails.
+
+        """
+        sync_file(self._wal)
+        if not self._name_is_durable:
+            sync_directory(self.path.parent)
+            self._name_is_durable = True
 
     def checkpoint(self) -> None:
         """Empties the WAL into the database."""
@@ -397,9 +377,8 @@ class Store:
             page = self._reader.execute("PRAGMA page_size").fetchone()[0]
             pages = self._reader.execute("PRAGMA page_count").fetchone()[0]
             free = self._reader.execute("PRAGMA freelist_count").fetchone()[0]
-        wal = self.path.with_name(self.path.name + "-wal")
         try:
-            wal_bytes = wal.stat().st_size
+            wal_bytes = self._wal.stat().st_size
         except OSError:
             wal_bytes = 0
         return int(page * (pages - free) + wal_bytes)
@@ -408,3 +387,30 @@ class Store:
         with self._read_lock:
             self._reader.close()
         self._writer.close()
+
+
+def remove(path: Path) -> None:
+    """Deletes a database, and all files that SQLite makes beside it."""
+    for suffix in SUFFIXES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _create_missing(directory: Path, sync: Sync | float) -> None:
+    """Creates a database under another name, and renames it when it is complete and on the disk.
+
+    So a power cut at any moment leaves either none or a whole one, and an empty file is always damage.
+
+    Raises:
+        sqlite3.Error: it can't be created.
+
+    """
+    path, unfinished = directory / DATABASE, directory / _UNFINISHED
+    try:
+        if path.exists():
+            return
+        remove(unfinished)
+        Store(directory, sync, _UNFINISHED).close()
+        remove(path)  # a WAL without its database: SQLite would take it for the new one's
+        rename_durably(unfinished, path)
+    except OSError as error:
+        raise sqlite3.OperationalError(str(error)) from error

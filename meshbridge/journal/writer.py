@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from meshbridge import telemetry
 from meshbridge.journal import damage
-from meshbridge.journal.errors import is_damage, is_full
+from meshbridge.journal.errors import EmptyError, is_damage, is_full
 from meshbridge.journal.keeping import Deleted, prune
 from meshbridge.journal.ledger import Ledger, runs_of
 from meshbridge.journal.letters import DeadLetters
-from meshbridge.journal.options import JournalOptions
+from meshbridge.journal.options import JournalOptions, Sync
 from meshbridge.journal.store import DATABASE, Group, Store
 
 __all__ = ["Writer"]
@@ -20,13 +20,9 @@ __all__ = ["Writer"]
 _RETRY_SECONDS = 1.0  # between attempts while the disk takes nothing
 _PRUNE_SHARE = 20  # one part in so many of max_bytes written: time to prune, without waiting for the timer
 _CURSORS_SECONDS = 0.02  # cursors wait so long for events to go to the disk with: an fsync less for each batch
-_WITHOUT_SINK = "journal"  # the label where a drop is not of one sink
 _MENDING_SECONDS = 0.2  # how long a reader waits at a time while the database is being replaced
 
 Value = TypeVar("Value")
-
-_OF_VALUES = (sqlite3.Error, OverflowError, ValueError, TypeError, AttributeError, KeyError)
-"""What a value raises that no database can hold; of sqlite3's only what :func:`_is_of_disk` leaves."""
 
 
 class Writer:
@@ -56,6 +52,7 @@ class Writer:
         # The thread's own.
         self._retry_at = 0.0
         self._pruning: Iterator[Deleted | None] | None = None
+        self._sync_at: float | None = None  # monotonic seconds; of what is written and not fsynced yet
 
     # --- any thread ----------------------------------------------------------------------------------------------
 
@@ -97,7 +94,7 @@ class Writer:
     @property
     def running(self) -> bool:
         """Whether what is handed over will ever be written."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread is not None
 
     def ask(self, question: Callable[[Store], Value], otherwise: Value) -> Value:
         """Asks the database; damage that shows is mended, and ``otherwise`` is the answer meanwhile."""
@@ -141,8 +138,7 @@ class Writer:
     def _turn(self) -> bool:
         """One thing at a time: mend, write a group, prune a little. False at the end."""
         with self._lock:
-            seconds = None if self.fault is None else max(0.0, self._retry_at - time.monotonic())
-            self._work.wait_for(self._has_work, seconds)
+            self._work.wait_for(self._has_work, self._wait_seconds())
             if self._has_cursors_alone():
                 self._work.wait_for(lambda: not self._has_cursors_alone(), _CURSORS_SECONDS)
             damage_found, faulty = self._damage, self.fault is not None
@@ -155,6 +151,7 @@ class Writer:
             return True
         try:
             self._mend(damage_found)
+            self._sync_when_due()
             if self._has_loose_ends():
                 self._write_group()
             else:
@@ -163,6 +160,19 @@ class Writer:
             self._take_fault(error)
             return not self._stopping  # the disk takes nothing and nobody waits for it any more; the log has said so
         return True
+
+    def _wait_seconds(self) -> float | None:
+        """How long there is nothing to do by the clock; None: no end."""
+        moments = [] if self.fault is None else [self._retry_at]
+        if self._sync_at is not None:
+            moments.append(self._sync_at)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _sync_when_due(self) -> None:
+        if self._sync_at is not None and time.monotonic() >= self._sync_at:
+            self._sync_at = None
+            if self.store is not None:
+                self.store.sync()
 
     def _has_work(self) -> bool:
         if self.fault is not None:
@@ -189,22 +199,17 @@ class Writer:
         with self._lock:
             batch = ledger.next_batch()
             letters, changes = self.letters.take()
-        runs = runs_of(batch.rows)
-        group = Group(batch.rows, batch.cursors, runs, batch.states, letters, changes, batch.memory)
-        refused: frozenset[int] = frozenset()
         try:
-            try:
-                store.append(group)
-            except _OF_VALUES as error:
-                if _is_of_disk(error):
-                    raise
-                refused = self._write_without_refused(store, group)
+            runs = runs_of(batch.rows)
+            store.append(Group(batch.rows, batch.cursors, runs, batch.states, letters, changes, batch.memory))
         except BaseException:
             with self._lock:
                 self.letters.put_back(letters, changes)
             raise
+        if self._sync_at is None and not isinstance(self._options.sync, Sync):
+            self._sync_at = time.monotonic() + self._options.sync
         with self._lock:
-            ledger.written(batch, refused)
+            ledger.written(batch)
             self.letters.written()
             if ledger.written_bytes > self._options.max_bytes // _PRUNE_SHARE:
                 self._prune_wanted = True
@@ -214,41 +219,6 @@ class Writer:
             self._tell(appended=bool(batch.rows) and not batch.held)
         if changes:
             self.letters.announce(changes, store.dead_letters())
-
-    def _write_without_refused(self, store: Store, group: Group) -> frozenset[int]:
-        """Writes of a group what can be written; what can't is found by trying ever smaller parts, and left out.
-
-        No value that comes from outside should get so far. But what one daemon or sink has sent must not keep the
-        events of all others from the disk.
-
-        Returns:
-            The offsets of the events left out.
-
-        Raises:
-            sqlite3.Error: the disk takes nothing; nothing was written.
-
-        """
-        refused: set[int] = set()
-        good: list[Group] = []
-        waiting = [group]
-        while waiting:
-            part = waiting.pop()
-            try:
-                store.rehearse(part)
-            except _OF_VALUES as error:
-                if _is_of_disk(error):
-                    raise
-                parts = part.divided()
-                waiting += reversed(parts)
-                if not parts:
-                    refused.update(row.offset for row in part.rows)
-                    telemetry.journal_refused(part.describe(), repr(error))
-            else:
-                good.append(part)
-        store.append(Group.joined(good))
-        if refused:
-            telemetry.events_dropped(_WITHOUT_SINK, "unwritable", len(refused))
-        return frozenset(refused)
 
     def _tell(self, *, appended: bool) -> None:
         """Wakes who waits; with the lock held."""
@@ -313,11 +283,14 @@ class Writer:
             tail = ledger.tail.between(0, last)
         if store is not None:
             store.close()
-        if store is not None or starting:
+        if (store is not None or starting) and not isinstance(error, EmptyError):
             telemetry.journal_fault("damaged", str(path), str(error))
         done = damage.replace(self._options.path, self._options.sync, cursors=cursors, tail=tail, last=last)
         self._use(self._opened())
-        telemetry.journal_replaced(str(path), done.kept_as, done.salvaged, done.lost)
+        if isinstance(error, EmptyError):
+            telemetry.journal_was_empty(str(path), done.kept_as)
+        else:
+            telemetry.journal_replaced(str(path), done.kept_as, done.salvaged, done.lost)
 
     # --- retention -----------------------------------------------------------------------------------------------
 
@@ -351,8 +324,3 @@ class Writer:
     def _present_cursors(self) -> Mapping[str, int]:
         with self._lock:
             return dict(self._ledger.cursors)
-
-
-def _is_of_disk(error: Exception) -> bool:
-    """Whether the disk or the file is at fault, and not a value."""
-    return isinstance(error, sqlite3.OperationalError) or (isinstance(error, sqlite3.Error) and is_damage(error))

@@ -17,7 +17,7 @@ from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.appmesh import AppMeshConnectionError
 from meshbridge.config.load import Settings
-from meshbridge.journal import Journal, JournalError, Verification, verify_directory
+from meshbridge.journal import Journal, JournalError, Verification, database_in, verify_directory
 from meshbridge.service.explanation import explained
 
 __all__ = ["serve_closed", "verify_closed"]
@@ -69,9 +69,12 @@ def verify_closed(settings: Settings) -> Verification:
 def _check_owner(directory: Path) -> None:
     """Files that another user leaves in a journal lock its bridge out."""
     try:
-        owner = (directory / "journal.db").stat().st_uid
+        database = database_in(directory)
+        if database is None:
+            raise JournalError(f"journal.path: there is no journal in {directory}")
+        owner = database.stat().st_uid
     except OSError as error:
-        raise JournalError(f"journal.path: there is no journal in {directory}: {error.strerror}") from error
+        raise JournalError(f"journal.path: cannot read {directory}: {error.strerror}") from error
     if owner != os.geteuid():
         try:
             name = pwd.getpwuid(owner).pw_name

@@ -1,9 +1,11 @@
 """Writes events as JSON lines to a file, or to standard output.
 
-A reader of the file never finds half a line that stays: what could not be written to its end is taken back, at once,
-or at the next start where the bridge was killed in the middle; its event was not acknowledged and is written again.
+A reader of the file never finds half a line that stays: what could not be written to its end is cut off, at once, or at
+the next start after a kill or a power cut (:mod:`meshbridge.sinks.file_tail`); its event was not acknowledged and is
+written again. How long the file was when all of it was on the disk is remembered with the cursor.
 """
 
+import contextlib
 import os
 import stat
 import time
@@ -13,16 +15,20 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from meshbridge import telemetry
+from meshbridge.disk import sync_directory
 from meshbridge.fields import Format
 from meshbridge.model.events import Envelope, Event, encode
 from meshbridge.sinks.base import NotConnected, Preview, Retry
+from meshbridge.sinks.file_tail import KnownLength, good_length
+from meshbridge.sinks.memory import Memory, VolatileMemory
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.rotation import Archive, RotateOptions
 
 __all__ = ["FileOptions", "FileSink"]
 
 STANDARD_OUTPUT = "-"
-_BLOCK_BYTES = 64 * 1024
+_KIND = "file-length"  # of memory
 
 
 class FileOptions(SinkOptions):
@@ -70,14 +76,19 @@ class FileSink:
         self._options = options
         self._descriptor: int | None = None
         self._regular = False
+        self._memory: Memory = VolatileMemory()
         self._archive = None if options.rotate is None else Archive(Path(options.path), options.rotate, clock)
+
+    def use_memory(self, memory: Memory) -> None:
+        """See :class:`meshbridge.sinks.memory.Remembering`."""
+        self._memory = memory
 
     def connect(self, timeout_seconds: float) -> None:
         self.close(timeout_seconds)
         try:
             self._open()
             if self._regular and self._options.path != STANDARD_OUTPUT:
-                self._mend()
+                self._repair()
             if self._archive is not None:
                 self._archive.tidy()
         except OSError as error:
@@ -126,13 +137,14 @@ class FileSink:
                 view = view[os.write(descriptor, view) :]
             if self._regular:
                 os.fsync(descriptor)
+                self._memory.save(_KIND, {"": KnownLength.of(os.fstat(descriptor)).to_text()})
         except OSError as error:
             text = f"cannot write {self._options.path}: {error.strerror}"
             if self._regular:
                 try:
                     os.ftruncate(descriptor, before)  # no torn line, and no duplicates of those that fitted
                 except OSError:
-                    self._close()  # it is mended when it is opened again
+                    self._close()  # it is repaired when it is opened again
                     raise NotConnected(text, acknowledged=acknowledged, reason="write") from error
             raise Retry(text, acknowledged=acknowledged, reason="write") from error
 
@@ -155,22 +167,21 @@ class FileSink:
             descriptor = os.open(self._options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._descriptor = descriptor
         self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if self._regular and self._options.path != STANDARD_OUTPUT:
+            with contextlib.suppress(PermissionError):  # a directory that may not be read: its owner's choice
+                sync_directory(Path(self._options.path).parent)
         return descriptor
 
-    def _mend(self) -> None:
-        """Takes half a line back that a killed bridge has left at the end of the file."""
+    def _repair(self) -> None:
+        """Cuts off what a power cut or a kill has torn at the end of the file."""
+        texts = self._memory.load(_KIND) or {}
         with Path(self._options.path).open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            whole = end
-            while whole:
-                start = max(0, whole - _BLOCK_BYTES)
-                file.seek(start)
-                newline = file.read(whole - start).rfind(b"\n")
-                whole = start + newline + 1 if newline >= 0 else start
-                if newline >= 0:
-                    break
-            if whole < end:
-                file.truncate(whole)
+            size = file.seek(0, os.SEEK_END)
+            good = good_length(file, KnownLength.from_text(texts.get("", "")))
+            if good < size:
+                file.truncate(good)
+                os.fsync(file.fileno())
+                telemetry.file_tail_cut(self._options.path, size - good)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

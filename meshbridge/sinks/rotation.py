@@ -11,7 +11,6 @@ file is of an earlier one says the time of its last change, so a restart forgets
 import contextlib
 import glob
 import gzip
-import os
 import re
 import shutil
 import threading
@@ -22,6 +21,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from meshbridge.disk import rename_durably
 from meshbridge.fields import Duration, Options, Size
 
 __all__ = ["Archive", "RotateOptions"]
@@ -82,18 +82,22 @@ class Archive:
         )
         same = [number for stamp, number, _ in found if stamp == moment]
         name = f"{self._path.name}.{moment}" + (f"-{max(same) + 1}" if same else "")
-        self._path.rename(self._path.with_name(name))
+        rename_durably(self._path, self._path.with_name(name))
         self.tidy()
 
     def tidy(self) -> None:
         """Deletes what is too old and begins to compress the rest."""
-        files = [file for _, _, file in sorted(self._found())]
-        for file in files[: max(0, len(files) - self._options.keep)]:
-            with contextlib.suppress(FileNotFoundError):
-                file.unlink()
-        if self._options.gzip and not (self._compressor and self._compressor.is_alive()):
-            for part in self._path.parent.glob(f"{glob.escape(self._path.name)}.*{_UNFINISHED}"):
-                part.unlink()  # left by a bridge that was killed
+        files: dict[tuple[str, int], list[Path]] = {}  # two of one moment: its compression was cut short
+        for stamp, number, file in sorted(self._found()):
+            files.setdefault((stamp, number), []).append(file)
+        for same in list(files.values())[: max(0, len(files) - self._options.keep)]:
+            for file in same:
+                file.unlink(missing_ok=True)
+        if self._compressor is not None and self._compressor.is_alive():
+            return
+        for part in self._path.parent.glob(f"{glob.escape(self._path.name)}.*{_UNFINISHED}"):
+            part.unlink(missing_ok=True)  # left by a bridge that was killed
+        if self._options.gzip:
             self._stop.clear()
             self._compressor = threading.Thread(
                 target=self._compress_all, name=f"compress-{self._path.name}", daemon=True
@@ -132,9 +136,7 @@ class Archive:
                         if self._stop.is_set():
                             raise InterruptedError
                         stream.write(block)
-                target.flush()
-                os.fsync(target.fileno())
-            part.rename(packed)
+            rename_durably(part, packed)  # before the file goes: one of the two is always whole
             file.unlink()
         except FileNotFoundError:
             with contextlib.suppress(OSError):  # deleted meanwhile, as one too many
