@@ -110,6 +110,11 @@ _cut = Counter(
 )  # fmt: skip
 _streams = Gauge("meshbridge_admin_event_streams", "Open streams of /api/v1/events", registry=REGISTRY)
 
+_thread_failures = Counter(
+    "meshbridge_thread_failures", "Unexpected errors of threads that were restarted",
+    ["thread"], registry=REGISTRY,
+)  # fmt: skip
+
 _LOGGED_IN_A_ROW = 5  # dead letters that are each logged; then every thousandth
 
 _REPORT = "this is a fault of meshbridge: please report it"
@@ -181,6 +186,17 @@ def reload_failed(error: Exception) -> None:
     """By an unexpected error."""
     _reload_successful.set(0)
     log.error("reload failed", hint=_REPORT, exc_info=error)
+
+
+def thread_failed(thread: str, error: Exception, retry_seconds: float | None) -> None:
+    """By an unexpected error; its work is begun again. ``retry_seconds``: None where the part has waits of its own."""
+    _thread_failures.labels(thread).inc()
+    retry = {} if retry_seconds is None else {"retry_in": f"{retry_seconds:.1f}s"}
+    log.error("thread failed", thread=thread, hint=_REPORT, exc_info=error, **retry)
+
+
+def thread_restarted(thread: str) -> None:
+    log.warning("thread restarted", thread=thread)
 
 
 def control_socket_missing(error: OSError) -> None:
@@ -322,6 +338,12 @@ def journal_fault(reason: str, path: str, error: str) -> None:
     """A fault began; ``journal_recovered`` ends it."""
     _journal_faults.labels(reason).inc()
     log.error("journal fault", reason=reason, path=path, error=error)
+
+
+def journal_refused(what: str, error: str) -> None:
+    """Something that no database can hold was left out; all else of its group is on disk."""
+    _journal_faults.labels("unwritable").inc()
+    log.error("journal entry left out", entry=what, error=error, hint=_REPORT)
 
 
 def journal_recovered(path: str, held_events: int) -> None:

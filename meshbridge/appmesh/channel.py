@@ -16,6 +16,7 @@ __all__ = ["Channel", "Transport"]
 logger = logging.getLogger(__name__)
 
 _SECOND_ANSWER_SECONDS = 1.0  # a daemon sends it right after the first
+_MAX_USELESS = 1000  # messages in a row: late answers to requests that were given up are a few
 
 
 class Transport(Protocol):
@@ -84,6 +85,7 @@ class Channel:
         self._ended: AppMeshConnectionError | None = AppMeshConnectionError("not connected")
         self._closing = False
         self._reader: threading.Thread | None = None
+        self._useless = 0  # messages in a row that were not asked for; the reader's
         self.last_received = 0.0  # monotonic seconds; when anything at all last came in
 
     def open(self, timeout_seconds: float | None = None) -> None:
@@ -180,9 +182,13 @@ class Channel:
             try:
                 read = Conversation.read(message)
             except MessageError as invalid:
-                logger.warning("a message from the daemon could not be read: %s", invalid)
-                if self._on_invalid is not None:
+                self._hand_over(pushes)  # before what follows may end the connection
+                pushes = []
+                if self._on_invalid is None:
+                    logger.warning("a message from the daemon could not be read: %s", invalid)
+                else:
                     self._on_invalid(invalid)
+                self._count_useless()
                 continue
             if isinstance(read, bytes):
                 pushes.append(read)
@@ -191,7 +197,11 @@ class Channel:
                 waiter = self._conversation.take(read)
             if waiter is None:
                 logger.debug("nobody waits for the answer to %s", read.request_uri)
+                self._hand_over(pushes)
+                pushes = []
+                self._count_useless()
             else:
+                self._useless = 0
                 self._hand_over(pushes)
                 pushes = []
                 waiter.response = read
@@ -200,7 +210,16 @@ class Channel:
 
     def _hand_over(self, pushes: list[bytes]) -> None:
         if pushes and self._on_pushes is not None:
+            self._useless = 0
             self._on_pushes(pushes)
+        elif pushes:
+            self._count_useless(len(pushes))
+
+    def _count_useless(self, messages: int = 1) -> None:
+        """A daemon that sends without end what was not asked for is left, or it would keep this thread busy."""
+        self._useless += messages
+        if self._useless > _MAX_USELESS:
+            raise AppMeshConnectionError(f"the daemon sent {_MAX_USELESS} messages in a row that were not asked for")
 
     def _end(self, error: AppMeshError | None) -> None:
         with self._lock:

@@ -43,6 +43,7 @@ _JSON = {"Content-Type": "application/json"}
 _EXIT_CODE, _OUTPUT_POSITION = "X-Exit-Code", "X-Output-Position"
 
 MAX_OUTPUT_BYTES = 3 * 2**20  # the most that a daemon gives at once
+_MAX_UNIX_SECONDS = 253_402_300_799  # the end of the year 9999
 _POLL_SECONDS = 1  # for the end of the process; output alone does not end the daemon's wait
 _POLL_PAUSE_SECONDS = 0.05  # for a daemon that does not wait
 
@@ -335,7 +336,7 @@ class AppMeshClient(FileOperations):
     def get_start_time(self) -> int:
         """When the daemon was started, in unix seconds: it names the daemon's run, and so the numbering of events."""
         seconds = self.get_host_resources().get("appmesh_start_time_unix_seconds")
-        if not isinstance(seconds, int | float):
+        if not isinstance(seconds, int | float) or not 0 <= seconds <= _MAX_UNIX_SECONDS:
             raise AppMeshRequestError(
                 "the daemon does not say when it started", status=HTTPStatus.OK, operation=f"GET {paths.RESOURCES}"
             )
@@ -352,10 +353,11 @@ class AppMeshClient(FileOperations):
         uri = paths.SUBSCRIBE if app_name == "*" else paths.app(app_name, "subscribe")
         query = {"events": ",".join(events)} if events else None
         answer = json_of(self._request("POST", uri, query=query, over=over), dict)
+        named = answer.get("events")
         return SubscriptionResult(
             str(answer.get("subscription_id") or ""),
             str(answer.get("app_name") or ""),
-            [str(event) for event in answer.get("events") or ()],
+            [str(event) for event in named] if isinstance(named, list) else [],
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -9,6 +9,11 @@ from typing import Any, Self
 
 import msgpack
 
+_PLAIN_BYTES = 64 * 1024  # of a frame that may hold anything: it becomes some megabytes at most
+_MAX_MAPS, _MAX_MAP_LENGTH = 16, 1024  # a message has three maps: itself, its headers, its query
+_MAX_REASON_CHARACTERS = 100
+_MAX_STATUS = 999
+
 __all__ = ["MessageError", "RequestMessage", "ResponseMessage", "unpack_message"]
 
 
@@ -111,8 +116,8 @@ class ResponseMessage:
 
         """
         status = fields.get(b"http_status") or 0
-        if not isinstance(status, int):
-            raise MessageError(f"http_status is {type(status).__name__}, not an integer")
+        if not isinstance(status, int) or not 0 <= status <= _MAX_STATUS:
+            raise MessageError(f"http_status is not a status: {type(status).__name__} {str(status)[:20]}")
         return cls(
             uuid=_text(fields, "uuid"),
             request_uri=_text(fields, "request_uri"),
@@ -131,17 +136,45 @@ def _pack(fields: dict[str, Any]) -> bytes:
 def unpack_message(buf: bytes | bytearray | memoryview) -> dict[Any, Any]:
     """The top-level map of a message, its strings left as bytes: most are compared or passed on, never read.
 
+    A message is a few maps of text (PROTOCOL.md, 'Messages'), so arrays, extension types and keys that are no text are
+    refused before they can cost anything: an extension type is hashed by value, which the sender can make collide.
+
     Raises:
-        MessageError: ``buf`` holds no map.
+        MessageError: ``buf`` holds no such map.
 
     """
     try:
-        fields = msgpack.unpackb(buf, raw=True, strict_map_key=False)
+        if len(buf) <= _PLAIN_BYTES:
+            fields = msgpack.unpackb(buf, raw=True, strict_map_key=True, max_ext_len=0)
+        else:
+            fields = msgpack.unpackb(
+                buf,
+                raw=True,
+                strict_map_key=True,
+                max_ext_len=0,
+                max_array_len=0,
+                max_map_len=_MAX_MAP_LENGTH,
+                object_hook=_Maps().take,
+            )
     except Exception as error:  # msgpack raises ValueError, its own types and, for deep nesting, StackError
-        raise MessageError(f"a frame of {len(buf)} bytes is not msgpack: {error}") from error
+        reason = f"{type(error).__name__} {str(error)[:_MAX_REASON_CHARACTERS]}"
+        raise MessageError(f"a frame of {len(buf)} bytes is not msgpack: {reason}") from error
     if not isinstance(fields, dict):
         raise MessageError(f"a frame of {len(buf)} bytes holds {type(fields).__name__}, not a map")
     return fields
+
+
+class _Maps:
+    """Counts the maps of one message: each takes 64 bytes and more of memory for one byte of the frame."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_MAPS
+
+    def take(self, fields: dict[Any, Any]) -> dict[Any, Any]:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"more than {_MAX_MAPS} maps")
+        return fields
 
 
 def _bytes(fields: Mapping[Any, Any], name: str) -> bytes:

@@ -25,17 +25,26 @@ class TCPTransport:
     TCP_MESSAGE_MAGIC = MAGIC
     CONNECT_TIMEOUT_SECONDS = 30.0
 
-    def __init__(self, address: tuple[str, int], ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        ssl_verify: SslVerify,
+        ssl_client_cert: ClientCert = None,
+        *,
+        max_message_bytes: int | None = None,
+    ) -> None:
         """``address`` is (host, port), of either IP version; nothing is connected yet.
 
         ``ssl_verify``: True for the system's authorities, False for no verification, or a CA bundle or directory.
         ``ssl_client_cert``: a PEM file with certificate and key, or the two files.
+        ``max_message_bytes``: a larger one ends the connection; None for ``TCP_MAX_BLOCK_SIZE``.
         """
+        self._max_message_bytes = self.TCP_MAX_BLOCK_SIZE if max_message_bytes is None else max_message_bytes
         self.address = address
         self._ssl_verify = ssl_verify
         self._ssl_client_cert = ssl_client_cert
         self._stream: TlsStream | None = None
-        self._decoder = FrameDecoder(self.TCP_MAX_BLOCK_SIZE)
+        self._decoder = FrameDecoder(self._max_message_bytes)
         self._received: deque[bytes] = deque()
 
     def connect(self, timeout_seconds: float | None = None) -> None:
@@ -48,7 +57,7 @@ class TCPTransport:
         self.close()
         context = client_context(self._ssl_verify, self._ssl_client_cert)
         self._stream = TlsStream.connect(self.address, context, timeout_seconds or self.CONNECT_TIMEOUT_SECONDS)
-        self._decoder = FrameDecoder(self.TCP_MAX_BLOCK_SIZE)
+        self._decoder = FrameDecoder(self._max_message_bytes)
         self._received.clear()
 
     def connected(self) -> bool:

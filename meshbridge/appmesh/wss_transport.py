@@ -13,6 +13,10 @@ from meshbridge.appmesh.tls_stream import ClientCert, SslVerify, TlsStream, clie
 __all__ = ["WSSTransport"]
 
 _SUBPROTOCOL = "appmesh-ws"
+# Fragments and pings without a whole message: so many in so short a time. Daemons send a message as one frame.
+_MAX_FRAMES, _FRAMES_SECONDS = 5_000, 60.0
+_PING_OR_PONG = frozenset({websocket.ABNF.OPCODE_PING, websocket.ABNF.OPCODE_PONG})
+_DATA = frozenset({websocket.ABNF.OPCODE_BINARY, websocket.ABNF.OPCODE_CONT})
 _LENGTH_16, _LENGTH_64 = 126, 127  # RFC 6455, 5.2: these 7-bit lengths announce 2 or 8 bytes of length
 
 
@@ -23,13 +27,23 @@ class WSSTransport:
     WSS_MAX_BLOCK_SIZE = 104857600
     WSS_MESSAGE_TIMEOUT = 60
 
-    def __init__(self, address: tuple[str, int], ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        ssl_verify: SslVerify,
+        ssl_client_cert: ClientCert = None,
+        *,
+        max_message_bytes: int | None = None,
+    ) -> None:
         """As :class:`~meshbridge.appmesh.tcp_transport.TCPTransport`; ``address`` is that of the WSS port."""
         self.address = address
         self._ssl_verify = ssl_verify
         self._ssl_client_cert = ssl_client_cert
+        self._max_message_bytes = self.WSS_MAX_BLOCK_SIZE if max_message_bytes is None else max_message_bytes
         self._stream: TlsStream | None = None
         self._socket: websocket.WebSocket | None = None
+        self.close_code: int | None = None
+        """By which code the daemon closed the connection (RFC 6455, 7.4)."""
 
     def connect(self, timeout_seconds: float | None = None) -> None:
         """Connects and upgrades, or does so afresh, all within ``timeout_seconds``.
@@ -53,6 +67,7 @@ class WSSTransport:
                 skip_utf8_validation=True,
                 suppress_origin=True,
                 redirect_limit=0,
+                fire_cont_frame=True,  # fragments one by one, to be counted before they are put together
             )
         except AppMeshTimeoutError as error:
             stream.close()
@@ -60,9 +75,9 @@ class WSSTransport:
         except (websocket.WebSocketException, AppMeshError, OSError) as error:
             stream.close()
             raise AppMeshConnectionError(f"{host}:{port} refused the WebSocket: {error}") from error
-        connection.frame_buffer = _BoundedFrames(connection._recv, self.WSS_MAX_BLOCK_SIZE)  # noqa: SLF001 no public hook
+        connection.frame_buffer = _BoundedFrames(connection._recv, self._max_message_bytes)  # noqa: SLF001 no public hook
         stream.set_deadline(None)
-        self._stream, self._socket = stream, connection
+        self._stream, self._socket, self.close_code = stream, connection, None
 
     def connected(self) -> bool:
         """Whether :meth:`connect` has succeeded and :meth:`close` was not called since."""
@@ -101,14 +116,38 @@ class WSSTransport:
         if connection is None:
             raise AppMeshConnectionError(f"not connected to {self.address[0]}:{self.address[1]}")
         try:
-            opcode, data = connection.recv_data()
+            return self._gather(connection)
         except websocket.WebSocketTimeoutException as error:
             raise AppMeshTimeoutError("nothing received in time") from error
         except websocket.WebSocketConnectionClosedException:
             return bytearray()
         except (websocket.WebSocketException, OSError) as error:
             raise AppMeshConnectionError(f"connection lost while reading: {error}") from error
-        return bytearray(data) if opcode == websocket.ABNF.OPCODE_BINARY else bytearray()
+
+    def _gather(self, connection: websocket.WebSocket) -> bytearray:
+        """A binary message from its fragments; empty for what ends the connection."""
+        message, frames, since = bytearray(), 0, time.monotonic()
+        while True:
+            opcode, frame = connection.recv_data_frame(control_frame=True)
+            frames += 1
+            if frames > _MAX_FRAMES:
+                if time.monotonic() - since < _FRAMES_SECONDS:
+                    raise websocket.WebSocketPayloadException(f"{frames} frames in a row without a whole message")
+                frames, since = 0, time.monotonic()
+            if opcode in _PING_OR_PONG:
+                continue  # the library has answered
+            data = frame.data
+            if opcode == websocket.ABNF.OPCODE_CLOSE and len(data) >= 2:  # noqa: PLR2004 RFC 6455, 5.5.1
+                self.close_code = int.from_bytes(data[:2], "big")
+            if opcode not in _DATA:
+                return bytearray()
+            if len(message) + len(data) > self._max_message_bytes:
+                raise websocket.WebSocketPayloadException(
+                    f"a message of more than {self._max_message_bytes} bytes in fragments"
+                )
+            message += data
+            if frame.fin:
+                return message
 
     def send_message(self, data: bytes | bytearray | list[object]) -> None:
         """Sends ``data`` as one binary message. WebSocket needs no end-of-file mark: an empty list sends nothing.

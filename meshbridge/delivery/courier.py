@@ -18,6 +18,7 @@ from meshbridge.journal import Journal, steady_now
 from meshbridge.model.status import BreakerState, ReplayStatus, SinkState, SinkStatus
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
+from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Courier"]
 
@@ -26,6 +27,8 @@ _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
 _LEAST_SECONDS = 0.1  # between attempts, also where the far end wishes for no wait at all: never a hot loop
+_STRIKES = 3  # unforeseen errors on the same event, in a row
+_MAX_BUG_CHARACTERS = 500
 _REMEMBERED_REPLAYS = 20  # that have ended, to be asked about
 
 _STOPPED, _CONNECTING, _UP, _WAITING, _PAUSED, _GONE = (
@@ -68,7 +71,7 @@ class Courier:
         self._nudge = threading.Event()  # whoever waits between attempts, paused or gone is to look again
         self._paused = False
         self._revived = False  # by an operator, after the far end wanted no more
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread(f"courier-{name}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _replays
         self._replays: list[ReplayWork] = []
         self._replay_count = 0
@@ -88,6 +91,8 @@ class Courier:
         self._letters_in_a_row = 0
         self._idled_at = 0.0  # monotonic seconds: when the sink last had its turn
         self._bug: str | None = None  # that the log has the traceback of
+        self._writing = False  # the sink has a batch
+        self._suspect, self._strikes = 0, 0  # offset of an event on which the sink failed, and how often in a row
 
     # --- any thread ----------------------------------------------------------------------------------------------
 
@@ -98,7 +103,6 @@ class Courier:
         self._live = LiveWork(
             self.name, self._journal, self._new_route(), self._options.batch, cursor=cursor, hurry=self._stop.is_set
         )
-        self._thread = threading.Thread(target=self._run, name=f"courier-{self.name}", daemon=True)
         self._thread.start()
 
     def request_stop(self) -> None:
@@ -109,10 +113,12 @@ class Courier:
     def stop(self, timeout_seconds: float) -> bool:
         """Ends after the write at hand; False when that takes longer than ``timeout_seconds``."""
         self.request_stop()
-        if self._thread is None:
-            return True
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout_seconds)
+
+    @property
+    def threads(self) -> tuple[SupervisedThread, ...]:
+        """Those that must run, for as long as the courier does."""
+        return (self._thread,)
 
     @property
     def max_wait_seconds(self) -> float:
@@ -197,6 +203,7 @@ class Courier:
         self._move(_CONNECTING)
         try:
             while True:
+                self._writing = False
                 self._nudge.clear()  # first: what comes after this look ends the turn's waits
                 if self._stop.is_set():
                     return
@@ -210,17 +217,22 @@ class Courier:
                     self._note(refused)
                     self._refuse(refused)
                 except SinkError as error:
+                    if self._writing:
+                        self._strikes = 0
                     if isinstance(error, NotConnected):
                         self._connected = False
                     self._settle(error.acknowledged)
                     self._fail(error)
                 except Exception as bug:  # noqa: BLE001 a sink's bug must not end its delivery, let alone the service
-                    self._tell_bug(repr(bug))
+                    text = f"unexpected {bug!r}"[:_MAX_BUG_CHARACTERS]
+                    self._tell_bug(text)
                     self._connected = False
-                    self._fail(SinkError(f"unexpected {bug!r}", reason="bug"))
+                    if not self._blame(text):
+                        self._fail(SinkError(text, reason="bug"))
         finally:
             self._close()
-            self._move(_STOPPED)
+            self._connected = False
+            self._state = _STOPPED
 
     def _turn(self) -> None:
         """Rests while paused; connects, offers a batch, or idles."""
@@ -241,7 +253,9 @@ class Courier:
             return
         if work.batch:
             offered = work.offered
+            self._writing = True
             self._sink.write(offered, self._options.write_seconds)
+            self._writing = False
             self._idled_at = time.monotonic()
             self._letters_in_a_row = 0
             self._settle(len(offered))
@@ -315,6 +329,30 @@ class Courier:
             self._tell_letter(event_id, str(refused))
         if not work.batch:
             self._work = None
+
+    def _blame(self, bug: str) -> bool:
+        """Narrows an unforeseen error down to one event; whether this one became a dead letter.
+
+        An event on which a sink fails so three times in a row, alone, would fail for ever, and hold up all others.
+        """
+        work = self._work
+        if not self._writing or work is None or not work.batch:
+            return False
+        if work.divide():
+            return False
+        culprit = work.batch[0]
+        self._strikes = self._strikes + 1 if culprit.offset == self._suspect else 1
+        self._suspect = culprit.offset
+        if self._strikes < _STRIKES:
+            return False
+        self._failed += 1
+        telemetry.sink_failed(self.name, "bug", bug, first=False, retry_seconds=0.0)
+        work.bury("bug", bug)
+        if work is self._live:
+            self._tell_letter(culprit.event.id, bug)
+        if not work.batch:
+            self._work = None
+        return True
 
     def _tell_letter(self, event_id: str, error: str) -> None:
         self._letters_in_a_row += 1

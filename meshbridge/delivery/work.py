@@ -19,6 +19,7 @@ from meshbridge.sinks.base import Refused
 
 __all__ = ["LettersWork", "LiveWork", "ReplayWork", "Work"]
 
+_MAX_BUG_CHARACTERS = 500
 _REPLAY_EVENTS = 500  # looked at in one turn
 
 
@@ -50,10 +51,16 @@ class Work(ABC):
 
     def refuse(self, refused: Refused) -> bool:
         """One alone is refused for good, and True; of several, half are offered again."""
-        if self._offer > 1 and len(self.batch) > 1:
-            self._offer = max(1, self._offer // 2)
+        if self.divide():
             return False
         self.bury(refused.reason, str(refused))
+        return True
+
+    def divide(self) -> bool:
+        """Offers half as many from now on; False where one is offered alone."""
+        if self._offer <= 1 or len(self.batch) <= 1:
+            return False
+        self._offer = max(1, self._offer // 2)
         return True
 
     def bury(self, reason: str, error: str) -> None:
@@ -109,9 +116,12 @@ class LiveWork(Work):
         if not cut_short and len(envelopes) < self._limits.max_events and self._may_fill():
             return False
         self._due = None
-        wanted = routed(envelopes, self._route)
-        if len(wanted) < len(envelopes):
-            telemetry.events_filtered(self._sink, len(envelopes) - len(wanted))
+        wanted, failed = routed(envelopes, self._route)
+        if len(wanted) + len(failed) < len(envelopes):
+            telemetry.events_filtered(self._sink, len(envelopes) - len(wanted) - len(failed))
+        for envelope, error in failed:
+            self._buried(envelope, "bug", error)
+            telemetry.dead_letter(self._sink, envelope.event.id, error, 1)
         self._batch_end = envelopes[-1].offset
         self._begin(wanted)
         if not wanted:
@@ -214,9 +224,9 @@ class ReplayWork(Work):
                 self._position = self._end
             return False  # or the database is being mended
         within = [one for one in envelopes if one.offset <= self._end and self._wants(one)]
-        self._begin(
-            [Envelope(one.offset, dataclasses.replace(one.event, replayed=True)) for one in routed(within, self._route)]
-        )
+        wanted, failed = routed(within, self._route)
+        self._refused += len(failed)
+        self._begin([Envelope(one.offset, dataclasses.replace(one.event, replayed=True)) for one in wanted])
         self._position = min(envelopes[-1].offset, self._end)
         return True
 
@@ -270,13 +280,18 @@ class LettersWork(Work):
         self._journal.letters.refused_again(self._letters.pop(0), steady_now(), reason, error)
 
 
-def routed(envelopes: list[Envelope], route: Route) -> list[Envelope]:
-    """Those that the sink gets, in its shape."""
-    wanted = []
+def routed(envelopes: list[Envelope], route: Route) -> tuple[list[Envelope], list[tuple[Envelope, str]]]:
+    """Those that the sink gets, in its shape, and those on which its rules fail, with the error."""
+    wanted: list[Envelope] = []
+    failed: list[tuple[Envelope, str]] = []
     for envelope in envelopes:
-        event = route.take(envelope.event)
+        try:
+            event = route.take(envelope.event)
+        except Exception as bug:  # noqa: BLE001 whatever one event holds costs that event
+            failed.append((envelope, f"unexpected {bug!r} in the sink's rules"[:_MAX_BUG_CHARACTERS]))
+            continue
         if event is envelope.event:
             wanted.append(envelope)
         elif event is not None:
             wanted.append(Envelope(envelope.offset, event))
-    return wanted
+    return wanted, failed

@@ -15,12 +15,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isinf
 
 from meshbridge.exporter.exposition import CLASH, LIMIT, MALFORMED, Chunk, Family, escape_value, sample_names
 
 __all__ = ["Relabeled", "relabel"]
 
-_RESERVED_PREFIXES = ("meshbridge_", "appmesh_app_", "appmesh_host_")
+_RESERVED_PREFIXES = ("meshbridge_", "appmesh_app_", "appmesh_host_", "scrape_", "__")
+_RESERVED_NAMES = frozenset({"up", "ALERTS", "ALERTS_FOR_STATE"})
+"""With the prefixes, what Prometheus itself writes for each target, and what meshbridge does."""
 
 _SMALL_BLOCK = 6
 """Lines below which the check by shape doesn't pay."""
@@ -33,6 +36,13 @@ _KEPT_SHAPES = 512
 _NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 _LABEL = rb"[a-zA-Z_][a-zA-Z0-9_]*+"
 _VALUE = rb"(?:[+-]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+|[+-]?+(?i:inf(?:inity)?+)|(?i:nan))"
+# What surely fits into 64 bits; whatever is longer is looked at for itself.
+_PLAIN_VALUE = (
+    rb"(?:[+-]?+(?:[0-9]{1,100}+(?:\.[0-9]{0,100}+)?+|\.[0-9]{1,100}+)(?:[eE][+-]?+[0-9]{1,2}+)?+"
+    rb"|[+-]?+(?i:inf(?:inity)?+)|(?i:nan))"
+)
+_MAX_VALUE_BYTES, _MAX_TIMESTAMP_BYTES = 400, 20
+_MAX_INTEGER = 2**63 - 1
 _PAIRS = rb"(?:" + _LABEL + rb'[ \t]*+=[ \t]*+"(?:[^"\\]++|\\.)*+"[ \t]*+(?:,[ \t]*+|(?=\})))*+'
 _SAMPLE = re.compile(
     rb"[ \t]*+(" + _NAME + rb")(?:[ \t]*+\{[ \t]*+(" + _PAIRS + rb")\}[ \t]*+|[ \t]++)"
@@ -74,7 +84,7 @@ class _Relabeling:
     def __init__(self, daemon: str, reserved: frozenset[str], max_series: int) -> None:
         self._label = f'daemon="{escape_value(daemon)}"'.encode()
         self._labels: dict[bytes, bytes | None] = {}
-        self._reserved = reserved
+        self._reserved = reserved | _RESERVED_NAMES
         self._room = max_series
         self._new_shapes = _NEW_SHAPES
         self._families: dict[bytes, Family] = {}
@@ -206,7 +216,7 @@ class _Relabeling:
     def _sample(self, line: bytes) -> tuple[Family, Chunk] | None:
         match = _SAMPLE.fullmatch(line)
         inside = None if match is None else self._labelled(match[2] or b"")
-        if match is None or inside is None:
+        if match is None or inside is None or not _in_range(match):
             self._dropped[MALFORMED] += 1
             return None
         if self._room <= 0:
@@ -263,10 +273,11 @@ def _is_text(line: bytes) -> bool:
 
 
 def _pairs(text: bytes) -> dict[bytes, bytes] | None:
-    """Label names and their escaped values; None where a name comes twice or is the metric's."""
+    """Label names and their escaped values; None where a name comes twice or is one of Prometheus's own (``__…``)."""
     found = _PAIR.findall(text)
     pairs = {name: _escaped_anew(value, b'\\n"') for name, value in found}
-    return None if len(pairs) < len(found) or b"__name__" in pairs else pairs
+    reserved = any(name.startswith(b"__") for name in pairs)
+    return None if len(pairs) < len(found) or reserved else pairs
 
 
 def _written(pairs: dict[bytes, bytes]) -> Iterator[bytes]:
@@ -286,6 +297,17 @@ def _exported(pairs: dict[bytes, bytes]) -> dict[bytes, bytes]:
     while name in pairs:
         name = b"exported_" + name
     return {(name if key == b"daemon" else key): value for key, value in pairs.items()}
+
+
+def _in_range(match: re.Match[bytes]) -> bool:
+    """Whether Prometheus can read the numbers of a sample: it refuses the whole scrape for one that it can't."""
+    milliseconds, *values = match[4], match[3], match[6], match[7]
+    if milliseconds is not None and (len(milliseconds) > _MAX_TIMESTAMP_BYTES or abs(int(milliseconds)) > _MAX_INTEGER):
+        return False
+    return all(
+        value is None or (len(value) <= _MAX_VALUE_BYTES and (not isinf(float(value)) or b"n" in value.lower()))
+        for value in values
+    )
 
 
 def _seconds(milliseconds: bytes) -> bytes:
@@ -319,4 +341,4 @@ def _compiled(shapes: tuple[_Shape, ...]) -> re.Pattern[bytes]:
     heads = [
         re.escape(name) + rb"\{" + b",".join(label + b"=" + value for label in names) + rb"\}" for name, names in shapes
     ]
-    return re.compile(rb"(?:(?:" + b"|".join(heads) + rb") " + _VALUE + rb"\n)*+")
+    return re.compile(rb"(?:(?:" + b"|".join(heads) + rb") " + _PLAIN_VALUE + rb"\n)*+")

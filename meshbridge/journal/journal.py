@@ -55,6 +55,11 @@ class Journal:
         """The journal's directory."""
         return self._options.path
 
+    @property
+    def running(self) -> bool:
+        """Whether the journal's thread writes what it is given."""
+        return self._writer.running
+
     # --- life ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:

@@ -101,14 +101,17 @@ class Ledger:
         states = dict(self.dirty_states) if whole else {}
         return Batch(rows, bool(self.held), dict(self.dirty_cursors), states, dict(self.dirty_memory))
 
-    def written(self, batch: Batch) -> None:
-        """It is on disk: new events can be read."""
+    def written(self, batch: Batch, refused: frozenset[int] = frozenset()) -> None:
+        """It is on disk, all but the ``refused`` offsets: new events can be read."""
         size = sum(event_bytes(row.event) for row in batch.rows)
         if batch.held:
             del self.held[: len(batch.rows)]
+            self.count -= len(refused)
         else:
             del self.inbox[: len(batch.rows)]
-            self._publish(batch.rows, size)
+            self._publish([row for row in batch.rows if row.offset not in refused] if refused else batch.rows)
+            if batch.rows:
+                self.last = batch.rows[-1].offset
         _forget_written(self.dirty_cursors, batch.cursors)
         _forget_written(self.dirty_states, batch.states)
         _forget_written(self.dirty_memory, batch.memory)
@@ -126,7 +129,7 @@ class Ledger:
         rows = self._numbered(self.inbox)
         self.inbox.clear()
         self.held += rows
-        self._publish(rows, sum(event_bytes(row.event) for row in rows))
+        self._publish(rows)
         if self.held_bytes > _HELD_STDOUT_BYTES:
             self._forget_held()
         return bool(rows)
@@ -174,14 +177,14 @@ class Ledger:
     def _numbered(self, events: Sequence[Event]) -> list[Envelope]:
         return [Envelope(offset, event) for offset, event in enumerate(events, self.last + 1)]
 
-    def _publish(self, rows: list[Envelope], size: int) -> None:
+    def _publish(self, rows: list[Envelope]) -> None:
         """Makes numbered events readable."""
         if not rows:
             return
         self.last = self.newest = rows[-1].offset
         self.count += len(rows)
         self.runs.update(runs_of(rows))
-        self.tail.extend(rows, size, self.last_on_disk)
+        self.tail.extend(rows, sum(event_bytes(row.event) for row in rows), self.last_on_disk)
 
 
 def runs_of(rows: Sequence[Envelope]) -> dict[str, tuple[str, int | None]]:

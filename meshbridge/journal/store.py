@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from meshbridge.disk import rename_durably, sync_directory, sync_file
 from meshbridge.journal.errors import DamageError, EmptyError
@@ -78,6 +78,45 @@ class Group:
     changes: Iterable[Change] = ()  # made last
     memory: Mapping[MemoryKey, str | None] = field(default_factory=dict)
 
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Many groups as one."""
+        parts = list(parts)
+        return cls(
+            rows=[row for part in parts for row in part.rows],
+            cursors={name: offset for part in parts for name, offset in part.cursors.items()},
+            runs={daemon: run for part in parts for daemon, run in part.runs.items()},
+            states={key: state for part in parts for key, state in part.states.items()},
+            dead_letters=[letter for part in parts for letter in part.dead_letters],
+            changes=[change for part in parts for change in part.changes],
+            memory={key: text for part in parts for key, text in part.memory.items()},
+        )
+
+    def divided(self) -> list["Group"]:
+        """The same in smaller parts, in order; none where it is one thing alone."""
+        parts = [
+            *(Group(rows=half) for half in _halves(self.rows)),
+            *(Group(cursors={name: offset}) for name, offset in self.cursors.items()),
+            *(Group(runs={daemon: run}) for daemon, run in self.runs.items()),
+            *(Group(states={key: state}) for key, state in self.states.items()),
+            *(Group(dead_letters=[letter]) for letter in self.dead_letters),
+            *(Group(changes=[change]) for change in self.changes),
+            *(Group(memory={key: text}) for key, text in self.memory.items()),
+        ]
+        return parts if len(parts) > 1 else []
+
+    def describe(self) -> str:
+        """For the log: what one thing alone is."""
+        if self.rows:
+            return f"event {self.rows[0].event.id[:200]!r}"
+        kinds = ("cursors", "runs", "states", "dead_letters", "changes", "memory")
+        return next((f"one of {kind}" for kind in kinds if getattr(self, kind)), "nothing")
+
+
+def _halves(rows: Sequence[Envelope]) -> list[Sequence[Envelope]]:
+    middle = len(rows) // 2
+    return [half for half in (rows[:middle], rows[middle:]) if half]
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -104,6 +143,10 @@ class Deletion:
         self.parameters = parameters
         self.kind = kind  # the only type that goes; 0: all
         self.after = 0  # where the next search begins
+
+
+class _RehearsedError(Exception):
+    """Takes a transaction back."""
 
 
 class Store:
@@ -188,37 +231,48 @@ class Store:
             sqlite3.Error: nothing of it was written.
 
         """
-        rows = group.rows
         with self._transaction() as writer:
-            start = 0
-            for size in _CHUNKS:
-                while len(rows) - start >= size:
-                    chunk = rows[start : start + size]
-                    writer.execute(
-                        _INSERTS[size],
-                        tuple(itertools.chain.from_iterable(row_of(row.offset, row.event) for row in chunk)),
-                    )
-                    start += size
-            if rows:
-                self._count(len(rows))
-            for name, offset in group.cursors.items():
-                writer.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (name, offset))
-            for daemon, (run, sequence) in group.runs.items():
-                writer.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (daemon, run, sequence))
-            for (daemon, app), state in group.states.items():
-                if state is None:
-                    writer.execute("DELETE FROM app_states WHERE daemon = ? AND app = ?", (daemon, app))
-                else:
-                    writer.execute("INSERT OR REPLACE INTO app_states VALUES (?, ?, ?)", (daemon, app, state))
-            self._remember(group.memory)
-            for sink, refused_at, reason, error, envelope in group.dead_letters:
+            self._insert(writer, group)
+
+    def rehearse(self, group: Group) -> None:
+        """Raises what :meth:`append` would; nothing is written."""
+        with contextlib.suppress(_RehearsedError), self._transaction() as writer:
+            self._insert(writer, group)
+            raise _RehearsedError
+
+    def _insert(self, writer: sqlite3.Connection, group: Group) -> None:
+        self._insert_events(writer, group.rows)
+        for name, offset in group.cursors.items():
+            writer.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (name, offset))
+        for daemon, (run, sequence) in group.runs.items():
+            writer.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (daemon, run, sequence))
+        for (daemon, app), state in group.states.items():
+            if state is None:
+                writer.execute("DELETE FROM app_states WHERE daemon = ? AND app = ?", (daemon, app))
+            else:
+                writer.execute("INSERT OR REPLACE INTO app_states VALUES (?, ?, ?)", (daemon, app, state))
+        self._remember(group.memory)
+        for sink, refused_at, reason, error, envelope in group.dead_letters:
+            writer.execute(
+                f"INSERT INTO dead_letters (sink, refused_at, reason, error, {COLUMNS}) "  # noqa: S608 constants
+                f"VALUES (?, ?, ?, ?, {PLACES[1:]}",
+                (sink, refused_at, reason, error, *row_of(envelope.offset, envelope.event)),
+            )
+        for change in group.changes:
+            change.rows = writer.execute(change.sql, change.parameters).rowcount
+
+    def _insert_events(self, writer: sqlite3.Connection, rows: Sequence[Envelope]) -> None:
+        start = 0
+        for size in _CHUNKS:
+            while len(rows) - start >= size:
+                chunk = rows[start : start + size]
                 writer.execute(
-                    f"INSERT INTO dead_letters (sink, refused_at, reason, error, {COLUMNS}) "  # noqa: S608 constants
-                    f"VALUES (?, ?, ?, ?, {PLACES[1:]}",
-                    (sink, refused_at, reason, error, *row_of(envelope.offset, envelope.event)),
+                    _INSERTS[size],
+                    tuple(itertools.chain.from_iterable(row_of(row.offset, row.event) for row in chunk)),
                 )
-            for change in group.changes:
-                change.rows = writer.execute(change.sql, change.parameters).rowcount
+                start += size
+        if rows:
+            self._count(len(rows))
 
     def _remember(self, memory: Mapping[MemoryKey, str | None]) -> None:
         removed = [key for key, text in memory.items() if text is None]

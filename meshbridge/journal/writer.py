@@ -20,9 +20,13 @@ __all__ = ["Writer"]
 _RETRY_SECONDS = 1.0  # between attempts while the disk takes nothing
 _PRUNE_SHARE = 20  # one part in so many of max_bytes written: time to prune, without waiting for the timer
 _CURSORS_SECONDS = 0.02  # cursors wait so long for events to go to the disk with: an fsync less for each batch
+_WITHOUT_SINK = "journal"  # the label where a drop is not of one sink
 _MENDING_SECONDS = 0.2  # how long a reader waits at a time while the database is being replaced
 
 Value = TypeVar("Value")
+
+_OF_VALUES = (sqlite3.Error, OverflowError, ValueError, TypeError, AttributeError, KeyError)
+"""What a value raises that no database can hold; of sqlite3's only what :func:`_is_of_disk` leaves."""
 
 
 class Writer:
@@ -94,7 +98,7 @@ class Writer:
     @property
     def running(self) -> bool:
         """Whether what is handed over will ever be written."""
-        return self._thread is not None
+        return self._thread is not None and self._thread.is_alive()
 
     def ask(self, question: Callable[[Store], Value], otherwise: Value) -> Value:
         """Asks the database; damage that shows is mended, and ``otherwise`` is the answer meanwhile."""
@@ -199,9 +203,16 @@ class Writer:
         with self._lock:
             batch = ledger.next_batch()
             letters, changes = self.letters.take()
+        runs = runs_of(batch.rows)
+        group = Group(batch.rows, batch.cursors, runs, batch.states, letters, changes, batch.memory)
+        refused: frozenset[int] = frozenset()
         try:
-            runs = runs_of(batch.rows)
-            store.append(Group(batch.rows, batch.cursors, runs, batch.states, letters, changes, batch.memory))
+            try:
+                store.append(group)
+            except _OF_VALUES as error:
+                if _is_of_disk(error):
+                    raise
+                refused = self._write_without_refused(store, group)
         except BaseException:
             with self._lock:
                 self.letters.put_back(letters, changes)
@@ -209,7 +220,7 @@ class Writer:
         if self._sync_at is None and not isinstance(self._options.sync, Sync):
             self._sync_at = time.monotonic() + self._options.sync
         with self._lock:
-            ledger.written(batch)
+            ledger.written(batch, refused)
             self.letters.written()
             if ledger.written_bytes > self._options.max_bytes // _PRUNE_SHARE:
                 self._prune_wanted = True
@@ -219,6 +230,41 @@ class Writer:
             self._tell(appended=bool(batch.rows) and not batch.held)
         if changes:
             self.letters.announce(changes, store.dead_letters())
+
+    def _write_without_refused(self, store: Store, group: Group) -> frozenset[int]:
+        """Writes of a group what can be written; what can't is found by trying ever smaller parts, and left out.
+
+        No value that comes from outside should get so far. But what one daemon or sink has sent must not keep the
+        events of all others from the disk.
+
+        Returns:
+            The offsets of the events left out.
+
+        Raises:
+            sqlite3.Error: the disk takes nothing; nothing was written.
+
+        """
+        refused: set[int] = set()
+        good: list[Group] = []
+        waiting = [group]
+        while waiting:
+            part = waiting.pop()
+            try:
+                store.rehearse(part)
+            except _OF_VALUES as error:
+                if _is_of_disk(error):
+                    raise
+                parts = part.divided()
+                waiting += reversed(parts)
+                if not parts:
+                    refused.update(row.offset for row in part.rows)
+                    telemetry.journal_refused(part.describe(), repr(error))
+            else:
+                good.append(part)
+        store.append(Group.joined(good))
+        if refused:
+            telemetry.events_dropped(_WITHOUT_SINK, "unwritable", len(refused))
+        return frozenset(refused)
 
     def _tell(self, *, appended: bool) -> None:
         """Wakes who waits; with the lock held."""
@@ -324,3 +370,8 @@ class Writer:
     def _present_cursors(self) -> Mapping[str, int]:
         with self._lock:
             return dict(self._ledger.cursors)
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether the disk or the file is at fault, and not a value."""
+    return isinstance(error, sqlite3.OperationalError) or (isinstance(error, sqlite3.Error) and is_damage(error))

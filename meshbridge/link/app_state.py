@@ -5,12 +5,23 @@ from typing import Any, Self
 
 import orjson
 
-from meshbridge.model.events import Event, EventType
+from meshbridge.model.events import (
+    MAX_NAME_CHARACTERS,
+    MAX_SEQUENCE,
+    MAX_TIMESTAMP,
+    MIN_TIMESTAMP,
+    Event,
+    EventType,
+    is_app_name,
+)
 
-__all__ = ["DISABLED", "ENABLED", "HEALTHY", "AppState", "Listed"]
+__all__ = ["DISABLED", "ENABLED", "HEALTHY", "INVALID", "AppState", "Listed"]
 
 ENABLED, DISABLED = "enabled", "disabled"
 HEALTHY = 0
+INVALID = (KeyError, TypeError, ValueError, OverflowError)
+"""What :meth:`Listed.from_json` raises of something that is no app."""
+_MAX_ERROR_CHARACTERS = 4096
 _STATUS_NAMES = {0: DISABLED, 1: ENABLED, 2: ENABLED}
 _ONE_OFF = 2  # the status of a one-off run (PROTOCOL.md, 'Events')
 
@@ -37,28 +48,47 @@ class Listed:
         """Of one element of ``GET /appmesh/applications``.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no app.
+            KeyError, TypeError, ValueError, OverflowError: it is no app, or a value is out of range.
 
         """
-        status = int(fields.get("status", 1))
+        status = _whole(fields.get("status", 1))
         return cls(
-            app=str(fields["name"]),
+            app=_name(fields["name"]),
             status=_STATUS_NAMES.get(status, ENABLED),
             one_off=status == _ONE_OFF,
-            health=int(fields.get("health", HEALTHY)),
-            pid=int(fields["pid"]) if fields.get("pid") else None,
-            starts=int(fields.get("starts", 0)),
+            health=_whole(fields.get("health", HEALTHY)),
+            pid=_whole(fields["pid"]) if fields.get("pid") else None,
+            starts=_whole(fields.get("starts", 0)),
             started_at=_time(fields, "last_start_time"),
             exited_at=_time(fields, "last_exit_time"),
-            exit_code=int(fields["return_code"]) if fields.get("return_code") is not None else None,
-            last_error=str(fields.get("last_error", "")),
+            exit_code=_whole(fields["return_code"]) if fields.get("return_code") is not None else None,
+            last_error=str(fields.get("last_error", ""))[:_MAX_ERROR_CHARACTERS],
             registered_at=_time(fields, "register_time"),
-            owner=str(fields.get("owner", "")),
+            owner=str(fields.get("owner", ""))[:MAX_NAME_CHARACTERS],
         )
 
 
 def _time(fields: dict[str, Any], key: str) -> int | None:
-    return int(fields[key]) if fields.get(key) else None
+    if not fields.get(key):
+        return None
+    time = _whole(fields[key])
+    if not MIN_TIMESTAMP <= time <= MAX_TIMESTAMP:
+        raise ValueError(f"{key} is out of range")
+    return time
+
+
+def _whole(value: Any) -> int:
+    """A number of the daemon's, within what the journal and every consumer can hold."""
+    number = int(value)
+    if abs(number) > MAX_SEQUENCE:
+        raise ValueError("a number is out of range")
+    return number
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not is_app_name(value):
+        raise ValueError("the name is not an app's")
+    return value
 
 
 @dataclass(slots=True)

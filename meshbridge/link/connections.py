@@ -3,8 +3,6 @@
 import socket
 import ssl
 
-import websocket
-
 from meshbridge.appmesh.channel import Channel, Transport
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import (
@@ -38,35 +36,15 @@ class CutOffError(AppMeshConnectionError):
         super().__init__("the daemon cut the connection off, which was not read fast enough")
 
 
-class _EventSocket(WSSTransport):
-    """A WSS transport that knows by which code the daemon closed it."""
-
-    close_code: int | None = None
-
-    def connect(self, timeout_seconds: float | None = None) -> None:
-        super().connect(timeout_seconds)
-        connection = self._socket
-        assert connection is not None
-        receive = connection.recv_data
-
-        def recv_data() -> tuple[int, bytes]:
-            opcode, data = receive()
-            if opcode == websocket.ABNF.OPCODE_CLOSE and len(data) >= 2:  # noqa: PLR2004 RFC 6455, 5.5.1
-                self.close_code = int.from_bytes(data[:2], "big")
-            return opcode, data
-
-        connection.recv_data = recv_data  # type: ignore[method-assign, assignment]  # no hook tells the code
-
-
-def new_transport(options: DaemonOptions) -> Transport:
-    """A transport for events, not yet connected. Not for https://, which carries none."""
-    kind = _EventSocket if options.scheme == "wss" else TCPTransport
-    return kind(options.address, options.ssl_verify, options.ssl_client_cert)
+def new_transport(options: DaemonOptions, *, max_message_bytes: int | None = None) -> Transport:
+    """A transport, not yet connected. Not for https://."""
+    kind = WSSTransport if options.scheme == "wss" else TCPTransport
+    return kind(options.address, options.ssl_verify, options.ssl_client_cert, max_message_bytes=max_message_bytes)
 
 
 def was_told_off(transport: Transport) -> bool:
     """Whether the daemon closed the connection saying that it was not read."""
-    return isinstance(transport, _EventSocket) and transport.close_code == _TRY_AGAIN_LATER
+    return isinstance(transport, WSSTransport) and transport.close_code == _TRY_AGAIN_LATER
 
 
 class LinkClient(AppMeshClient):

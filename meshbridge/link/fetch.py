@@ -1,6 +1,7 @@
 """Asks the daemon for output that is missing, of the process that it belongs to."""
 
-from meshbridge.link.app_state import Listed
+from meshbridge.appmesh.exceptions import AppMeshRequestError
+from meshbridge.link.app_state import INVALID, Listed
 from meshbridge.link.output import Missing
 from meshbridge.link.requests import DaemonRequests
 
@@ -35,7 +36,12 @@ def fetch(requests: DaemonRequests, missing: Missing) -> bytes | None:
 
 def _listed(requests: DaemonRequests, app: str) -> Listed | None:
     fields = requests.get_app(app, _SECONDS)
-    return None if fields is None else Listed.from_json(fields)
+    if fields is None:
+        return None
+    try:
+        return Listed.from_json(fields)
+    except INVALID as error:
+        raise AppMeshRequestError(f"GET /appmesh/app/{app}: the answer is no app: {error!r}") from error
 
 
 def _index(listed: Listed, missing: Missing) -> int | None:

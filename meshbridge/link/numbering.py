@@ -26,21 +26,26 @@ class Numbering:
 
     ``last`` is the sequence that was journaled last in this run; None where nothing is known, and then the first event
     tells. ``complete`` says that the subscription takes everything, so that a hole is a loss (PROTOCOL.md, 'Events').
+    ``subscription`` is the connection's: events of any other are invalid. None: not known, so any is taken.
     """
 
     def __init__(self, daemon: str, run: str, last: int | None, *, complete: bool) -> None:
         self.daemon = daemon
         self.run = run
         self.last = last
+        self.subscription: str | None = None
         self._complete = complete
         self._processes: dict[str, str] = {}
 
     def read(self, bodies: Sequence[bytes], received_at: float) -> Read:
         """The events in the bodies of pushed messages, in the order in which they came."""
         result, counts = Read(), [0] * _KINDS  # by type: an enum's hash is a function in Python
+        subscription = self.subscription
         for body in bodies:
             try:
-                event = decode_push(self.daemon, self.run, body, received_at, self._processes)
+                event = decode_push(
+                    self.daemon, self.run, body, received_at, self._processes, subscription=subscription
+                )
             except PushError as error:
                 result.invalid.append(str(error))
                 continue

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from meshbridge.link.app_state import AppState, Listed
+from meshbridge.link.app_state import INVALID, AppState, Listed
 from meshbridge.link.output import REPLACEMENT, Missing, Outputs
 from meshbridge.model.events import DAEMON_PLACE, Event, EventType, gap
 
@@ -31,6 +31,7 @@ class Found:
 
     events: list[Event] = field(default_factory=list)
     look_again: set[str] = field(default_factory=set)
+    invalid: int = 0  # listed apps that could not be read
 
 
 @dataclass(slots=True)
@@ -205,7 +206,8 @@ class Apps:
         for fields in listed:
             try:
                 one = Listed.from_json(fields)
-            except (KeyError, TypeError, ValueError):
+            except INVALID:
+                found.invalid += 1
                 continue
             present.add(one.app)
             self._compare_app(one, mark, now, found)
@@ -223,7 +225,10 @@ class Apps:
         if fields is None:
             self._compare_absent(app, mark, now, found)
         else:
-            self._compare_app(Listed.from_json(fields), mark, now, found)
+            try:
+                self._compare_app(Listed.from_json(fields), mark, now, found)
+            except INVALID:
+                found.invalid += 1
         self.give_up()
         return found
 

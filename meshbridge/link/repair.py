@@ -2,6 +2,7 @@
 connect, after a hole, on a timer, and looks at single apps where events contradict.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +15,15 @@ from meshbridge.link.output import Missing
 from meshbridge.link.reconcile import Apps, Found
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.model.events import Event, EventType
+from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Repair"]
 
 _LIST_SECONDS = 60.0  # an answer for 10,000 apps is 6 MB
 _LOOK_AFTER_SECONDS = 3.0  # events that mix when an app is registered again have all come by then
 _RETRY_SECONDS = 5.0
+# After a comparison, so many times as long as it took, before holes or contradictions may cause the next one.
+_REST, _LEAST_REST_SECONDS, _MAX_REST_SECONDS = 20.0, 1.0, 60.0
 _BACKFILL_BYTES = 8 * 2**20  # held in memory at once
 _COLLECT_SECONDS = 0.5  # a daemon collects output for 200 ms before it sends it (PROTOCOL.md, 'STDOUT')
 _CROWDED_SECONDS = 1.0  # until it is looked again whether there is room for output
@@ -57,28 +61,29 @@ class Repair:
         self._compared = False  # whether the list was compared since the last connect
         self._compare_at: float | None = None  # monotonic seconds; None: not before the next connect
         self._look_at: dict[str, float] = {}  # app -> when, monotonic seconds
-        self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._not_before = 0.0  # monotonic seconds: when the whole list may be asked for again
+        self._ending = threading.Event()
+        self._thread = SupervisedThread(f"repair-{daemon}", self._run, self._ending)
 
     # --- the link's threads --------------------------------------------------------------------------------------
 
     def start(self) -> None:
         self._apps = Apps(self._daemon, self._journal.app_states(self._daemon), exact=self._exact_output)
-        self._thread = threading.Thread(target=self._run, name=f"repair-{self._daemon}", daemon=True)
         self._thread.start()
 
     def request_stop(self) -> None:
+        self._ending.set()
         with self._lock:
-            self._stopping = True
             self._wake.notify()
+
+    @property
+    def thread(self) -> SupervisedThread:
+        return self._thread
 
     def stop(self, timeout_seconds: float) -> bool:
         """Ends the thread; False when that takes longer. The request connection must be closed before."""
         self.request_stop()
-        if self._thread is None:
-            return True
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout_seconds)
 
     def connecting(self) -> None:
         """The subscription comes next; whatever happened since the last one went to nobody."""
@@ -121,7 +126,7 @@ class Repair:
                 if apps.observe(event):
                     self._look_at.setdefault(event.app, now + _LOOK_AFTER_SECONDS)
             if holes:
-                self._compare_at = now
+                self._compare_at = min(self._compare_at or math.inf, self._paced(now))
             if holes or self._look_at or apps.outputs.due:
                 self._wake.notify()
             self._journal.submit(events, apps.changes())
@@ -137,16 +142,20 @@ class Repair:
     def _run(self) -> None:
         while True:
             with self._lock:
-                while not self._stopping and (wait := self._seconds_to_wait()) != 0.0:
+                while not self._ending.is_set() and (wait := self._seconds_to_wait()) != 0.0:
                     self._wake.wait(wait)
-                if self._stopping:
+                if self._ending.is_set():
                     return
                 now = time.monotonic()
                 missing = self._missing()
                 due = [app for app, at in self._look_at.items() if at <= now]
-                whole = len(due) > _SINGLE_LOOKS or (self._compare_at is not None and self._compare_at <= now)
+                if len(due) > _SINGLE_LOOKS and self._compare_at is not None:
+                    self._compare_at = min(self._compare_at, self._paced(now))
+                    due = []  # the whole list has them
+                whole = self._compare_at is not None and self._compare_at <= now
                 if whole:
                     self._compare_at = now + self._interval_seconds
+                    due = [app for app, at in self._look_at.items() if at <= now]
                 for app in due:  # those that are not due yet wait for events that are still to come
                     del self._look_at[app]
             if whole:
@@ -166,13 +175,30 @@ class Repair:
     def _seconds_to_wait(self) -> float | None:
         """Until the next thing is due; None: until something happens."""
         times = list(self._look_at.values())
+        if len(times) > _SINGLE_LOOKS and self._compare_at is not None:
+            # Asked for one by one they would cost more than the list, which must wait for its time.
+            times = [max(sorted(times)[_SINGLE_LOOKS], self._not_before)]
         if self._compared and self._apps is not None and self._apps.outputs.due:
             times.append(time.monotonic() + (_CROWDED_SECONDS if self._journal.crowded else 0.0))
         if self._compare_at is not None:
             times.append(self._compare_at)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
+    def _paced(self, now: float) -> float:
+        """When the whole list may be asked for: a daemon with holes in its numbers must not keep this thread busy."""
+        return max(now, self._not_before)
+
     def _compare_all(self) -> None:
+        begun = time.monotonic()
+        try:
+            self._compare_with_list()
+        finally:
+            ended = time.monotonic()
+            rest = min(_MAX_REST_SECONDS, max(_LEAST_REST_SECONDS, (ended - begun) * _REST))
+            with self._lock:
+                self._not_before = ended + rest
+
+    def _compare_with_list(self) -> None:
         mark = self._mark()
         try:
             listed = self._requests.list_apps(_LIST_SECONDS)
@@ -214,11 +240,17 @@ class Repair:
     def _take(self, compare: Callable[[Apps], Found]) -> None:
         with self._lock:
             assert self._apps is not None
-            found = compare(self._apps)
+            try:
+                found = compare(self._apps)
+            except Exception:
+                self._apps.give_up()
+                raise
             due = time.monotonic() + _LOOK_AFTER_SECONDS
             for app in found.look_again:
                 self._look_at.setdefault(app, due)
             self._journal.submit(found.events, self._apps.changes())
+        if found.invalid:
+            telemetry.reconcile_failed(self._daemon, f"{found.invalid} listed apps could not be read")
         reconciled = sum(event.reconciled for event in found.events)
         if reconciled:
             self.reconciled += reconciled
@@ -277,6 +309,6 @@ class Repair:
 
         """
         with self._lock:
-            if self._wake.wait_for(lambda: self._stopping, _COLLECT_SECONDS):
+            if self._wake.wait_for(self._ending.is_set, _COLLECT_SECONDS):
                 raise AppMeshConnectionError("stopping")
         self._fence()

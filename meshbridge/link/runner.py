@@ -12,6 +12,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshConnectionError,
     AppMeshDeniedError,
     AppMeshError,
+    AppMeshRequestError,
     AppMeshTimeoutError,
 )
 from meshbridge.appmesh.tcp_messages import MessageError
@@ -28,6 +29,7 @@ from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.link.slow_consumer import Pace
 from meshbridge.model.status import LinkState, LinkStatus
+from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Link"]
 
@@ -39,6 +41,10 @@ _REQUEST_SECONDS = 8.0
 _LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
 _REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
 _STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the next retry is at once again
+_MAX_MESSAGE_BYTES = 16 * 2**20  # on the event connection, which carries no lists of apps and no output
+_MAX_EARLY = 10_000  # events before the answer to the subscribe: what a daemon queues for a client
+_MAX_INVALID = 1000  # messages in a row
+_MAX_BUG_CHARACTERS = 500
 _OWN_RUN_PREFIX = "x-"  # of the names that this bridge gives to runs it can't name
 
 _MOVES: dict[LinkState, frozenset[LinkState]] = {
@@ -94,7 +100,7 @@ class Link:
         )
         self._stop = threading.Event()
         self._wake = threading.Event()  # the link's thread is to look again: stopped, or the connection has ended
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread(f"link-{daemon}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _client between the link's thread and stop
         self._client: AppMeshClient | None = None
         # Written by the link's thread (the last four by the reader), read by any.
@@ -107,6 +113,9 @@ class Link:
         self._missing: tuple[str, ...] = ()
         self._pace = Pace(0.0)
         self._numbering: Numbering | None = None
+        self._early: list[bytes] = []  # pushed before the subscription's id was known; guarded by _reading
+        self._reading = threading.Lock()  # held while events are handed on
+        self._invalid_in_a_row = 0  # the reader's
         self._last_event_at: float | None = None
         self._received = 0
         self._missed = 0
@@ -119,7 +128,6 @@ class Link:
         if not self.has_events:
             return
         self._repair.start()
-        self._thread = threading.Thread(target=self._run, name=f"link-{self.name}", daemon=True)
         self._thread.start()
 
     def request_stop(self) -> None:
@@ -139,10 +147,7 @@ class Link:
         self._own_requests.close()
         self.client.close()
         ended = self._repair.stop(timeout_seconds)
-        if self._thread is not None:
-            self._thread.join(timeout_seconds)
-            ended = ended and not self._thread.is_alive()
-        return ended
+        return self._thread.join(timeout_seconds) and ended
 
     @property
     def has_events(self) -> bool:
@@ -152,7 +157,12 @@ class Link:
     @property
     def alive(self) -> bool:
         """Whether the link's thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.running
+
+    @property
+    def threads(self) -> tuple[SupervisedThread, ...]:
+        """Those that must run, for as long as the link does."""
+        return (self._thread, self._repair.thread) if self.has_events else ()
 
     def status(self) -> LinkStatus:
         if not self.has_events:
@@ -194,6 +204,13 @@ class Link:
     # --- the link's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._stay_connected()
+        finally:
+            self._connected_since = None
+            self._state = LinkState.STOPPED
+
+    def _stay_connected(self) -> None:
         attempts = 0  # failed ones in a row, or short-lived ones
         told: str | None = None  # the reason that the log has said already
         while not self._stop.is_set():
@@ -204,6 +221,9 @@ class Link:
                 error: AppMeshError = AppMeshConnectionError("the connection ended")
             except AppMeshError as failed:
                 error = failed
+            except Exception as bug:  # noqa: BLE001 whatever a daemon says costs its own connection only
+                telemetry.thread_failed(self._thread.name, bug, None)
+                error = AppMeshError(f"unexpected {bug!r}"[:_MAX_BUG_CHARACTERS])
             if self._stop.is_set():
                 break
             steady = self._state is LinkState.UP and time.monotonic() - started >= _STEADY_SECONDS
@@ -226,8 +246,6 @@ class Link:
             told = reason
             self._move(LinkState.WAITING)
             self._rest(seconds)
-        self._connected_since = None
-        self._move(LinkState.STOPPED)
 
     def _delay(self, reason: str, attempts: int) -> float:
         if seconds := self._credentials.retry_seconds:
@@ -254,13 +272,17 @@ class Link:
 
         """
         self._wake.clear()
+        with self._reading:
+            self._early = []
+            if self._numbering is not None:
+                self._numbering.subscription = None  # it was the last connection's
         ended: list[AppMeshError | None] = []
 
         def on_closed(error: AppMeshError | None) -> None:
             ended.append(error)
             self._wake.set()
 
-        transport = new_transport(self._options)
+        transport = new_transport(self._options, max_message_bytes=_MAX_MESSAGE_BYTES)
         channel = Channel(
             transport,
             name=f"events-{self.name}",
@@ -295,7 +317,7 @@ class Link:
             self._numbering, ended_run = self._begin(run)
             self._repair.connecting()
             self._move(LinkState.SUBSCRIBING)
-            client.request_subscription("*", self._options.events)
+            self._take_early(client.request_subscription("*", self._options.events).subscription_id)
         self._connects += 1
         self._connected_since, self._down_since = time.time(), None
         self._last_error = self._last_error_at = None
@@ -383,12 +405,32 @@ class Link:
     # --- the reader's thread -------------------------------------------------------------------------------------
 
     def _receive(self, bodies: list[bytes]) -> None:
-        numbering = self._numbering
-        assert numbering is not None
+        with self._reading:
+            numbering = self._numbering
+            if numbering is not None and numbering.subscription is not None:
+                self._hand_on(numbering, bodies)
+            else:
+                self._early += bodies
+                if len(self._early) > _MAX_EARLY or sum(map(len, self._early)) > _MAX_MESSAGE_BYTES:
+                    raise AppMeshConnectionError("the daemon sends events without end before it answers the subscribe")
+
+    def _take_early(self, subscription: str) -> None:
+        """Events may come before the answer that names their subscription (PROTOCOL.md, 'Messages')."""
+        if not subscription:
+            raise AppMeshRequestError("the daemon's answer to the subscribe holds no subscription_id")
+        with self._reading:
+            numbering, early = self._numbering, self._early
+            assert numbering is not None
+            numbering.subscription, self._early = subscription, []
+            if early:
+                self._hand_on(numbering, early)
+
+    def _hand_on(self, numbering: Numbering, bodies: list[bytes]) -> None:
         begun, now = time.monotonic(), time.time()
         read = numbering.read(bodies, now)
-        self._repair.receive(read.events, read.gaps, numbering.run)
-        self._last_event_at = now
+        if read.events or read.gaps:
+            self._repair.receive(read.events, read.gaps, numbering.run)
+            self._last_event_at = now
         telemetry.events_received(self.name, read.counts)
         self._received += len(read.events)
         for first, last in read.gaps:
@@ -397,6 +439,15 @@ class Link:
         for error in read.invalid:
             telemetry.event_invalid(self.name, error)
         self._pace.read(begun, time.monotonic(), len(bodies))
+        self._count_invalid(len(read.invalid), good=bool(read.events))
 
     def _invalid(self, error: MessageError) -> None:
         telemetry.event_invalid(self.name, str(error))
+        self._count_invalid(1, good=False)
+
+    def _count_invalid(self, invalid: int, *, good: bool) -> None:
+        """A daemon that sends nothing but garbage is left: the waits between connections bound what that costs."""
+        self._invalid_in_a_row = 0 if good else self._invalid_in_a_row + invalid
+        if self._invalid_in_a_row > _MAX_INVALID:
+            self._invalid_in_a_row = 0
+            raise AppMeshConnectionError(f"the daemon sent {_MAX_INVALID} messages in a row that are no events")

@@ -30,7 +30,7 @@ from meshbridge.service.explanation import explained
 from meshbridge.service.notify import Notifier
 from meshbridge.service.reload import Changes, changes, put_in_force, still_in_force
 from meshbridge.service.supervisor import Parts, PartsError, end
-from meshbridge.service.watchdog import Look, Watchdog, journal_look, link_look, sink_look
+from meshbridge.service.watchdog import Look, Watchdog, journal_look, link_look, sink_look, thread_look
 
 __all__ = ["Service"]
 
@@ -246,6 +246,7 @@ class Service:
         looks = [journal_look(self.journal.status(), settled=self.journal.flush(0.0))]
         # Of a daemon without events nothing runs by itself.
         looks += [link_look(link.status(), alive=link.alive) for link in self.parts.links if link.has_events]
+        looks += [thread_look(name) for name in self._missing_threads()]
         return looks + [sink_look(courier.status(), courier.max_wait_seconds) for courier in self.parts.couriers]
 
     def _summary(self) -> str:
@@ -267,7 +268,16 @@ class Service:
         status = self.journal.status()
         if not status.open:
             reasons.append("the journal is not open")
+        if self._started:
+            reasons += [f"thread {name} is not running" for name in self._missing_threads()]
         return reasons
+
+    def _missing_threads(self) -> list[str]:
+        """Of those that must run: each is restarted, or the watchdog has the bridge restarted."""
+        threads = [thread for link in self.parts.links for thread in link.threads]
+        threads += [thread for courier in self.parts.couriers for thread in courier.threads]
+        missing = [thread.name for thread in threads if thread.missing]
+        return missing if self.journal.running else [*missing, "journal"]
 
 
 def _left(deadline: float, at_most: float) -> float:

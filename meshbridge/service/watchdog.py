@@ -16,7 +16,7 @@ from meshbridge import telemetry
 from meshbridge.model.status import JournalStatus, LinkState, LinkStatus, SinkState, SinkStatus
 from meshbridge.service.notify import Notifier
 
-__all__ = ["Look", "Progress", "Watchdog", "journal_look", "link_look", "sink_look"]
+__all__ = ["Look", "Progress", "Watchdog", "journal_look", "link_look", "sink_look", "thread_look"]
 
 # Above every time limit in a link (a login that is refused and tried again: 40 s) and in a courier (6 s).
 _PATIENCE_SECONDS = 60.0
@@ -49,6 +49,11 @@ def sink_look(status: SinkStatus, max_wait_seconds: float) -> Look:
     return Look(f"sink {status.sink}", resting, mark, max_wait_seconds)
 
 
+def thread_look(thread: str) -> Look:
+    """Of a thread that should run and does not. One that was restarted is not looked at any more."""
+    return Look(f"thread {thread}", resting=False)
+
+
 def journal_look(status: JournalStatus, *, settled: bool) -> Look:
     """``settled``: whether the journal's thread has written all it was given. Cursors move no offset, but the file."""
     return Look("journal", settled or status.last_error is not None, (status.last_offset, _last_write(status.path)))
@@ -71,6 +76,9 @@ class Progress:
     def stuck(self, looks: Iterable[Look], now: float) -> list[str]:
         """The names of the parts that have not moved; ``now`` is of a clock that never goes back."""
         names = []
+        looks = list(looks)
+        present = {look.name for look in looks}
+        self._seen = {name: seen for name, seen in self._seen.items() if name in present}
         for look in looks:
             mark, since = self._seen.get(look.name, (None, now))
             if look.resting or mark != look.mark or look.name not in self._seen:

@@ -11,12 +11,13 @@ from meshbridge import telemetry
 from meshbridge.delivery import Courier
 from meshbridge.delivery import courier as courier_module
 from meshbridge.delivery.breaker import Breaker
+from meshbridge.delivery.routing import Route
 from meshbridge.fields import Batch, When
 from meshbridge.fields import Retry as Waits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.journal import journal as journal_module
 from meshbridge.journal.tail import Tail
-from meshbridge.model.events import Envelope
+from meshbridge.model.events import Envelope, Event
 from meshbridge.model.status import BreakerState, PassState, ReplayStatus, SinkState
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
@@ -234,6 +235,46 @@ def test_a_bug_in_a_sink_is_survived(
     assert sink.accepted == [1, 2]
     assert courier.status().failed == counted("sink_failed", reason="bug") - before == 3
     assert told == ["s", "s"]
+
+
+@pytest.mark.parametrize("place", [1, 5, 8])
+def test_an_event_on_which_a_sink_always_fails_becomes_a_dead_letter(
+    journal: Journal, sink: ScriptedSink, build: Build, place: int
+) -> None:
+    write = sink.write
+
+    def fails_on_one(batch: Sequence[Envelope], timeout_seconds: float) -> None:
+        if any(envelope.event.sequence == place for envelope in batch):
+            raise UnicodeError(f"'{'x' * 100_000}' is too long")
+        write(batch, timeout_seconds)
+
+    sink.write = fails_on_one  # type: ignore[method-assign]
+    append(journal, 8)
+    courier = build()
+    at_the_end(journal, 8)
+    assert sink.accepted == [number for number in range(1, 9) if number != place]
+    wait_for(lambda: courier.status().dead_letters == 1, "the dead letter")
+    assert journal.flush(10)
+    (letter,) = journal.letters.find("s")
+    assert (letter.envelope.event.sequence, letter.reason) == (place, "bug")
+    assert letter.error.startswith("unexpected UnicodeError")
+    assert len(letter.error) < 1000
+
+
+def test_an_event_on_which_the_rules_of_a_sink_fail_becomes_a_dead_letter(
+    journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(_route: Route, event: Event) -> Event:
+        if event.sequence == 2:
+            raise ValueError("year 33658 is out of range")
+        return event
+
+    monkeypatch.setattr(Route, "take", take)
+    append(journal, 3)
+    courier = build()
+    at_the_end(journal, 3)
+    assert sink.accepted == [1, 3]
+    wait_for(lambda: courier.status().dead_letters == 1, "the dead letter")
 
 
 def test_what_when_leaves_out_moves_the_cursor_all_the_same(journal: Journal, sink: ScriptedSink, build: Build) -> None:

@@ -829,3 +829,60 @@ def test_dead_letters_grow_old_and_never_push_events_out(tmp_path: Path) -> None
     wait_for(lambda: journal.dead_letters("sink") < 14, "pruning")
     assert journal.status().events == 1
     journal.close()
+
+
+# --- what no database can hold ---------------------------------------------------------------------------------------
+
+UNWRITABLE = {
+    "sequence of 2^63": {"sequence": 2**63},
+    "process_uuid no text": {"process_uuid": ["x"]},
+    "half a surrogate pair": {"app": "\ud800"},
+    "app no text": {"app": {"a": 1}},
+}
+
+
+@pytest.mark.parametrize("changed", UNWRITABLE.values(), ids=UNWRITABLE.keys())
+@pytest.mark.parametrize("place", [0, 3, 499])
+def test_an_event_that_cannot_be_written_is_left_out_alone(
+    journal: Journal, tmp_path: Path, changed: dict[str, object], place: int
+) -> None:
+    before = dropped("journal", "unwritable")
+    events = [make_event(number) for number in range(500)]
+    events[place] = dataclasses.replace(events[place], **changed)  # type: ignore[arg-type]
+    good = [event for number, event in enumerate(events) if number != place]
+    journal.commit("sink", 0)
+    journal.append(events)
+    assert [event for _, event in read_all(journal)] == good
+    assert dropped("journal", "unwritable") == before + 1
+    assert journal.status().last_error is None
+    later = make_event(500)
+    assert journal.append([later]) == 501
+    journal.close()
+    again = opened(tmp_path)
+    try:
+        assert [event for _, event in read_all(again)] == [*good, later]
+        assert again.extent == (2 if place == 0 else 1, 501)
+        assert again.status().events == 500
+    finally:
+        again.close()
+
+
+def test_many_events_that_cannot_be_written_cost_themselves_alone(journal: Journal) -> None:
+    events = [make_event(number) for number in range(400)]
+    mixed = [
+        dataclasses.replace(event, sequence=2**63 + 1) if number % 3 else event for number, event in enumerate(events)
+    ]
+    journal.append(mixed)
+    assert [event for _, event in read_all(journal)] == events[::3]
+
+
+def test_a_state_and_a_dead_letter_that_cannot_be_written_hold_up_nothing(journal: Journal) -> None:
+    event = make_event(1)
+    journal.submit([event], {("node-a", "web"): "\ud800", ("node-a", "ok"): "{}"})
+    assert journal.flush(10)
+    envelope = journal.read(0, 1)[0]
+    journal.add_dead_letter("sink", envelope, "refused", "\ud800 said the far end")
+    journal.add_dead_letter("sink", envelope, "refused", "no")
+    assert journal.flush(10)
+    assert [letter.error for letter in journal.letters.find("sink")] == ["no"]
+    assert journal.app_states("node-a") == {"ok": "{}"}

@@ -295,6 +295,14 @@ def test_a_damaged_text_costs_its_damaged_lines_only(golden_metrics: bytes, data
         b'a{b="\xff"} 1',
         b'a{b="\x00"} 1',
         b"a +nan",
+        b"a 1e999",
+        b"a -1e999",
+        b"a " + b"9" * 400,
+        b'a{b="1"} 1e309',
+        b"a 1 9223372036854775808",
+        b"a 1 " + b"9" * 5000,
+        b'a{__address__="x"} 1',
+        b"a " + b"1" * 5000,
         b"# TYPE a nonsense",
         b"# TYPE a",
         b"# HELP 1a text",
@@ -306,9 +314,10 @@ def test_a_malformed_line_is_dropped_and_counted(line: bytes) -> None:
     assert result.dropped == {MALFORMED: 1}
 
 
-def test_a_bad_line_in_a_large_block_costs_itself_only() -> None:
+@pytest.mark.parametrize("value", [b"seventy-seven", b"1e999", b"-2e308", b"9" * 400, b"1_0"])
+def test_a_bad_line_in_a_large_block_costs_itself_only(value: bytes) -> None:
     lines = [b'a{b="%d"} %d' % (index, index) for index in range(200)]
-    lines[77] = b'a{b="77"} seventy-seven'
+    lines[77] = b'a{b="77"} ' + value
     result = relabel(b"# TYPE a gauge\n" + b"\n".join(lines), "d")
     assert sum(family.series for family in result.families) == 199
     assert result.dropped == {MALFORMED: 1}
@@ -336,7 +345,20 @@ def test_an_unknown_escape_stands_for_itself_in_every_reader() -> None:
     assert served(result).splitlines()[1] == r'a{daemon="d",b="C:\\dir"} 1'
 
 
-@pytest.mark.parametrize("name", ["meshbridge_daemon_up", "appmesh_app_info", "appmesh_host_load1", "process_open_fds"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meshbridge_daemon_up",
+        "appmesh_app_info",
+        "appmesh_host_load1",
+        "process_open_fds",
+        "up",
+        "scrape_duration_seconds",
+        "ALERTS",
+        "__name__",
+        "__x",
+    ],
+)
 def test_a_family_of_ours_is_not_a_daemons_to_give(name: str) -> None:
     text = f"# TYPE {name} gauge\n{name} 1\n{name} 2\n# TYPE appmesh_application_enabled gauge\n"
     text += "appmesh_application_enabled 1\n"
