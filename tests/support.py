@@ -26,7 +26,7 @@ from meshbridge.model.events import Envelope, Event, decode_push
 
 Value = TypeVar("Value")
 
-DEADLINE_SECONDS = 30.0  # for anything to happen at all; what is waited for comes long before
+DEADLINE_SECONDS = 60.0  # for anything to happen at all; what is waited for comes long before
 
 
 def program(name: str) -> str | None:

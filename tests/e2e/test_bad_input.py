@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from meshbridge.emulator import Emulator
+from tests.command_line import run_command
 from tests.e2e.conftest import Bridge, address_of, daemon_settings
 from tests.support import Mosquitto, free_port, meshbridge_command, returns_in_time, wait_for, write_config
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        meshbridge_command(*arguments), capture_output=True, text=True, timeout=60, env=env, check=False
-    )
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The installed program; where it ends before it does anything, :func:`run_command` is enough."""
+    return subprocess.run(meshbridge_command(*arguments), capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_wrong_configuration_is_refused_with_the_keys_path(
     tmp_path: Path, settings: dict[str, Any], line: str
 ) -> None:
     config = write_config(tmp_path / "m.yaml", settings)
-    done = run("run", "--config", str(config))
+    done = run_command("run", "--config", str(config))
     assert done.returncode == 2
     assert line in done.stderr
     assert "Traceback" not in done.stderr
@@ -57,17 +57,17 @@ def test_a_wrong_configuration_is_refused_with_the_keys_path(
 
 
 def test_without_any_configuration_it_says_how_to_give_one(tmp_path: Path) -> None:
-    done = run("run", env={"HOME": str(tmp_path)})
+    done = run_command("run", env={"HOME": str(tmp_path)})
     assert done.returncode == 2
     assert "daemons: is missing: give the file (--config, or MESHBRIDGE_CONFIG)" in done.stderr
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    done = run("run", "--config", str(tmp_path / "none.yaml"))
+    done = run_command("run", "--config", str(tmp_path / "none.yaml"))
     assert (done.returncode, done.stderr) == (2, f"meshbridge: {tmp_path}/none.yaml: no such file\n")
     broken = tmp_path / "broken.yaml"
     broken.write_text("daemons: [\n")
-    done = run("run", "--config", str(broken))
+    done = run_command("run", "--config", str(broken))
     assert done.returncode == 2
     assert f"{broken}: line 2, column 1: no YAML" in done.stderr
 
@@ -78,12 +78,12 @@ def test_a_secret_never_shows(tmp_path: Path) -> None:
         "sinks": {"b": {"type": "mqtt", "url": "mqtt://h", "password": ["hunter2"]}},
     }
     config = write_config(tmp_path / "m.yaml", settings)
-    done = run("run", "--config", str(config))
+    done = run_command("run", "--config", str(config))
     assert done.returncode == 2
     assert "sinks.b.password" in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
     del settings["daemons"]["a"]["bogus"], settings["sinks"]["b"]["password"]
-    done = run("config", "show", "--config", str(write_config(config, settings)))
+    done = run_command("config", "show", "--config", str(write_config(config, settings)))
     assert done.returncode == 0
     assert "hunter2" not in done.stdout
     assert "********" in done.stdout
@@ -148,7 +148,7 @@ def test_a_daemon_that_refuses_is_explained_and_tried_again(
         for text in said:
             assert text in bridge.process.output()
         assert "Traceback" not in bridge.process.output()
-        checked = run("check", "--config", str(bridge.directory / "meshbridge.yaml"))
+        checked = run_command("check", "--config", str(bridge.directory / "meshbridge.yaml"))
         assert checked.returncode == 1
         assert "FAIL daemon node-a: " in checked.stdout
         assert "Traceback" not in checked.stdout + checked.stderr

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshbridge.emulator import Emulator
+from tests.command_line import run_command
 from tests.e2e.conftest import Bridge, daemon_settings
 from tests.e2e.test_bad_input import run
 from tests.support import Mosquitto, free_port, write_config
@@ -38,7 +39,7 @@ def test_for_scripts(bridge: Bridge, tmp_path: Path) -> None:
     settings = bridge.settings
     settings["sinks"]["hook"] = {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}/hook?key=hidden"}
     settings["daemons"]["node-a"]["tls"] = {"verify": False}
-    done = run("check", "--json", "--config", written(tmp_path, settings))
+    done = run_command("check", "--json", "--config", written(tmp_path, settings))
     assert done.returncode == 1
     assert "hidden" not in done.stdout + done.stderr
     answer = json.loads(done.stdout)
@@ -57,7 +58,7 @@ def test_warnings_do_not_fail(emulator: Emulator, tmp_path: Path) -> None:
         "journal": {"path": str(tmp_path / "journal")},
         "exporter": {"listen": f"127.0.0.1:{free_port()}"},
     }
-    done = run("check", "--config", written(tmp_path, settings))
+    done = run_command("check", "--config", written(tmp_path, settings))
     assert done.returncode == 0
     assert "warn daemon node-a: its certificate is not verified" in done.stdout
     assert "     -> set tls.ca_file" in done.stdout
@@ -70,16 +71,16 @@ def test_offline_looks_at_the_file_alone(tmp_path: Path) -> None:
         "sinks": {"log": {"type": "file", "path": "-"}},
     }
     config = written(tmp_path, settings)
-    done = run("check", "--offline", "--config", config)
+    done = run_command("check", "--offline", "--config", config)
     assert (done.returncode, done.stdout) == (0, f"ok   configuration: {config}: 1 daemon, 1 sink\n")
 
 
 def test_a_configuration_that_cannot_be_used(tmp_path: Path) -> None:
     config = written(tmp_path, {"daemon": {}})
-    done = run("check", "--config", config)
+    done = run_command("check", "--config", config)
     assert (done.returncode, done.stdout) == (2, "")
     assert "daemon: unknown key: did you mean daemons?" in done.stderr
-    done = run("check", "--json", "--config", config)
+    done = run_command("check", "--json", "--config", config)
     assert done.returncode == 2
     answer = json.loads(done.stdout)
     assert answer["verdict"] == "failed"

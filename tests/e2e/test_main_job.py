@@ -130,7 +130,7 @@ def test_the_last_line_of_the_log_says_what_waits(bridge: Bridge, emulator: Emul
 
 
 def metrics(bridge: Bridge) -> str:
-    with urllib.request.urlopen(bridge.metrics_url, timeout=10) as response:
+    with urllib.request.urlopen(bridge.metrics_url, timeout=60) as response:
         return str(response.read(), "utf-8")
 
 

@@ -17,7 +17,7 @@ from tests.e2e.chromium import Browser, Page
 from tests.e2e.stage import Stage
 from tests.support import Process, meshbridge_command, thread, wait_for
 
-pytestmark = pytest.mark.needs("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium")]
 
 AXE = Path(__file__).parents[1] / "data" / "axe-core" / "axe.min.js"
 SCREENS = ((1440, 900, False), (360, 740, True))  # a light desk and a dark phone, each in pixels
@@ -501,14 +501,14 @@ def test_the_demo_begins_with_a_link_to_its_page(tmp_path: Path, browser: Browse
 
 
 def test_the_files_are_open_and_closed_to_all_else(stage: Stage) -> None:
-    answer = requests.get(stage.root, timeout=10)
+    answer = requests.get(stage.root, timeout=60)
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    again = requests.get(stage.root, headers={"If-None-Match": answer.headers["ETag"]}, timeout=10)
+    again = requests.get(stage.root, headers={"If-None-Match": answer.headers["ETag"]}, timeout=60)
     assert (again.status_code, again.content) == (304, b"")
-    assert requests.head(stage.root, timeout=10).headers["Content-Length"] == str(len(answer.content))
+    assert requests.head(stage.root, timeout=60).headers["Content-Length"] == str(len(answer.content))
     for name in ("nothing.js", "..%2f__init__.py", "__init__.py"):
-        refused = requests.get(f"{stage.root}page/{name}", timeout=10)
+        refused = requests.get(f"{stage.root}page/{name}", timeout=60)
         assert refused.status_code == 404
         assert refused.headers["Content-Type"] == "application/problem+json"

@@ -96,7 +96,7 @@ def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(
     change(bridge, sinks={"kept": {"type": "file", "pfad": "x"}})
     process.send(signal.SIGHUP)
     process.wait_for_output("sinks.kept.pfad: unknown key")
-    wait_for(lambda: REFUSED in requests.get(bridge.metrics_url, timeout=10).text, "the metric")
+    wait_for(lambda: REFUSED in requests.get(bridge.metrics_url, timeout=60).text, "the metric")
     with pytest.raises(RefusedError, match=r"sinks\.kept\.pfad: unknown key"):
         Client(tmp_path / "journal").post("/-/reload")
     emit(emulator, "on and on")
@@ -104,7 +104,7 @@ def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(
 
     change(bridge, sinks={"kept": file_sink(tmp_path / "kept")})
     assert Client(tmp_path / "journal").post("/-/reload")["sinks"]["removed"] == ["moved"]
-    wait_for(lambda: REFUSED not in requests.get(bridge.metrics_url, timeout=10).text, "the metric to recover")
+    wait_for(lambda: REFUSED not in requests.get(bridge.metrics_url, timeout=60).text, "the metric to recover")
     assert process.end() == 0
 
 
@@ -127,7 +127,7 @@ def test_a_reload_that_fails_in_a_way_that_nobody_foresaw_ends_nothing(bridge: B
 def answer_of(url: str) -> str:
     """Nothing where there is no good one."""
     with contextlib.suppress(requests.ConnectionError):
-        found = requests.get(url, timeout=10)
+        found = requests.get(url, timeout=60)
         return found.text if found.ok else ""
     return ""
 
@@ -147,7 +147,7 @@ def test_daemons_come_and_go_and_what_belongs_to_the_process_is_named(
         assert answer["daemons"]["added"] == ["node-b"]
         assert answer["need_restart"] == ["exporter"]
         up = 'meshbridge_daemon_up{daemon="node-b"} 1'
-        wait_for(lambda: up in requests.get(bridge.metrics_url, timeout=10).text, "the new daemon to be up")
+        wait_for(lambda: up in requests.get(bridge.metrics_url, timeout=60).text, "the new daemon to be up")
         emit(other, "from b")
         wait_for(lambda: outputs(tmp_path / "kept") == ["from b"], "the new daemon's event")
 
@@ -157,7 +157,7 @@ def test_daemons_come_and_go_and_what_belongs_to_the_process_is_named(
         assert answer["need_restart"] == ["exporter"]  # until that has happened
         emit(other, "still from b")
         wait_for(lambda: outputs(tmp_path / "kept") == ["from b", "still from b"], "the event")
-        assert 'daemon_up{daemon="node-a"}' not in requests.get(bridge.metrics_url, timeout=10).text
+        assert 'daemon_up{daemon="node-a"}' not in requests.get(bridge.metrics_url, timeout=60).text
     assert process.end() == 0
 
 
@@ -170,7 +170,7 @@ def test_a_token_that_is_taken_away_opens_nothing_from_then_on(bridge: Bridge, t
 
     def status(secret: str) -> int:
         headers = {"Authorization": f"Bearer {secret}"}
-        return requests.get(f"http://{address}/api/v1/bridge", headers=headers, timeout=10).status_code
+        return requests.get(f"http://{address}/api/v1/bridge", headers=headers, timeout=60).status_code
 
     assert (status(old), status(new)) == (200, 401)
     change(bridge, admin={"listen": address, "tokens": [token("new", new)]})

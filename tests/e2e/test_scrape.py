@@ -25,7 +25,7 @@ def bridge(tmp_path: Path, emulator: Emulator) -> Any:
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         body: bytes = answer.read()
     return body
 
@@ -43,7 +43,7 @@ def test_promtool_has_nothing_to_say(bridge: Bridge, emulator: Emulator) -> None
     text = fetch(bridge.metrics_url)
     binary = program("promtool")
     assert binary is not None
-    done = subprocess.run([binary, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False)
+    done = subprocess.run([binary, "check", "metrics"], input=text, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert b'appmesh_app_running{daemon="node-a",app="web"} 1' in text
 

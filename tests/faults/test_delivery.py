@@ -1,8 +1,8 @@
 """Sinks that are dead, slow or ill-tempered, a disk that is full, a journal that is damaged: from the daemon to the
 far ends, with an oracle that holds what arrived against what was journaled.
 
-``make faults`` has a million events wait for dead sinks and damages journals at random, ``make test`` does less; the
-seed is printed, and taken from SEED.
+``make faults`` has a million events wait for dead sinks and damages journals at random, ``make test-slow`` does less;
+the seed is printed, and taken from SEED.
 """
 
 import contextlib
@@ -28,6 +28,8 @@ from tests.e2e.conftest import Bridge, daemon_settings
 from tests.faults.arrivals import Journaled, check_delivered, journaled
 from tests.faults.proxy import Proxy
 from tests.support import Mosquitto, Subscriber, free_port, wait_for
+
+pytestmark = pytest.mark.slow
 
 APPS = [f"app-{number}" for number in range(20)]
 _BATCH = 100  # of the hook

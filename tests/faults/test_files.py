@@ -13,6 +13,8 @@ from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.e2e.conftest import Bridge
 from tests.support import free_port
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 SIZES = {"short": 64 * MIB, "long": 1024 * MIB}
 MOST_GROWTH = 24 * MIB

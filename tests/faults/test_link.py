@@ -1,7 +1,7 @@
 """Faults between a link and its daemon, one after the other, while apps come, go, and write bytes that are no text.
 
 After all of them the journal is held against what the emulated daemon did. ``make faults`` does hundreds of rounds,
-``make test`` a few; the seed is printed, and taken from SEED.
+``make test-slow`` a few; the seed is printed, and taken from SEED.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from meshbridge.link.permissions import LEAST_ROLE
 from tests.faults.oracle import check_events, events_of, holes_not_told, states_that_differ
 from tests.faults.proxy import Proxy
 from tests.support import wait_for
+
+pytestmark = pytest.mark.slow
 
 DAEMON = "node-a"
 ROUNDS = {"short": 9, "long": 300}

@@ -22,7 +22,7 @@ def fetch(url: str) -> bytes:
 
 @dataclass
 class Prometheus:
-    """One that scrapes its targets every second."""
+    """One that scrapes its targets every two seconds."""
 
     url: str
 
@@ -47,7 +47,7 @@ def scraping(targets: Sequence[str], directory: Path) -> Iterator[Prometheus]:
     config = directory / "prometheus.yml"
     jobs = [{"job_name": "meshbridge", "static_configs": [{"targets": list(targets)}]}]
     config.write_text(
-        yaml.safe_dump({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs})
+        yaml.safe_dump({"global": {"scrape_interval": "2s", "scrape_timeout": "2s"}, "scrape_configs": jobs})
     )
     binary = program("prometheus")
     assert binary is not None

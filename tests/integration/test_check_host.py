@@ -93,8 +93,9 @@ def test_a_directory_where_others_can_write(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
 def test_a_journal_that_another_user_has_made(tmp_path: Path) -> None:
     """As after one run by root, where a service of another user runs from then on."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):  # pytest makes them for their owner alone
-        directory.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):  # pytest makes them for their owner alone
+        if not directory.stat().st_mode & 0o001:
+            directory.chmod(0o755)
     journal = Journal(JournalOptions(path=tmp_path / "journal"))
     journal.open()
     journal.close()

@@ -74,7 +74,7 @@ def test_fish_completes(environ: dict[str, str], tmp_path: Path) -> None:
         command = f"meshbridge completion fish | source; complete -C {line!r}"
         done = subprocess.run(
             [binary, "--no-config", "-c", command],
-            cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30, check=True,
+            cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
         return [answer.partition("\t")[0] for answer in done.stdout.splitlines()]
 
@@ -85,7 +85,7 @@ def test_fish_completes(environ: dict[str, str], tmp_path: Path) -> None:
 
 def test_an_unknown_shell_is_told_which_there_are() -> None:
     done = subprocess.run(
-        meshbridge_command("completion", "tcsh"), capture_output=True, text=True, timeout=30, check=False
+        meshbridge_command("completion", "tcsh"), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2
     assert all(f"'{shell}'" in done.stderr for shell in Shell)

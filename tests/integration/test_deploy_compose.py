@@ -17,7 +17,8 @@ import pytest
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from tests.support import Process, Subscriber, free_port, meshbridge_command, program, wait_for
+from tests.command_line import run_command
+from tests.support import Process, Subscriber, free_port, program, wait_for
 
 HERE = Path(__file__).parents[2] / "deploy" / "compose"
 COMPOSE: dict[str, Any] = yaml.safe_load((HERE / "compose.yaml").read_text(encoding="utf-8"))
@@ -35,7 +36,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def setup(folder: Path) -> None:
-    subprocess.run([folder / "setup.sh"], check=True, capture_output=True, timeout=30)
+    subprocess.run([folder / "setup.sh"], check=True, capture_output=True, timeout=120)
 
 
 def mounts(service: str) -> Iterator[tuple[Path, str, str]]:
@@ -174,8 +175,7 @@ def test_the_bridge_takes_its_configuration(example: Path, tmp_path: Path) -> No
     config.write_text(rooted(text, root, "/run/secrets"), encoding="utf-8")
 
     def check(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        command = meshbridge_command("check", "--offline", "--config", str(config))
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environ)
+        return run_command("check", "--offline", "--config", str(config), env=environ)
 
     done = check({"CREDENTIALS_DIRECTORY": str(root / "run/secrets")})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -191,7 +191,7 @@ def test_prometheus_takes_its_configuration_and_scrapes_the_bridge(example: Path
     config.write_text(text, encoding="utf-8")
     binary = program("promtool")
     assert binary is not None
-    done = subprocess.run([binary, "check", "config", config], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([binary, "check", "config", config], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS: 2 rule files found" in done.stdout
     (job,) = yaml.safe_load(text)["scrape_configs"]

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 import meshbridge
-from tests.support import meshbridge_command, program
+from tests.command_line import run_command
+from tests.support import program
 from tools import chart as chart_files
 
 ROOT = Path(__file__).parents[2]
@@ -237,14 +238,8 @@ def check(text: str, environ: tuple[tuple[str, str], ...], directory: Path) -> t
     config = directory / "meshbridge.yaml"
     config.write_text(text, encoding="utf-8")
     variables = {name: str(credentials) if name == "CREDENTIALS_DIRECTORY" else value for name, value in environ}
-    done = subprocess.run(
-        meshbridge_command("check", "--offline"),
-        env={"PATH": os.environ["PATH"], **variables, "MESHBRIDGE_CONFIG": str(config)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], **variables, "MESHBRIDGE_CONFIG": str(config)}
+    done = run_command("check", "--offline", env=environment)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -464,7 +459,7 @@ def test_the_rules_are_those_of_prometheus(chart: helm.Chart, tmp_path: Path) ->
     file.write_text(yaml.safe_dump(rule), encoding="utf-8")
     promtool = program("promtool")
     assert promtool is not None
-    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

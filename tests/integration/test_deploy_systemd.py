@@ -20,7 +20,7 @@ WORST_EXPOSURE = 1.5
 def systemd_analyze(*arguments: str) -> str:
     binary = program("systemd-analyze")
     assert binary is not None
-    done = subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -113,12 +113,14 @@ def prometheus(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.needs("prometheus")
 def test_prometheus_takes_every_series(prometheus: Prometheus, exporter: Exporter) -> None:
+    def count() -> int:
+        return len([line for line in scrape(exporter).splitlines() if not line.startswith(b"#")])
+
+    # A scrape that a busy machine cuts short, at the first attempts of all, has fewer.
+    wait_for(lambda: prometheus.values("scrape_samples_scraped") == {count()}, "a whole scrape")
+    assert prometheus.values("scrape_samples_post_metric_relabeling") == prometheus.values("scrape_samples_scraped")
     target = prometheus.target()
     assert (target["health"], target["lastError"]) == ("up", "")
-    samples = [line for line in scrape(exporter).splitlines() if not line.startswith(b"#")]
-    wait_for(lambda: prometheus.values("up"), "the first sample")
-    assert prometheus.values("scrape_samples_scraped") == {len(samples)}
-    assert prometheus.values("scrape_samples_post_metric_relabeling") == {len(samples)}
     assert prometheus.values('appmesh_application_enabled{daemon="node-b",application="pytask"}') == {1}
     assert prometheus.values('appmesh_http_requests_total{daemon="node-a",route="/appmesh/login"}') == {2}
     assert prometheus.values('appmesh_app_memory_bytes{daemon="node-a",app="pytask"}') == {33550336}
@@ -163,7 +165,7 @@ def test_promtool_has_nothing_to_say(exporter: Exporter) -> None:
         input=scrape(exporter),
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
     said = (checked.stdout + checked.stderr).decode().splitlines()
     assert [line for line in said if not line.startswith("odd_")] == []  # what a daemon calls its own is its own
@@ -181,7 +183,7 @@ def test_promtool_has_nothing_to_say(exporter: Exporter) -> None:
 )
 def test_promtool_passes_what_is_deployed(command: list[str]) -> None:
     checked = subprocess.run(
-        [str(program("promtool")), *command], cwd=DEPLOY, capture_output=True, text=True, check=False, timeout=30
+        [str(program("promtool")), *command], cwd=DEPLOY, capture_output=True, text=True, check=False, timeout=120
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

@@ -17,6 +17,7 @@ from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
+from tests.command_line import run_command
 from tests.integration.admin_api import application_for
 from tests.integration.terminal import terminal
 from tests.support import Process, free_port, meshbridge_command, wait_for, write_config
@@ -36,9 +37,7 @@ class Site(NamedTuple):
         return {**os.environ, "MESHBRIDGE_JOURNAL__PATH": str(self.directory), "COLUMNS": "200"}
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            meshbridge_command(*arguments), capture_output=True, text=True, timeout=60, env=self.environ, check=False
-        )
+        return run_command(*arguments, env=self.environ)
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         done = self.call(*arguments, "--json")
@@ -309,8 +308,7 @@ def test_run_is_not_for_commands(site: Site) -> None:
 def completed(environ: dict[str, str], line: str) -> list[str]:
     """What bash is told that may stand in the place of the last word (the scripts: test_deploy_completion)."""
     asked = {"_MESHBRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    command = [sys.executable, "-c", "import sys; sys.argv = ['meshbridge']; from meshbridge.cli import main; main()"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ | asked, check=False)
+    done = run_command(env=environ | asked)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -406,7 +404,7 @@ def test_nobody_reads_on(site: Site) -> None:
     for words in ("apps --json", "app db", "logs -f web -d node-a", "exec -d node-a yes"):
         pipe = f"set -o pipefail; {shlex.join(meshbridge_command(*words.split()))} | head -c 1"
         done = subprocess.run(
-            ["bash", "-c", pipe], capture_output=True, text=True, timeout=60, env=site.environ, check=False
+            ["bash", "-c", pipe], capture_output=True, text=True, timeout=120, env=site.environ, check=False
         )
         assert len(done.stdout) == 1
         assert "Traceback" not in done.stderr
@@ -435,9 +433,7 @@ def test_a_full_disk(site: Site) -> None:
 )
 def test_no_bridge_runs(tmp_path: Path, command: list[str]) -> None:
     environ = {**os.environ, "MESHBRIDGE_JOURNAL__PATH": str(tmp_path / "none")}
-    done = subprocess.run(
-        meshbridge_command(*command), capture_output=True, text=True, timeout=60, env=environ, check=False
-    )
+    done = run_command(*command, env=environ)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"meshbridge: no bridge runs on the journal {tmp_path}/none: start one with `meshbridge run`, or give --config "
@@ -449,11 +445,10 @@ def test_the_journals_place_is_read_from_the_file(site: Site, tmp_path: Path) ->
     """Of a file that is being mended, too: nothing else of it is looked at."""
     config = write_config(tmp_path / "m.yaml", {"journal": {"path": str(site.directory)}, "sinks": {"half": {}}})
     environ = {key: value for key, value in os.environ.items() if not key.startswith("MESHBRIDGE_")}
-    command = meshbridge_command("apps", "--json", "--config", str(config))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
+    done = run_command("apps", "--json", "--config", str(config), env=environ)
     assert len(json.loads(done.stdout)) == 4
     config.write_text("journal: [\n")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ, check=False)
+    done = run_command("apps", "--json", "--config", str(config), env=environ)
     assert done.returncode == 2
     assert f"cannot read the configuration: {config}: no YAML" in done.stderr
 
@@ -491,7 +486,7 @@ main()
 def test_a_user_who_may_not_is_told_who_may(site: Site) -> None:
     site.directory.chmod(0o700)
     command = [sys.executable, "-c", _AS_NOBODY, "apps"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=site.environ, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=site.environ, check=False)
     assert done.returncode == 1
     assert done.stderr == (
         f"meshbridge: only root may speak with the bridge on {site.directory}: try `sudo -u root meshbridge …`\n"

@@ -35,7 +35,7 @@ Install = Callable[..., Path]
 def build(root: Path, target: str, into: Path) -> Path:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", into],
-        cwd=root, check=True, capture_output=True, timeout=60,
+        cwd=root, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     (built,) = into.iterdir()
     return built
@@ -97,7 +97,7 @@ def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
             venv.create(home, with_pip=False, symlinks=True)
             python = home / "bin" / "python"
             pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
-            subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, capture_output=True, timeout=60)
+            subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, capture_output=True, timeout=120)
             link(required(wheel, *extras), home / "required")
             (site,) = home.glob("lib/python*/site-packages")
             (site / "required.pth").write_text(f"{home / 'required'}\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
 
 def run(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [home / "bin" / "meshbridge", *arguments]
-    return subprocess.run(command, cwd=home, env={}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=home, env={}, capture_output=True, text=True, timeout=120, check=False)
 
 
 # --- what is in them ------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_the_command_and_the_module_are_those_of_the_wheel(install: Install) -> 
     assert run(home, "version").stdout == f"{meshbridge.__version__}\n"
     where = subprocess.run(
         [home / "bin" / "python", "-c", "import meshbridge.__main__; print(meshbridge.__file__)"],
-        cwd=home, env={}, capture_output=True, text=True, timeout=30, check=True,
+        cwd=home, env={}, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert Path(where.stdout.strip()).is_relative_to(home)
 
@@ -178,7 +178,7 @@ def test_every_module_can_be_imported_with_what_the_wheel_asks_for(install: Inst
     )
     done = subprocess.run(
         [home / "bin" / "python", "-c", trial, *(name for name in modules if not name.endswith("__main__"))],
-        cwd=home, env={}, capture_output=True, text=True, timeout=60, check=True,
+        cwd=home, env={}, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     missing = {tuple(line.split()) for line in done.stdout.splitlines()}
     assert {package.partition(".")[0] for _, package in missing} <= {"amqtt", "trustme", "websockets", "cryptography"}

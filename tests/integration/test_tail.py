@@ -14,6 +14,7 @@ import pytest
 from meshbridge.admin.control import ControlSocket
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.events import Event
+from tests.command_line import run_command
 from tests.integration.admin_api import application_for
 from tests.integration.terminal import terminal
 from tests.support import Process, make_event, meshbridge_command, wait_for
@@ -171,7 +172,7 @@ def test_nobody_reads_on(bridge: Life) -> None:
     bridge.append(*(make_event(number) for number in range(1, 2000)))
     pipe = f"set -o pipefail; {' '.join(meshbridge_command('tail', '--since', '1h', '--json'))} | head -n 1"
     done = subprocess.run(
-        ["bash", "-c", pipe], capture_output=True, text=True, timeout=60, env=bridge.environ, check=False
+        ["bash", "-c", pipe], capture_output=True, text=True, timeout=120, env=bridge.environ, check=False
     )
     assert json.loads(done.stdout)["sequence"] == f"{1:020}"
     assert (done.returncode, done.stderr) == (1, "")
@@ -186,6 +187,5 @@ def test_nobody_reads_on(bridge: Life) -> None:
     ],
 )
 def test_wrong_options_are_told(bridge: Life, options: tuple[str, ...], said: str) -> None:
-    command = meshbridge_command("tail", *options)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=bridge.environ, check=False)
+    done = run_command("tail", *options, env=bridge.environ)
     assert (done.returncode, done.stderr) == (2, f"meshbridge: {said}\n")

@@ -201,7 +201,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def printed(code: str) -> str:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     return result.stdout.strip()
 
 
