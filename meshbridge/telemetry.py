@@ -108,6 +108,10 @@ _cut = Counter(
     "meshbridge_admin_connections_cut", "Connections that the admin API closed, by reason", ["reason"],
     registry=REGISTRY,
 )  # fmt: skip
+_exporter_cut = Counter(
+    "meshbridge_exporter_connections_cut", "Connections that the exporter closed, by reason", ["reason"],
+    registry=REGISTRY,
+)  # fmt: skip
 _streams = Gauge("meshbridge_admin_event_streams", "Open streams of /api/v1/events", registry=REGISTRY)
 
 _thread_failures = Counter(
@@ -583,9 +587,31 @@ def admin_certificate_refused(error: str) -> None:
     log.error("admin certificate refused", error=error, hint="the previous one stays in use")
 
 
-def admin_connection_cut(reason: str) -> None:
-    """``reason``: garbage, slow_head, slow_body, slow_reader, too_many."""
-    _cut.labels(reason).inc()
+def connection_cut(listener: str, reason: str) -> None:
+    """``listener``: exporter, admin or control. ``reason``: garbage, slow_head, slow_body, slow_reader, too_many, idle.
+
+    ``idle``: it made way for another one.
+    """
+    (_exporter_cut if listener == "exporter" else _cut).labels(reason).inc()
+
+
+def listener_exhausted(listener: str, what: str) -> None:
+    """``what``: connections or descriptors. Ended by :func:`listener_recovered`."""
+    log.warning(
+        "listener at its limit: idle connections are closed, new ones may be refused",
+        listener=listener,
+        exhausted=what,
+        hint="look for clients that keep connections open; raise the limit of open files where that is low",
+    )
+
+
+def listener_recovered(listener: str) -> None:
+    log.info("listener below its limit again", listener=listener)
+
+
+def web_fault(where: str, error: BaseException | None) -> None:
+    """``where``: ``request``, or a listener."""
+    log.error("HTTP server failed", where=where, hint=_REPORT, exc_info=error)
 
 
 def event_streams(change: int) -> None:

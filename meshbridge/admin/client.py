@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from meshbridge.admin.paths import CONTROL_SOCKET, short_path
+from meshbridge.admin.paths import CONTROL_SOCKET
 from meshbridge.appmesh.final_response import FinalResponse
+from meshbridge.web.unix import short_path
 
 __all__ = ["Client", "NotRunningError", "RefusedError"]
 

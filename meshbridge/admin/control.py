@@ -5,11 +5,13 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from meshbridge.admin.paths import CONTROL_SOCKET
-from meshbridge.admin.serving import Served, listen_unix, unlink_unix
+from meshbridge.admin.serving import Served
+from meshbridge.web.limits import Limits
+from meshbridge.web.unix import listen_unix, unlink_unix
 
 __all__ = ["ControlSocket"]
 
-_CONNECTIONS = 64
+_LIMITS = Limits(connections=64)
 
 
 class ControlSocket:
@@ -27,8 +29,8 @@ class ControlSocket:
             OSError: the directory takes no socket.
 
         """
-        listener = listen_unix(self._path, 0o600, _CONNECTIONS)
-        self._served = Served(self._application, listener, "control", connections=_CONNECTIONS)
+        listener = listen_unix(self._path, 0o600, _LIMITS.connections)
+        self._served = Served(self._application, listener, "control", _LIMITS)
         self._served.start()
 
     def stop(self, timeout_seconds: float) -> None:

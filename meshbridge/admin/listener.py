@@ -1,13 +1,16 @@
 """The admin listener: the API on TCP or on a unix socket, for those who have a token."""
 
 import socket
+from dataclasses import replace
 
 from fastapi import FastAPI
 
 from meshbridge import telemetry
 from meshbridge.admin.options import AdminOptions
-from meshbridge.admin.serving import Served, listen_unix, unlink_unix
+from meshbridge.admin.serving import Served
 from meshbridge.web.addresses import is_loopback, listen_tcp, split_address
+from meshbridge.web.limits import DEFAULT_LIMITS, Limits
+from meshbridge.web.unix import listen_unix, unlink_unix
 
 __all__ = ["AdminListener"]
 
@@ -25,8 +28,9 @@ class AdminListener:
     stopped. :meth:`start` and :meth:`stop` are for the owner's thread, once each.
     """
 
-    def __init__(self, options: AdminOptions, application: FastAPI) -> None:
+    def __init__(self, options: AdminOptions, application: FastAPI, limits: Limits = DEFAULT_LIMITS) -> None:
         self._options = options
+        self._limits = replace(limits, connections=options.max_connections)
         self._application = application
         self._served: Served | None = None
         self._address = options.listen
@@ -44,9 +48,7 @@ class AdminListener:
                 options.tls.context()
             except (OSError, ValueError) as error:
                 raise OSError(f"admin.tls: a certificate or key is not usable: {error}") from error
-        self._served = Served(
-            self._application, self._bound(), "admin", connections=options.max_connections, tls=options.tls
-        )
+        self._served = Served(self._application, self._bound(), "admin", self._limits, options.tls)
         self._served.start()
         if options.unix_path is None and options.tls is None and not is_loopback(split_address(options.listen)[0]):
             telemetry.admin_insecure(self._address)

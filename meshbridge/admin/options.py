@@ -53,9 +53,7 @@ class Token(Options):
 
 
 class ServerTls(SecretFiles):
-    """TLS 1.2 or newer. The files are read again when they change; an authority that has left its file is trusted until
-    the next start.
-    """
+    """TLS 1.2 or newer. The files are read again when they change."""
 
     cert_file: Path = Field(description="PEM file of the certificate, and those between it and its authority")
     key_file: Path = Field(description="PEM file of its key")
@@ -69,17 +67,12 @@ class ServerTls(SecretFiles):
         """Raises: OSError, for a file that is missing or not PEM, or a key that cannot be decrypted."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.load_into(context)
-        if self.client_ca_file is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Has a context show the certificate as it is now, and trust the authorities too. Raises as above."""
         key = "key_password"
         load_key_pair(context, self.cert_file, self.key_file, lambda: self.secret(key), setting=key)
         if self.client_ca_file is not None:
             context.load_verify_locations(self.client_ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def files(self) -> tuple[Path, ...]:
         paths = (self.cert_file, self.key_file, self.key_password_file, self.client_ca_file)

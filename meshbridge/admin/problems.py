@@ -107,7 +107,10 @@ _BY_STATUS = {  # of problems that name no kind, and of the framework's own erro
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ProblemKind.TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY: ProblemKind.INVALID,
     HTTPStatus.TOO_MANY_REQUESTS: ProblemKind.RATE_LIMIT,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: ProblemKind.BAD_REQUEST,
     HTTPStatus.INTERNAL_SERVER_ERROR: ProblemKind.INTERNAL,
+    HTTPStatus.NOT_IMPLEMENTED: ProblemKind.BAD_REQUEST,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: ProblemKind.BAD_REQUEST,
     HTTPStatus.SERVICE_UNAVAILABLE: ProblemKind.BUSY,
 }
 

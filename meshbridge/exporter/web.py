@@ -1,9 +1,7 @@
 """The HTTP side: paths, methods and errors, as a small ASGI application. No traceback ever goes to a client."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import parse_qs
 
 from meshbridge import telemetry
@@ -12,11 +10,12 @@ from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, 
 from meshbridge.exporter.pages import landing_page, readiness
 from meshbridge.exporter.sources import Sources
 from meshbridge.exporter.webconfig import Users, WebConfig
+from meshbridge.web.asgi import Message, Receive, Send
 
-__all__ = ["Application"]
+__all__ = ["HEALTH_PATHS", "Application"]
 
-_Message = MutableMapping[str, Any]
-_Send = Callable[[_Message], Awaitable[None]]
+HEALTH_PATHS = ("/-/healthy", "/-/ready")
+
 _Reply = tuple[int, Answer]
 
 _PLAIN = ("content-type", "text/plain; charset=utf-8")
@@ -40,9 +39,7 @@ class Application:
         self._scrapes = ThreadPoolExecutor(_SCRAPES, thread_name_prefix="scrape")
         self._states = ThreadPoolExecutor(2, thread_name_prefix="exporter-state")
 
-    async def __call__(self, scope: _Message, _receive: object, send: _Send) -> None:
-        if scope["type"] != "http":
-            return
+    async def __call__(self, scope: Message, _receive: Receive, send: Send) -> None:
         try:
             status, answer = await self._reply(scope)
         except Exception:  # noqa: BLE001 the client gets one line, the log the rest
@@ -73,12 +70,12 @@ class Application:
         for pool in (self._passwords, self._scrapes, self._states):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _reply(self, scope: _Message) -> _Reply:
+    async def _reply(self, scope: Message) -> _Reply:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self._users and not await self._allowed(self._users, headers.get("authorization", "")):
             return _line(401, "unauthorized", ("www-authenticate", "Basic"))
         path = scope["path"]
-        if path not in ("/metrics", "/", "/-/healthy", "/-/ready"):
+        if path not in ("/metrics", "/", *HEALTH_PATHS):
             return _line(404, "not found: try /metrics")
         if scope["method"] not in ("GET", "HEAD"):
             return _line(405, "use GET", ("allow", "GET, HEAD"))
@@ -96,7 +93,7 @@ class Application:
             return True
         return await asyncio.get_running_loop().run_in_executor(self._passwords, users.verify, authorization)
 
-    async def _metrics(self, scope: _Message, headers: dict[str, str]) -> _Reply:
+    async def _metrics(self, scope: Message, headers: dict[str, str]) -> _Reply:
         deadline = Deadline.after(time_allowed(headers.get("x-prometheus-scrape-timeout-seconds")))
         try:
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=100)

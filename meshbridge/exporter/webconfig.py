@@ -21,6 +21,7 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from meshbridge.fields import Options, SecretFiles, load_key_pair, read_secret_file
+from meshbridge.web.tls import WatchedFiles
 
 __all__ = ["Users", "WebConfig", "WebConfigError", "WebConfigFile"]
 
@@ -221,32 +222,24 @@ class WebConfigFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._seen: dict[Path, tuple[int, ...] | None] = {}
+        self._watched = WatchedFiles()
 
     def changed(self) -> bool:
         """Since the last :meth:`load`, whether that went well or not."""
-        return any(_stamp(path) != stamp for path, stamp in self._seen.items())
+        return self._watched.changed()
 
     def load(self) -> tuple[WebConfig, ssl.SSLContext | None]:
         """Raises: WebConfigError."""
         if self._path is None:
             return WebConfig(), None
-        self._seen = {self._path: _stamp(self._path)}
+        self._watched.watch([self._path])
         config = _parsed(self._path)
         folder = self._path.parent
-        self._seen |= {path: _stamp(path) for path in config.files(folder)}
+        self._watched.watch([self._path, *config.files(folder)])
         try:
             return config, config.context(folder)
         except OSError as error:
             raise WebConfigError(f"{self._path}: tls_server_config", _cause(error)) from error
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _parsed(path: Path) -> WebConfig:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import trustme
-import uvicorn
 
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import token_auth
@@ -18,6 +17,8 @@ from meshbridge.admin.listener import AdminListener
 from meshbridge.admin.options import AdminOptions, Scope, Token
 from meshbridge.admin.tokens import digest, new_token
 from meshbridge.journal import Journal, JournalOptions
+from meshbridge.web.limits import DEFAULT_LIMITS, Limits
+from meshbridge.web.server import Server
 from tests.integration.admin_api import bridge_for
 
 SECRETS = {scope: new_token() for scope in Scope}
@@ -30,18 +31,18 @@ TOKENS = [
 class Door:
     """A listener, and the tokens that it takes at this moment."""
 
-    def __init__(self, journal: Journal, **settings: Any) -> None:
+    def __init__(self, journal: Journal, limits: Limits, **settings: Any) -> None:
         self.journal = journal
         self.secret = SECRETS[Scope.ADMIN]
         self.tokens = TOKENS
         self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
         self.application = new_application(bridge_for([], journal), token_auth(lambda: self.tokens), self.options)
-        self.listener = AdminListener(self.options, self.application)
+        self.listener = AdminListener(self.options, self.application, limits)
 
     @property
-    def server(self) -> uvicorn.Server:
+    def server(self) -> Server:
         assert self.listener._served is not None
-        return self.listener._served._server
+        return self.listener._served.server
 
     def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
         path = self.options.unix_path
@@ -100,8 +101,8 @@ def doors(directory: Path) -> Iterator[Callable[..., Door]]:
     with contextlib.ExitStack() as stack:
         stack.callback(journal.close)
 
-        def open_door(**settings: Any) -> Door:
-            door = Door(journal, **settings)
+        def open_door(limits: Limits = DEFAULT_LIMITS, **settings: Any) -> Door:
+            door = Door(journal, limits, **settings)
             door.listener.start()
             stack.callback(door.listener.stop, 10)
             return door

@@ -12,10 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from meshbridge import telemetry
-from meshbridge.admin import connection as connections
-from meshbridge.admin import serving
 from meshbridge.admin.options import Scope
 from meshbridge.admin.tokens import new_token
+from meshbridge.web.limits import Limits
 from tests.integration.admin_door import SECRETS, Door, doors, issue, trusting
 from tests.support import make_event, wait_for
 
@@ -27,13 +26,6 @@ EXPLAIN = ("POST", "/api/v1/bridge/explain")
 def opened(tmp_path: Path) -> Iterator[Callable[..., Door]]:
     with doors(tmp_path) as open_door:
         yield open_door
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(connections, "STALLED_SECONDS", 0.2)
-    monkeypatch.setattr(serving, "TICKS_PER_LOOK", 1)
 
 
 def cut(reason: str) -> float:
@@ -68,21 +60,39 @@ def small_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         yield open_door(max_connections=20, max_request_bytes=4096)
 
 
-@pytest.fixture
-def nothing_stays(small_door: Door) -> Iterator[Door]:
-    """A door, behind which there is afterwards no connection, task, thread or file more than before."""
-    door = small_door
+@pytest.fixture(scope="module")
+def impatient_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    limits = Limits(head_seconds=0.2, stalled_seconds=0.2, tick_seconds=0.05)
+    with doors(tmp_path_factory.mktemp("impatient")) as open_door:
+        yield open_door(limits, max_connections=20, max_request_bytes=4096)
+
+
+@contextlib.contextmanager
+def leaving_nothing(door: Door) -> Iterator[Door]:
+    """Afterwards there is no connection, thread or file more than before behind the door."""
     door.ask("GET", "/api/v1/bridge", ADMIN)
     door.ask("GET", "/api/v1/events?event=nope", ADMIN)
-    state = door.server.server_state
-    wait_for(lambda: not state.connections, "no connections")
+    wait_for(lambda: not door.server.connections, "no connections")
     process = psutil.Process()
     threads, files = threads_of_parts(), process.num_fds()
     yield door
-    wait_for(lambda: not state.connections and not state.tasks, "no connections and no tasks")
+    wait_for(lambda: not door.server.connections, "no connections")
     wait_for(lambda: process.num_fds() <= files, "no open files")
     assert threads_of_parts() == threads
     assert door.ask("GET", "/api/v1/bridge", ADMIN)[0].status == 200
+
+
+@pytest.fixture
+def nothing_stays(small_door: Door) -> Iterator[Door]:
+    with leaving_nothing(small_door) as door:
+        yield door
+
+
+@pytest.fixture
+def impatient(impatient_door: Door) -> Iterator[Door]:
+    """As ``nothing_stays``, with less patience."""
+    with leaving_nothing(impatient_door) as door:
+        yield door
 
 
 def test_security_headers_are_on_every_answer(opened: Callable[..., Door]) -> None:
@@ -186,6 +196,11 @@ GARBAGE = {
     "two lengths": request_of("/api/v1/bridge", "Content-Length: 1", "Content-Length: 2"),
     "a length that is none": request_of("/api/v1/bridge", "Content-Length: many"),
     "a chunk that is none": request_of(EXPLAIN[1], "Transfer-Encoding: chunked", method="POST") + b"zz\r\nx\r\n",
+    "a length and a coding": request_of(EXPLAIN[1], "Content-Length: 3", "Transfer-Encoding: chunked", method="POST")
+    + b"0\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+    "a bare LF": b"GET / HTTP/1.1\nHost: x\n\n",
+    "a bare CR": b"GET / HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
 }
 
@@ -202,20 +217,18 @@ def test_garbage_is_answered_as_a_problem(nothing_stays: Door, what: str) -> Non
     assert cut("garbage") == before + 1
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("sent", [b"", b"GET /api/v1/bri", request_of("/api/v1/bridge")[:-2]])
-def test_a_head_that_does_not_come_to_its_end_is_given_up(nothing_stays: Door, sent: bytes) -> None:
+def test_a_head_that_does_not_come_to_its_end_is_given_up(impatient: Door, sent: bytes) -> None:
     before = cut("slow_head")
-    with nothing_stays.connect() as caller:
+    with impatient.connect() as caller:
         caller.sendall(sent)
         said = rest_of(caller)
     assert said.startswith(b"HTTP/1.1 408") if sent else not said
     assert cut("slow_head") == before + 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_head_that_drips_is_given_up(nothing_stays: Door) -> None:
-    with nothing_stays.connect() as caller, contextlib.suppress(OSError):
+def test_a_head_that_drips_is_given_up(impatient: Door) -> None:
+    with impatient.connect() as caller, contextlib.suppress(OSError):
         caller.sendall(b"GET /api/v1/bridge HTTP/1.1\r\n")
         caller.settimeout(0.05)
         said = b""
@@ -227,19 +240,17 @@ def test_a_head_that_drips_is_given_up(nothing_stays: Door) -> None:
         assert said.startswith(b"HTTP/1.1 408")
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_body_that_drips_is_given_up(nothing_stays: Door) -> None:
+def test_a_body_that_drips_is_given_up(impatient: Door) -> None:
     before = cut("slow_body")
     head = request_of(EXPLAIN[1], "Content-Length: 4000", "Content-Type: application/json", method="POST")
-    with nothing_stays.connect() as caller:
+    with impatient.connect() as caller:
         caller.sendall(head + b"{")
         assert rest_of(caller).startswith(b"HTTP/1.1 408")
     assert cut("slow_body") == before + 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_body_that_nobody_wants_is_not_waited_for(nothing_stays: Door) -> None:
-    with nothing_stays.connect() as caller:
+def test_a_body_that_nobody_wants_is_not_waited_for(impatient: Door) -> None:
+    with impatient.connect() as caller:
         caller.sendall(request_of(EXPLAIN[1], "Content-Length: 1000000", method="POST", token=None) + b"{")
         assert rest_of(caller).startswith(b"HTTP/1.1 401")
 
@@ -265,15 +276,14 @@ def test_callers_that_go_leave_nothing_behind(nothing_stays: Door, sent: bytes, 
                 caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_stream_whose_client_takes_nothing_is_cut_off(nothing_stays: Door) -> None:
+def test_a_stream_whose_client_takes_nothing_is_cut_off(impatient: Door) -> None:
     before = cut("slow_reader")
     output = {"finished": False, "output": "x" * 50_000, "position": 0}
-    with nothing_stays.connect() as caller, nothing_stays.events() as reader:
+    with impatient.connect() as caller, impatient.events() as reader:
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         caller.sendall(request_of("/api/v1/events?since=1h"))
         for first in range(1, 400, 20):
-            nothing_stays.journal.append([make_event(first + one, data=output) for one in range(20)])
+            impatient.journal.append([make_event(first + one, data=output) for one in range(20)])
             assert [sent.id for sent in reader.take(20)] == [str(first + one) for one in range(20)]
         wait_for(lambda: cut("slow_reader") == before + 1, "the slow one to be cut off")
 
@@ -282,16 +292,25 @@ def test_connections_have_a_bound(nothing_stays: Door) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(nothing_stays.connect())
-        wait_for(lambda: len(nothing_stays.server.server_state.connections) == 20, "the connections")
+        wait_for(lambda: len(nothing_stays.server.connections) == 20, "the connections")
+        before = cut("idle")
+        assert nothing_stays.ask("GET", "/api/v1/bridge", ADMIN)[0].status == 200
+        assert cut("idle") > before, "one that was silent has made way"
+        for _ in range(60):
+            stack.enter_context(nothing_stays.connect())
+        assert nothing_stays.ask("GET", "/api/v1/bridge", ADMIN)[0].status == 200
+        assert len(nothing_stays.server.connections) <= 20
+
+
+def test_where_all_connections_are_busy_further_callers_are_refused(nothing_stays: Door) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(nothing_stays.events())
         response, problem = nothing_stays.ask("GET", "/api/v1/bridge", ADMIN)
         assert (response.status, problem["type"]) == (503, "/problems/busy")
         assert response.headers["retry-after"] == "5"
-        many = [stack.enter_context(nothing_stays.connect()) for _ in range(60)]
-        assert rest_of(many[-1]) == b""
-        assert len(nothing_stays.server.server_state.connections) <= 40
 
 
-@pytest.mark.usefixtures("impatient")
 def test_tls_handshakes_that_are_never_begun_keep_nobody_else_out(opened: Callable[..., Door], tmp_path: Path) -> None:
     authority, tls = issue(tmp_path)
     door = opened(tls=tls, max_connections=8)

@@ -16,6 +16,7 @@ from meshbridge.admin import events as events_area
 from meshbridge.admin.options import Scope
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.events import cloudevent
+from meshbridge.web.limits import DEFAULT_LIMITS
 from tests.integration.admin_door import SECRETS, TOKENS, Door, doors
 from tests.support import make_event, wait_for
 
@@ -138,7 +139,7 @@ def test_what_was_deleted_is_said(tmp_path: Path) -> None:
         journal.prune()
         wait_for(lambda: journal.extent[0] > 1000, "the first events to be deleted")
         journal.flush(10)
-        door = Door(journal)
+        door = Door(journal, DEFAULT_LIMITS)
         door.listener.start()
         stack.callback(door.listener.stop, 10)
         with door.events(last="10") as stream:

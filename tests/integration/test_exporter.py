@@ -189,8 +189,8 @@ def test_a_fault_of_ours_never_shows_to_a_client(start: Callable[..., Exporter],
 def test_a_head_that_is_too_large_is_refused(start: Callable[..., Exporter]) -> None:
     exporter = start()
     with socket.create_connection(exporter.address, timeout=30) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * 100_000)
-        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * 100_000 + b"\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 431")
     assert get(exporter, "/-/healthy").status == 200
 
 
