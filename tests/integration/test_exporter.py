@@ -380,7 +380,7 @@ def test_a_bad_file_leaves_the_old_one_in_force(
     def complained() -> bool:
         nonlocal said
         said += capsys.readouterr().out
-        return "not usable" in said
+        return "web config refused" in said
 
     wait_for(complained, "a complaint")
     assert "plain-text" not in said
