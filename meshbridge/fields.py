@@ -16,6 +16,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
 
+from meshbridge.outside import remember_secret
+
 __all__ = [
     "Batch",
     "Duration",
@@ -49,6 +51,18 @@ class Options(BaseModel):
     """A settings model: unknown keys are refused, values don't change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="after")
+    def _remember_secrets(self) -> Self:
+        """So that they are masked wherever a stranger repeats them."""
+        for value in self.__dict__.values():
+            inner = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+            )
+            for one in inner:
+                if isinstance(one, SecretStr):
+                    remember_secret(one.get_secret_value(), getattr(self, "username", None))
+        return self
 
 
 # --- durations and sizes -------------------------------------------------------------------------------------------
@@ -238,9 +252,14 @@ class SecretFiles(Options):
         """
         path: Path | None = getattr(self, f"{key}_file")
         if path is not None:
-            return read_secret_file(path)
-        value: SecretStr | None = getattr(self, key)
-        return None if value is None else value.get_secret_value()
+            secret = read_secret_file(path)
+        else:
+            value: SecretStr | None = getattr(self, key)
+            if value is None:
+                return None
+            secret = value.get_secret_value()
+        remember_secret(secret, getattr(self, "username", None))
+        return secret
 
 
 # --- shared fragments ----------------------------------------------------------------------------------------------

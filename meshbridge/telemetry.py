@@ -7,6 +7,7 @@ The metrics here are meshbridge's own (DESIGN.md, 'Metrics'). What is a state an
 from the parts' status values when scraped, in ``meshbridge.exporter``.
 """
 
+import io
 import logging
 import platform
 import sys
@@ -14,13 +15,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 import meshbridge
+from meshbridge import outside
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 """meshbridge's own metrics; the default registry of prometheus_client is left to others."""
@@ -133,12 +135,13 @@ def configure_logging(level: str = "info", form: str = "text", stream: IO[str] |
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info if form == "json" else _keep,
+        _made_harmless,
     ]
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if form == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), pad_event_to=34, exception_formatter=structlog.dev.plain_traceback
+            colors=stream.isatty(), pad_event_to=34, exception_formatter=_write_traceback
         )
     )
     structlog.configure(
@@ -150,10 +153,12 @@ def configure_logging(level: str = "info", form: str = "text", stream: IO[str] |
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, _foreign_made_harmless],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_Limited())
+    logging.captureWarnings(True)  # what Python and its libraries warn of belongs into the log, too
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -163,6 +168,57 @@ def configure_logging(level: str = "info", form: str = "text", stream: IO[str] |
 
 def _keep(_logger: Any, _name: str, fields: Any) -> Any:
     return fields
+
+
+_OUR_FIELDS = frozenset({"event", "level", "timestamp", "daemon", "sink", "thread", "version", "hint"})
+
+
+def _made_harmless(_logger: Any, _name: str, fields: Any) -> Any:
+    """What may come from outside is masked, cut and escaped; a traceback is masked."""
+    for key, value in fields.items():
+        if isinstance(value, str) and key not in _OUR_FIELDS:
+            fields[key] = outside.masked(value) if key == "exception" else outside.said(value)
+    return fields
+
+
+def _foreign_made_harmless(_logger: Any, _name: str, fields: Any) -> Any:
+    """The same, of a library's line, which is a text of whatever it was given."""
+    fields["event"] = outside.said(str(fields["event"]))
+    return fields
+
+
+def _write_traceback(stream: TextIO, exception: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    stream.write(outside.masked(text.getvalue()))
+
+
+class _Limited(logging.Filter):
+    """Leaves lines out that come too often, and says how many. Never those of the audit and of settings."""
+
+    _UNLIMITED = frozenset({"admin call", "configuration refused"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = outside.LineLimit()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fields = record.msg if isinstance(record.msg, dict) else None
+        if record.levelno < logging.INFO or (fields and fields.get("event") in self._UNLIMITED):
+            return True
+        if fields is None:
+            left_out = self._limit.take((record.name, str(record.msg)[:100]))
+        else:
+            left_out = self._limit.take((fields.get("event"), fields.get("daemon"), fields.get("sink")))
+        if left_out is None:
+            return False
+        others = sum(self._limit.left_out().values())
+        if fields is not None and left_out + others:
+            fields["lines_left_out"] = left_out + others
+        elif left_out + others:
+            record.msg = f"{record.getMessage()} ({left_out + others} lines left out before)"
+            record.args = ()
+        return True
 
 
 # --- the service ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from meshbridge.outside import masked
+
 __all__ = [
     "MEANINGS",
     "MEDIA_TYPE",
@@ -161,7 +163,7 @@ def problem_content(problem: Problem) -> dict[str, Any]:
         "type": f"/problems/{problem.kind}",
         "title": problem.status.phrase,
         "status": int(problem.status),
-        "detail": problem.detail,
+        "detail": masked(problem.detail),
         "kind": problem.kind,
         **problem.extra,
     }

@@ -13,7 +13,8 @@ from typing import Any, Self
 import meshbridge
 from meshbridge.admin.client import Client, NotRunningError, RefusedError
 from meshbridge.config.load import Settings, inline_secrets
-from meshbridge.journal import JournalOptions
+from meshbridge.journal import JournalError, JournalOptions
+from meshbridge.journal.lock import refuse_others
 from meshbridge.model.status import Grade, Verdict
 
 __all__ = ["RunningBridge", "check_file", "check_journal", "check_running", "counted"]
@@ -98,9 +99,10 @@ def _rights(subject: str, directory: Path, present: Path, running: RunningBridge
         return Verdict(subject, "rights", Grade.FAILED, denied, remedy)
     if present != directory:
         return Verdict(subject, "rights", Grade.OK, f"will be created in {present}")
-    if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        said = "others can write in it, and so put something else in the control socket's place"
-        return Verdict(subject, "rights", Grade.WARNING, said, f"chmod go-w {directory}")
+    try:
+        refuse_others(directory)
+    except JournalError as error:
+        return Verdict(subject, "rights", Grade.FAILED, str(error), f"chmod go-w {directory}")
     if running is not None:
         said = f"in use by the running bridge (process {running.pid}): {running.journal.get('events', 0)} events"
         return Verdict(subject, "rights", Grade.OK, said)

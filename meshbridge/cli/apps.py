@@ -14,6 +14,7 @@ from meshbridge.cli.control import app_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import FAILED, complain
 from meshbridge.cli.tables import age, print_table
+from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -76,7 +77,8 @@ def app(
     texts = {key.removesuffix("_TEXT"): value for key, value in place.app.items() if key.endswith("_TEXT")}
     shown = {key: texts.get(key, value) for key, value in place.app.items() if not key.endswith("_TEXT")}
     summary = {"daemon": place.daemon, "state": Seen(place.daemon, place.app).state, **shown}
-    print(yaml.safe_dump(summary, sort_keys=False, allow_unicode=True), end="")
+    for line in yaml.safe_dump(summary, sort_keys=False, allow_unicode=True).splitlines():
+        print(printable(line))
 
 
 def enable(
@@ -102,7 +104,7 @@ def _change(names: Sequence[str], daemon: str | None, verb: str, config: Path | 
             if isinstance(answer, dict):
                 done.append({"daemon": place.daemon, "app": name, "enabled": answer["enabled"]})
                 if not as_json:
-                    print(f"{place.daemon}: {name} is {verb}d")
+                    print(f"{place.daemon}: {printable(name)} is {verb}d")
             else:
                 refused.append(f"{place.daemon}: {name} is not {verb}d: {answer}")
     if as_json:

@@ -10,6 +10,7 @@ import typer
 import meshbridge
 from meshbridge.cli.options import ConfigOption, JsonOption
 from meshbridge.cli.output import FAILED, WRONG_USAGE, complain
+from meshbridge.outside import said
 
 if TYPE_CHECKING:
     from meshbridge.model.status import Verdict
@@ -58,9 +59,9 @@ def check(
 def _show(verdict: "Verdict") -> None:
     grade = verdict.grade.value
     typer.secho(_MARKS[grade], fg=_COLOURS[grade], bold=grade != "ok", nl=False)  # in colour on a terminal only
-    print(f" {verdict.subject}: {verdict.text}", flush=True)
+    print(f" {verdict.subject}: {said(verdict.text)}", flush=True)
     if verdict.remedy:
-        print(f"     -> {verdict.remedy}", flush=True)
+        print(f"     -> {said(verdict.remedy)}", flush=True)
 
 
 def _explain(problems: list[str], *, as_json: bool) -> None:

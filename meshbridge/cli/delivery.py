@@ -14,7 +14,7 @@ from meshbridge.cli.control import speaking, speaking_of_journal
 from meshbridge.cli.options import ConfigOption, JsonOption, moment
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
 from meshbridge.cli.tables import age, print_table
-from meshbridge.model.event_summary import printable
+from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client

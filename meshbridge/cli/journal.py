@@ -12,7 +12,7 @@ from meshbridge.cli.control import speaking, speaking_of_journal
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
 from meshbridge.cli.tables import age, print_table, size
-from meshbridge.model.event_summary import printable
+from meshbridge.outside import printable
 
 __all__ = ["explain", "stats", "verify"]
 

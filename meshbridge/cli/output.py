@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import typer
 
+from meshbridge.outside import printable
+
 __all__ = [
     "FAILED",
     "WRONG_USAGE",
@@ -32,7 +34,8 @@ _OF_A_SIGNAL = 128  # added to its number, as shells do
 
 def complain(message: str) -> None:
     """Says on standard error what is wrong."""
-    print(f"meshbridge: {message}", file=sys.stderr)
+    lines = "\n".join(printable(line) for line in message.split("\n"))
+    print(f"meshbridge: {lines}", file=sys.stderr)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from meshbridge.model.event_summary import printable
+from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from rich.text import Text

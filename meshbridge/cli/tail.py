@@ -99,7 +99,8 @@ def _print_json(sent: "ServerSent") -> None:
 
 
 def _printer() -> Show:
-    from meshbridge.model.event_summary import COLOURS, printable, summary
+    from meshbridge.model.event_summary import COLOURS, summary
+    from meshbridge.outside import printable
 
     paint = _brush()
 

@@ -16,6 +16,7 @@ from meshbridge.delivery.work import LettersWork, LiveWork, ReplayWork, Work
 from meshbridge.fields import When, chance_of_jitter
 from meshbridge.journal import Journal, steady_now
 from meshbridge.model.status import BreakerState, ReplayStatus, SinkState, SinkStatus
+from meshbridge.outside import said
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.supervision import SupervisedThread
@@ -426,7 +427,7 @@ class Courier:
             telemetry.sink_bug(self.name)
 
     def _note(self, error: SinkError) -> None:
-        self._last_error, self._last_error_at = str(error), time.time()
+        self._last_error, self._last_error_at = said(str(error)), time.time()
 
     def _move(self, state: SinkState) -> None:
         if state not in _MOVES[self._state]:

@@ -15,6 +15,7 @@ from meshbridge.fields import Batch, When
 from meshbridge.journal import DeadLetter, Journal, steady_now
 from meshbridge.model.events import Envelope
 from meshbridge.model.status import PassState, ReplayStatus
+from meshbridge.outside import said
 from meshbridge.sinks.base import Refused
 
 __all__ = ["LettersWork", "LiveWork", "ReplayWork", "Work"]
@@ -147,7 +148,7 @@ class LiveWork(Work):
         pass
 
     def _buried(self, envelope: Envelope, reason: str, error: str) -> None:
-        self._journal.add_dead_letter(self._sink, envelope, reason, error)
+        self._journal.add_dead_letter(self._sink, envelope, reason, said(error))
 
     def _advanced(self, last: int) -> None:
         self._move(last if self.batch else self._batch_end)
@@ -277,7 +278,7 @@ class LettersWork(Work):
         del self._letters[: len(envelopes)]
 
     def _buried(self, envelope: Envelope, reason: str, error: str) -> None:  # noqa: ARG002 it is the letter's
-        self._journal.letters.refused_again(self._letters.pop(0), steady_now(), reason, error)
+        self._journal.letters.refused_again(self._letters.pop(0), steady_now(), reason, said(error))
 
 
 def routed(envelopes: list[Envelope], route: Route) -> tuple[list[Envelope], list[tuple[Envelope, str]]]:

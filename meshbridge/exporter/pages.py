@@ -23,6 +23,8 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd }
 }
 """
 
+_SEE_THE_LOG = "failing: see the log, or the admin API"
+
 
 def landing_page(
     reasons: Sequence[str], links: Iterable[LinkStatus], sinks: Iterable[SinkStatus], journal: JournalStatus
@@ -33,7 +35,7 @@ def landing_page(
     daemons = _table(
         ("Daemon", "State", "Address", "Connected since", "Last error"),
         (
-            (link.daemon, (str(link.state), link.up), link.url, _moment(link.connected_since), link.last_error or "")
+            (link.daemon, (str(link.state), link.up), link.url, _moment(link.connected_since), _error(link.last_error))
             for link in links
         ),
     )
@@ -45,7 +47,7 @@ def landing_page(
                 (str(sink.state), sink.up),
                 f"{sink.lag_events} events, {sink.lag_seconds:.0f} s",
                 str(sink.dead_letters),
-                sink.last_error or "",
+                _error(sink.last_error),
             )
             for sink in sinks
         ),
@@ -78,6 +80,11 @@ def _cell(value: str | tuple[str, bool]) -> str:
     return f"<td class={'up' if good else 'down'}>{html.escape(text)}"
 
 
+def _error(text: str | None) -> str:
+    """These pages are open to everyone, and what a daemon or a destination says may be about anything."""
+    return _SEE_THE_LOG if text else ""
+
+
 def _moment(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
@@ -91,14 +98,17 @@ def readiness(
     state: dict[str, Any] = {
         "ready": not reasons,
         "reasons": list(reasons),
-        "daemons": {link.daemon: {"up": link.up, "state": link.state, "last_error": link.last_error} for link in links},
+        "daemons": {
+            link.daemon: {"up": link.up, "state": link.state, "last_error": _error(link.last_error) or None}
+            for link in links
+        },
         "sinks": {
             sink.sink: {
                 "up": sink.up,
                 "state": sink.state,
                 "lag_events": sink.lag_events,
                 "dead_letters": sink.dead_letters,
-                "last_error": sink.last_error,
+                "last_error": _error(sink.last_error) or None,
             }
             for sink in sinks
         },

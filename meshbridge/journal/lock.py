@@ -3,11 +3,12 @@
 import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from meshbridge.journal.errors import JournalError, JournalInUseError
 
-__all__ = ["DirectoryLock"]
+__all__ = ["DirectoryLock", "refuse_others"]
 
 
 class DirectoryLock:
@@ -23,7 +24,10 @@ class DirectoryLock:
         """
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            refuse_others(directory)
+            # A link that somebody else has put there would have its target overwritten.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(directory / "lock", flags, 0o600)
         except OSError as error:
             raise JournalError(
                 f"journal.path: cannot use {directory}: {error.strerror}; create it for this user, or choose another"
@@ -46,3 +50,41 @@ class DirectoryLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+_OURS = ("lock", "journal.db", "journal.db-wal", "journal.db-shm", "journal.db.new")
+
+
+def refuse_others(directory: Path) -> None:
+    """Whoever may write to the directory can put links and files of theirs in the place of the journal's.
+
+    Raises:
+        JournalError: another user may write to it or owns it, or a file of the journal is a link or another user's.
+
+    """
+    found = directory.stat()
+    user = os.geteuid()
+    if found.st_uid not in {user, 0}:
+        raise JournalError(
+            f"journal.path: {directory} belongs to user {found.st_uid}, and this is user {user}: "
+            f"chown it to {user}, or choose another directory"
+        )
+    # A volume of Kubernetes belongs to root, and to a group that is this process's alone (fsGroup).
+    volume = found.st_uid != user and found.st_gid in {os.getegid(), *os.getgroups()}
+    if found.st_mode & (stat.S_IWOTH if volume else stat.S_IWOTH | stat.S_IWGRP):
+        raise JournalError(
+            f"journal.path: other users may write to {directory} (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"run chmod go-w {directory}, or choose another directory"
+        )
+    for name in _OURS:
+        path = directory / name
+        try:
+            one = path.lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(one.st_mode):
+            raise JournalError(f"journal.path: {path} is not a regular file: remove it")
+        if one.st_uid not in {user, found.st_uid}:
+            raise JournalError(f"journal.path: {path} belongs to user {one.st_uid}: remove it, or chown it")
+        if one.st_nlink > 1:
+            raise JournalError(f"journal.path: {path} is also another file (a hard link): remove it")

@@ -190,7 +190,7 @@ class Store:
     def _keep_private(self) -> None:
         """Makes the file where it is missing. SQLite gives its WAL the same mode."""
         try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE))
             for suffix in SUFFIXES:
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     self.path.with_name(self.path.name + suffix).chmod(_MODE)

@@ -23,6 +23,7 @@ from meshbridge.appmesh.oidc import TokenEndpoint, find_token_url, issuer_errors
 from meshbridge.appmesh.token_keeper import KeeperWatch, Renewals, TokenKeeper, TokenSource
 from meshbridge.fields import SecretFileError, SecretFiles, chance_of_jitter
 from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
+from meshbridge.outside import remember_secret
 
 __all__ = ["Credentials"]
 
@@ -49,6 +50,8 @@ class _Reports(KeeperWatch):
         self._daemon = daemon
 
     def refreshed(self, how: str, grant: Grant) -> None:
+        for secret in (grant.access_token, grant.refresh_token):
+            remember_secret(secret)
         telemetry.token_refreshed(self._daemon, how, grant.expires_at)
 
     def failed(self, error: AppMeshError, *, first: bool) -> None:

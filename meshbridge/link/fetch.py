@@ -9,6 +9,9 @@ __all__ = ["fetch"]
 
 _SECONDS = 30.0
 _MOST_BYTES = 64 * 2**20  # of one process; a stretch longer than this is no output that anybody reads
+_MOST_PIECE_BYTES = 4 * 2**20  # more than a daemon gives at once (docs/protocol.md, 'STDOUT')
+_SMALL_BYTES = 64 * 1024
+_MOST_SMALL_PIECES = 16  # of one process: more requests than that are not worth what they bring
 _TRIES = 3  # a process that is replaced between the questions moves the index of those before it
 
 
@@ -55,7 +58,13 @@ def _index(listed: Listed, missing: Missing) -> int | None:
 
 
 def _read(requests: DaemonRequests, missing: Missing, index: int) -> bytes | None:
-    data = bytearray()
+    """What is there; where the process still writes, that may be less than all of it.
+
+    Raises:
+        AppMeshRequestError: the daemon gives pieces that are too small to be worth asking, or more than was asked for.
+
+    """
+    data, small = bytearray(), 0
     while len(data) < _MOST_BYTES:
         piece = requests.get_output(
             missing.app,
@@ -66,7 +75,14 @@ def _read(requests: DaemonRequests, missing: Missing, index: int) -> bytes | Non
         )
         if piece is None:
             return bytes(data) if data else None
+        if len(piece) > _MOST_PIECE_BYTES:
+            raise AppMeshRequestError(f"output of {missing.app}: a piece of {len(piece)} bytes")
         data += piece
+        small += len(piece) < _SMALL_BYTES
+        if small > _MOST_SMALL_PIECES and piece:
+            if missing.end is None:
+                break  # what the process writes from now on comes as events
+            raise AppMeshRequestError(f"output of {missing.app}: {small} pieces of less than {_SMALL_BYTES} bytes")
         if not piece or (missing.end is not None and missing.start + len(data) >= missing.end):
             break
     return bytes(data)

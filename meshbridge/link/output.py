@@ -13,6 +13,7 @@ __all__ = ["REPLACEMENT", "Missing", "Outputs", "undecoded_length"]
 
 _CHUNK_BYTES = 256 * 1024  # of one backfilled event, as the daemon's own (PROTOCOL.md, 'STDOUT')
 REPLACEMENT = "\ufffd"
+_MOST_MISSING = 20_000  # stretches: one for each app after a reconnect, and more apps than a daemon runs
 _MOST_REPLACEMENTS = 256  # in a text whose bytes are still looked for in the file
 
 
@@ -46,6 +47,7 @@ class Outputs:
     exact: bool = False
     due: list[Missing] = field(default_factory=list)
     pending: list[Missing] = field(default_factory=list)  # all that is not filled yet, asked for or not
+    given_up: list[Missing] = field(default_factory=list)  # for want of room, since the owner looked
     changed: bool = False  # whether ``pending`` did, since the owner looked
     _open: dict[str, Missing] = field(default_factory=dict)  # app -> what is missing up to its next live event
     _unsure: dict[str, Missing] = field(default_factory=dict)  # app -> the same, until the app was compared
@@ -145,9 +147,18 @@ class Outputs:
         self._ask_for(missing)
 
     def _ask_for(self, missing: Missing) -> None:
+        self.changed = True
+        if len(self.pending) >= _MOST_MISSING:
+            self._open.pop(missing.app, None)
+            self.given_up.append(missing)
+            return
         self.due.append(missing)
         self.pending.append(missing)
-        self.changed = True
+
+    def take_given_up(self) -> list[Missing]:
+        """What will not be asked for: there is too much."""
+        given_up, self.given_up = self.given_up, []
+        return given_up
 
     def load(self, pending: list[Missing]) -> None:
         """What was missing when the bridge ended."""

@@ -22,6 +22,7 @@ from meshbridge.model.events import DAEMON_PLACE, Event, EventType, gap
 __all__ = ["Apps", "Found"]
 
 
+_MOST_HOLES = 100  # that wait for a repair; all of them are written again with each that is new
 _LAST_WORDS = 1000  # of apps that are gone; to be registered again, an app is usually registered soon
 
 
@@ -163,6 +164,12 @@ class Apps:
         """These numbers were never received; told as a gap event once the repair is done."""
         self._holes.append(_Hole(run, first, last))
         self._changed.add(DAEMON_PLACE)
+
+    def tell_surplus_holes(self, now: float) -> list[Event]:
+        """A gap event for each hole that there is no room for: these wait for no repair."""
+        surplus = max(0, len(self._holes) - _MOST_HOLES)
+        told, self._holes = self._holes[:surplus], self._holes[surplus:]
+        return [gap(self.daemon, hole.run, hole.first, hole.last, now, reconciled=0) for hole in told]
 
     def changes(self) -> dict[tuple[str, str], str | None]:
         """The states that changed since the last call, as the journal keeps them; None for an app that is gone."""

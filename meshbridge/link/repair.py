@@ -23,6 +23,7 @@ _LIST_SECONDS = 60.0  # an answer for 10,000 apps is 6 MB
 _LOOK_AFTER_SECONDS = 3.0  # events that mix when an app is registered again have all come by then
 _RETRY_SECONDS = 5.0
 # After a comparison, so many times as long as it took, before holes or contradictions may cause the next one.
+_FILL_REST = 4.0  # the same, after output was asked for
 _REST, _LEAST_REST_SECONDS, _MAX_REST_SECONDS = 20.0, 1.0, 60.0
 _BACKFILL_BYTES = 8 * 2**20  # held in memory at once
 _COLLECT_SECONDS = 0.5  # a daemon collects output for 200 ms before it sends it (PROTOCOL.md, 'STDOUT')
@@ -61,6 +62,7 @@ class Repair:
         self._compared = False  # whether the list was compared since the last connect
         self._compare_at: float | None = None  # monotonic seconds; None: not before the next connect
         self._look_at: dict[str, float] = {}  # app -> when, monotonic seconds
+        self._fill_at = 0.0  # monotonic seconds: when output may be asked for again; the thread's own
         self._not_before = 0.0  # monotonic seconds: when the whole list may be asked for again
         self._ending = threading.Event()
         self._thread = SupervisedThread(f"repair-{daemon}", self._run, self._ending)
@@ -119,17 +121,20 @@ class Repair:
             assert apps is not None
             for first, last in holes:
                 apps.hole(run, first, last)
+            surplus = apps.tell_surplus_holes(time.time())
             now = time.monotonic()
             if self._journal.crowded:
                 events = self._without_output(apps, events)
             for event in events:
                 if apps.observe(event):
                     self._look_at.setdefault(event.app, now + _LOOK_AFTER_SECONDS)
+            for missing in apps.outputs.take_given_up():
+                telemetry.output_lost(self._daemon, missing.app, missing.start, missing.end)
             if holes:
                 self._compare_at = min(self._compare_at or math.inf, self._paced(now))
             if holes or self._look_at or apps.outputs.due:
                 self._wake.notify()
-            self._journal.submit(events, apps.changes())
+            self._journal.submit([*surplus, *events] if surplus else events, apps.changes())
 
     def _without_output(self, apps: Apps, events: Sequence[Event]) -> list[Event]:
         """All but the output that can be had later."""
@@ -164,11 +169,14 @@ class Repair:
                 for app in due:
                     self._compare_one(app)
             if missing:
+                begun = time.monotonic()
                 self._backfill(missing)
+                ended = time.monotonic()
+                self._fill_at = ended + min(_MAX_REST_SECONDS, (ended - begun) * _FILL_REST)
 
     def _missing(self) -> list[Missing]:
         """Output to ask for; not before the list has told which processes are still those that were known."""
-        if self._apps is None or not self._compared or self._journal.crowded:
+        if self._apps is None or not self._compared or self._journal.crowded or time.monotonic() < self._fill_at:
             return []
         return self._apps.outputs.take_due()
 
@@ -179,7 +187,7 @@ class Repair:
             # Asked for one by one they would cost more than the list, which must wait for its time.
             times = [max(sorted(times)[_SINGLE_LOOKS], self._not_before)]
         if self._compared and self._apps is not None and self._apps.outputs.due:
-            times.append(time.monotonic() + (_CROWDED_SECONDS if self._journal.crowded else 0.0))
+            times.append(max(self._fill_at, time.monotonic() + (_CROWDED_SECONDS if self._journal.crowded else 0.0)))
         if self._compare_at is not None:
             times.append(self._compare_at)
         return max(0.0, min(times) - time.monotonic()) if times else None

@@ -29,6 +29,7 @@ from meshbridge.link.repair import Repair
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.link.slow_consumer import Pace
 from meshbridge.model.status import LinkState, LinkStatus
+from meshbridge.outside import said
 from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Link"]
@@ -170,7 +171,7 @@ class Link:
         numbering = self._numbering
         error, error_at, refusal = self._last_error, self._last_error_at, self._credentials.failure
         if error is None and refusal is not None:  # found out by a request, on a connection of its own
-            error, error_at = refusal.describe(), self._credentials.failed_at
+            error, error_at = said(refusal.describe()), self._credentials.failed_at
         return LinkStatus(
             daemon=self.name,
             state=self._state,
@@ -196,7 +197,7 @@ class Link:
             daemon=self.name,
             state=LinkState.UP if self.requests.answered else LinkState.CONNECTING,
             url=self._options.url,
-            last_error=None if error is None else error.describe(),
+            last_error=None if error is None else said(error.describe()),
             last_error_at=None if error is None else self.requests.last_error_at,
             token_expires_at=self._credentials.expires_at,
         )
@@ -238,7 +239,7 @@ class Link:
                 self.requests.close()
                 self._own_requests.close()
             seconds = self._delay(reason, attempts)
-            self._last_error, self._last_error_at = error.describe(), time.time()
+            self._last_error, self._last_error_at = said(error.describe()), time.time()
             self._connected_since, self._down_since = None, self._down_since or self._last_error_at
             telemetry.link_down(
                 self.name, reason, error.describe(), first=told != reason, retry_seconds=seconds, hint=hint
@@ -379,7 +380,7 @@ class Link:
             raise
         except AppMeshError as error:
             # The subscription outlives the token (PROTOCOL.md, 'Events'): events go on while this is mended.
-            self._last_error, self._last_error_at = error.describe(), time.time()
+            self._last_error, self._last_error_at = said(error.describe()), time.time()
         else:
             if self._credentials.failure is None:
                 self._last_error = self._last_error_at = None

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from meshbridge.outside import printable
+
 __all__ = ["COLOURS", "printable", "summary"]
 
 COLOURS = {
@@ -39,12 +41,3 @@ _SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "status": lambda data: str(data.get("status")),
     "gap": _missed,
 }
-
-
-def printable(text: str) -> str:
-    """``text`` without what would steer a terminal: what an app writes must not colour, move or type there."""
-    return "".join(sign if sign.isprintable() or sign == "\t" else _escaped(sign) for sign in text)
-
-
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape").decode("ascii")

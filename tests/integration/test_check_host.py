@@ -86,7 +86,7 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_directory_where_others_can_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     rights = of(tmp_path)["rights"]
-    assert rights.grade is Grade.WARNING
+    assert rights.grade is Grade.FAILED, "a start refuses it"
     assert rights.remedy == f"chmod go-w {tmp_path}"
 
 
