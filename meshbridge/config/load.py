@@ -28,6 +28,7 @@ from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
+from meshbridge.sinks.redis import RedisOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
 __all__ = ["ConfigError", "Settings", "inline_secrets", "load", "shown"]
@@ -38,7 +39,7 @@ _NAMED = frozenset({"daemons", "sinks"})  # whose second part is a name, with "-
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-_SINKS = discover((FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, WebhookOptions))
+_SINKS = discover((FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, RedisOptions, WebhookOptions))
 SinkSettings = Annotated[typing.Union[_SINKS.models], Field(discriminator="type")]  # type: ignore[name-defined]  # noqa: UP007 made at run time, of other packages' models too
 
 

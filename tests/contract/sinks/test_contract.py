@@ -20,6 +20,7 @@ from tests.contract.sinks.far_lines import LinesFarEnd
 from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
 from tests.contract.sinks.far_nats import NatsFarEnd
+from tests.contract.sinks.far_redis import RedisFarEnd
 from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
 from tests.support import envelopes, make_event, returns_in_time
 
@@ -32,6 +33,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "loki": LokiFarEnd,
     "mqtt": MqttFarEnd,
     "nats": NatsFarEnd,
+    "redis": RedisFarEnd,
     "the guide's": LinesFarEnd,
 }
 
