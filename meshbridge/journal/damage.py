@@ -17,8 +17,8 @@ from urllib.parse import quote
 from meshbridge.disk import rename_durably, sync_directory, sync_file
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
-from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, MemoryKey, StateKey, Store, remove
+from meshbridge.journal.tables import COLUMNS, envelope_of
 from meshbridge.model.events import Envelope
 
 __all__ = ["FRESH", "Replacement", "finish_replacement", "replace"]

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from meshbridge.journal.damage import FRESH
 from meshbridge.journal.errors import DamageError, JournalError, is_damage
 from meshbridge.journal.lock import DirectoryLock
-from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import DATABASE, SUFFIXES
+from meshbridge.journal.tables import COLUMNS, envelope_of
 from meshbridge.model.events import Envelope
 
 __all__ = ["Verification", "database_in", "find", "verify", "verify_directory"]

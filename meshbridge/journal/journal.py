@@ -11,12 +11,12 @@ from typing import Any
 
 from meshbridge import telemetry
 from meshbridge.journal import inspection
-from meshbridge.journal.clock import steady_now
 from meshbridge.journal.errors import DamageError, JournalError
 from meshbridge.journal.inspection import Verification
 from meshbridge.journal.ledger import Ledger
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.options import JournalOptions
+from meshbridge.journal.retention import steady_now
 from meshbridge.journal.store import DATABASE, StateKey, Store
 from meshbridge.journal.writer import Writer
 from meshbridge.model.events import Envelope, Event

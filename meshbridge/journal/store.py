@@ -13,8 +13,7 @@ from typing import Any, Self
 from meshbridge.disk import rename_durably, sync_directory, sync_file
 from meshbridge.journal.errors import DamageError, EmptyError
 from meshbridge.journal.options import Sync
-from meshbridge.journal.rows import COLUMNS, PLACES, envelope_of, event_bytes, row_of
-from meshbridge.journal.schema import prepare
+from meshbridge.journal.tables import COLUMNS, PLACES, envelope_of, event_bytes, prepare, row_of
 from meshbridge.model.events import Envelope
 
 __all__ = [

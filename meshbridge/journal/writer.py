@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from meshbridge import telemetry
 from meshbridge.journal import damage
+from meshbridge.journal.dead_letters import DeadLetters
 from meshbridge.journal.errors import EmptyError, is_damage, is_full
-from meshbridge.journal.keeping import Deleted, prune
 from meshbridge.journal.ledger import Ledger, runs_of
-from meshbridge.journal.letters import DeadLetters
 from meshbridge.journal.options import JournalOptions, Sync
+from meshbridge.journal.retention import Deleted, prune
 from meshbridge.journal.store import DATABASE, Group, Store
 
 __all__ = ["Writer"]

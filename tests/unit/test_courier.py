@@ -16,7 +16,7 @@ from meshbridge.fields import Batch, When
 from meshbridge.fields import Retry as Waits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.journal import journal as journal_module
-from meshbridge.journal.tail import Tail
+from meshbridge.journal.ledger import Tail
 from meshbridge.model.events import Envelope, Event
 from meshbridge.model.status import BreakerState, PassState, ReplayStatus, SinkState
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError

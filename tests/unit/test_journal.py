@@ -18,7 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshbridge import telemetry
 from meshbridge.journal import Journal, JournalError, JournalInUseError, JournalOptions, inspection, verify_directory
 from meshbridge.journal import ledger as ledger_module
-from meshbridge.journal import tail as tail_module
 from meshbridge.journal import writer as writer_module
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.store import DATABASE, Group, Store
@@ -64,7 +63,7 @@ class JournalModel(RuleBasedStateMachine):
         super().__init__()
         self._temporary = tempfile.TemporaryDirectory(prefix="journal-model-")
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(tail_module, "_TAIL_EVENTS", 8)  # so that reads come from memory and from the database
+        self._patch.setattr(ledger_module, "_TAIL_EVENTS", 8)  # so that reads come from memory and from the database
         self._patch.setattr(writer_module, "_RETRY_SECONDS", 0.001)
         self.events: list[Event] = []
         self.cursors: dict[str, int] = {}

@@ -1,18 +1,21 @@
 """Retention: what goes when the journal holds too much or too old (DESIGN.md, 'Keeping')."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 
-from meshbridge.journal.clock import steady_now
 from meshbridge.journal.options import JournalOptions
 from meshbridge.journal.store import Change, Deletion, Group, Store
 from meshbridge.model.events import EventType
 
-__all__ = ["Deleted", "prune"]
+__all__ = ["Deleted", "prune", "steady_now"]
 
 _STEP_EVENTS = 1000  # deleted in one transaction, so that appends wait little
 _STEP_PAGES = 256  # given back in one
 _LOW_WATER = 0.95  # of max_bytes: so that one prune is not followed by the next at once
 _LETTERS_SHARE = 4  # dead letters may fill one part in so many of max_bytes
+
+_STARTED_AT = time.time()
+_STARTED = time.monotonic()
 
 Deleted = tuple[Deletion, int, int, dict[str, int]]
 """(what was to go, how many went, up to which offset, how many of them each sink had not had)"""
@@ -79,3 +82,11 @@ def _forget_letters(store: Store, options: JournalOptions) -> None:
     surplus = -(-count * excess // size) if excess > 0 else 0
     sql = "DELETE FROM dead_letters WHERE refused_at < ? OR id IN (SELECT id FROM dead_letters ORDER BY id LIMIT ?)"
     store.append(Group(changes=[Change(sql, (cutoff, surplus))]))
+
+
+def steady_now() -> float:
+    """Unix seconds that a step of the wall clock, forward or back, never puts ahead of what has really passed.
+
+    For ages alone: a host that starts in 1970 and is set right later must not find all its events too old.
+    """
+    return min(time.time(), _STARTED_AT + time.monotonic() - _STARTED)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from meshbridge.journal.errors import DamageError
-from meshbridge.journal.rows import COLUMNS, envelope_of
 from meshbridge.journal.store import Change, Letter, Store
+from meshbridge.journal.tables import COLUMNS, envelope_of
 from meshbridge.model.events import Envelope
 
 __all__ = ["DeadLetter", "DeadLetters"]
