@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import IO, Any, TextIO
 
@@ -275,6 +276,10 @@ def service_stopped(**facts: object) -> None:
     log.info("meshbridge stopped", **facts)
 
 
+def service_links_ignored(variables: Sequence[str]) -> None:
+    log.info("environment variables of Kubernetes service links ignored", variables=", ".join(variables))
+
+
 # --- links ---------------------------------------------------------------------------------------------------------
 
 
@@ -365,10 +370,18 @@ def run_ended(daemon: str, old: str, new: str) -> None:
     log.warning("daemon restarted", daemon=daemon, last_run=old, run=new, hint="its last events may be missing")
 
 
+def _rfc3339(moment: float | None) -> str | None:
+    """Of unix seconds."""
+    try:
+        return None if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, ValueError, OSError):  # a daemon may say anything
+        return "beyond the calendar"
+
+
 def token_refreshed(daemon: str, how: str, expires_at: float | None) -> None:
     """``how``: ``login``, ``renew``, or ``given`` in the configuration."""
     _refreshes.labels(daemon, "success").inc()
-    log.info("token obtained", daemon=daemon, how=how, expires_at=expires_at)
+    log.info("token obtained", daemon=daemon, how=how, expires_at=_rfc3339(expires_at))
 
 
 def token_refresh_failed(daemon: str, error: str, *, first: bool = True) -> None:
@@ -382,7 +395,7 @@ def token_expires_soon(daemon: str, expires_at: float) -> None:
     log.warning(
         "token expires soon",
         daemon=daemon,
-        expires_at=expires_at,
+        expires_at=_rfc3339(expires_at),
         hint="put a new one into token_file: it is read at once",
     )
 

@@ -5,6 +5,8 @@ needs is imported when it runs: ``version`` and ``--help`` answer at once. ``out
 holds the options that many commands have.
 """
 
+from typing import Annotated
+
 import typer
 
 from meshbridge.cli import (
@@ -34,6 +36,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=bridge.print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Bridges App Mesh events to MQTT and other sinks, and App Mesh metrics to Prometheus."""
+
+
 _BRIDGE, _APPS, _DELIVERY = "The bridge", "Apps and their events", "Delivery and the journal"
 _SETTING_UP, _TRYING = "Setting up", "Trying it without App Mesh"
 

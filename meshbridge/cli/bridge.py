@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshbridge.config.load import Settings
     from meshbridge.service.service import Service
 
-__all__ = ["healthcheck", "reload", "run", "version"]
+__all__ = ["healthcheck", "print_version", "reload", "run", "version"]
 
 
 def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, config: ConfigOption = None) -> None:
@@ -34,12 +34,14 @@ def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, 
         )
     settings = load_settings(config)
     from meshbridge import telemetry
-    from meshbridge.config.load import load
+    from meshbridge.config.load import load, service_links
     from meshbridge.journal import JournalError
     from meshbridge.service.service import Service
     from meshbridge.service.supervisor import PartsError
 
     telemetry.configure_logging(settings.log.level, settings.log.format)
+    if ignored := service_links(os.environ):
+        telemetry.service_links_ignored(ignored)
     service = Service(settings, lambda: load(config, os.environ))
     try:
         with _answering_tasks(service, settings, config):
@@ -115,6 +117,13 @@ def healthcheck(
         fail(str(error))
     print(answer)
     raise typer.Exit(0 if fine else FAILED)
+
+
+def print_version(asked: bool) -> None:
+    """``--version``, before any command."""
+    if asked:
+        version()
+        raise typer.Exit
 
 
 def version() -> None:

@@ -22,6 +22,7 @@ from meshbridge.exporter import ExporterOptions
 from meshbridge.fields import Options
 from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
+from meshbridge.model.strict_yaml import DuplicateKeyError, load_yaml
 from meshbridge.sinks.discovery import discover, type_of
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.kafka import KafkaOptions
@@ -31,7 +32,7 @@ from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.redis import RedisOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
-__all__ = ["ConfigError", "Settings", "inline_secrets", "load", "shown"]
+__all__ = ["ConfigError", "Settings", "inline_secrets", "load", "service_links", "shown"]
 
 _PREFIX = "MESHBRIDGE_"
 _NOT_SETTINGS = frozenset({"MESHBRIDGE_CONFIG"})  # names the file itself
@@ -108,7 +109,8 @@ class _Environment(_Source):
     def __call__(self) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         for key, value in self._environ.items():
-            if key.startswith(_PREFIX) and key not in _NOT_SETTINGS:
+            # An empty variable is not set: compose files and charts pass on what is not there as empty.
+            if value and key.startswith(_PREFIX) and key not in _NOT_SETTINGS and not _is_service_link(key, value):
                 _put(settings, _path_of(key), _parsed(key, value))
         return settings
 
@@ -164,9 +166,37 @@ def _parsed(key: str, value: str) -> Any:
     if not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
-        raise ConfigError([f"{key}: begins like JSON and is none: {error}"]) from error
+        raise ConfigError([f"{key}: invalid JSON: {error}"]) from error
+    except DuplicateKeyError as error:
+        raise ConfigError([f"{key}: {error}"]) from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise DuplicateKeyError(f"the key {twice!r} stands twice: keep one")
+    return found
+
+
+_SERVICE_LINK = re.compile(
+    r"MESHBRIDGE_(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9]+)*|PORT_\d+_(?:TCP|UDP|SCTP)"
+    r"(?:_(?:PROTO|PORT|ADDR))?|(?P<address>PORT))"
+)
+
+
+def _is_service_link(key: str, value: str) -> bool:
+    """Whether Kubernetes has set a variable for a Service whose name begins with ``meshbridge``."""
+    match = _SERVICE_LINK.fullmatch(key)
+    # MESHBRIDGE_PORT=9665 is a person's mistake, and has to be said; Kubernetes gives tcp://10.0.0.1:9665.
+    return match is not None and (not match["address"] or "://" in value)
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """The variables that are left out since they are Kubernetes's."""
+    return sorted(key for key, value in environ.items() if _is_service_link(key, value))
 
 
 def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -195,7 +225,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     try:
-        loaded = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        loaded = tomllib.loads(text) if path.suffix == ".toml" else load_yaml(text)
+    except DuplicateKeyError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: no TOML: {error}"]) from error
     except yaml.YAMLError as error:
@@ -287,7 +319,7 @@ def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[s
 
 def _environment_key(location: Sequence[int | str], environ: Mapping[str, str]) -> str | None:
     key = _PREFIX + "__".join(str(part).upper().replace("-", "_") for part in location)
-    return key if key in environ else None
+    return key if environ.get(key) else None
 
 
 def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) -> str:

@@ -46,8 +46,10 @@ def read_file(path: Path | None) -> dict[str, Any]:
         return tomllib.loads(text)
     import yaml  # noqa: PLC0415 where there is a file of it
 
+    from meshbridge.model.strict_yaml import load_yaml  # noqa: PLC0415 as above
+
     try:
-        loaded = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 both are safe
+        loaded = load_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: no YAML") from error
     return loaded if isinstance(loaded, dict) else {}

@@ -21,6 +21,7 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from meshbridge.fields import Options, SecretFiles, load_key_pair, read_secret_file
+from meshbridge.model.strict_yaml import DuplicateKeyError, load_yaml
 from meshbridge.web.tls import WatchedFiles
 
 __all__ = ["Users", "WebConfig", "WebConfigError", "WebConfigFile"]
@@ -244,9 +245,11 @@ class WebConfigFile:
 
 def _parsed(path: Path) -> WebConfig:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WebConfigError(str(path), error.strerror or str(error)) from error
+    except DuplicateKeyError as error:
+        raise WebConfigError(str(path), str(error)) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise WebConfigError(str(path), f"no YAML: {' '.join(str(error).split())}") from error
     try:
