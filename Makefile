@@ -58,6 +58,8 @@ bench: $(VENV)/.dev programs
 faults: $(VENV)/.dev programs
 	$(BIN)/python -m tests.faults.fuzz_wire --count 1000000 --seed $${SEED:-$$(date +%s)}
 	$(BIN)/python -m pytest tests/faults tests/powercut --faults=long -p no:cacheprovider --timeout=3600
+	end=$$(( $$(date +%s) + 3600 )); while [ $$(date +%s) -lt $$end ]; do \
+		HOSTILE_SEED=$$(date +%s) HOSTILE_FUZZED=40 $(BIN)/python -m pytest tests/hostile -q -p no:cacheprovider || exit 1; done
 
 # The image's dependencies, pinned with hashes; to be run again when pyproject.toml changes.
 LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \

@@ -148,11 +148,11 @@ class Apps:
         """STATUS or HEALTH of an app that is gone: if it comes again, that stands as a wrong word about the new one."""
         if len(self._last_words) >= _LAST_WORDS and event.app not in self._last_words:
             self._last_words.pop(next(iter(self._last_words)))
-        words, data = self._last_words.setdefault(event.app, _LastWords()), orjson.loads(event.data)
+        words, data = self._last_words.setdefault(event.app, _LastWords()), orjson.loads(event.data) or {}
         if event.type is EventType.STATUS:
-            words.status, words.status_sequence = data["status"], event.sequence or 0
+            words.status, words.status_sequence = data.get("status"), event.sequence or 0
         else:
-            words.health, words.health_sequence = data["health"], event.sequence or 0
+            words.health, words.health_sequence = data.get("health"), event.sequence or 0
         self._changed.add(DAEMON_PLACE)
 
     def interrupted(self) -> None:

@@ -126,7 +126,7 @@ class Repair:
             if self._journal.crowded:
                 events = self._without_output(apps, events)
             for event in events:
-                if apps.observe(event):
+                if self._observe(apps, event):
                     self._look_at.setdefault(event.app, now + _LOOK_AFTER_SECONDS)
             for missing in apps.outputs.take_given_up():
                 telemetry.output_lost(self._daemon, missing.app, missing.start, missing.end)
@@ -135,6 +135,14 @@ class Repair:
             if holes or self._look_at or apps.outputs.due:
                 self._wake.notify()
             self._journal.submit([*surplus, *events] if surplus else events, apps.changes())
+
+    def _observe(self, apps: Apps, event: Event) -> bool:
+        """Whether the app is to be looked at; yes, where the event says something that nobody foresaw."""
+        try:
+            return apps.observe(event)
+        except Exception as bug:  # noqa: BLE001 the other events of the same read must go on
+            telemetry.thread_failed(f"events-{self._daemon}", bug, None)
+            return True
 
     def _without_output(self, apps: Apps, events: Sequence[Event]) -> list[Event]:
         """All but the output that can be had later."""
