@@ -628,6 +628,10 @@ def admin_insecure(address: str) -> None:
     )
 
 
+def admin_bug(path: str, error: Exception) -> None:
+    log.error("admin request failed", path=path, hint=_REPORT, exc_info=error)
+
+
 def admin_refused(reason: str) -> None:
     """``reason``: no_token, wrong_token, rate_limit, scope. The audit log has who and what."""
     _admin_refused.labels(reason).inc()

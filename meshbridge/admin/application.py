@@ -6,7 +6,7 @@ import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
 from meshbridge.admin import events as events_area
-from meshbridge.admin import middleware, page, problems, reference, token
+from meshbridge.admin import middleware, page, problem_handlers, reference, token
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.audit import Audit
 from meshbridge.admin.auth import Authenticate
@@ -32,7 +32,7 @@ def new_application(bridge: Bridge, authenticate: Authenticate, options: AdminOp
     middleware.install(
         application, authenticate, Audit(options.audit_file), max_request_bytes=options.max_request_bytes
     )
-    problems.install(application)
+    problem_handlers.install(application)
     application.state.bridge = bridge
     application.include_router(bridge_area.router)
     application.include_router(daemons_area.router)

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from fastapi import FastAPI
-
+from meshbridge.admin.api import Api
 from meshbridge.admin.paths import CONTROL_SOCKET
 from meshbridge.admin.serving import Served
 from meshbridge.web.limits import Limits
@@ -17,9 +16,9 @@ _LIMITS = Limits(connections=64)
 class ControlSocket:
     """Serves an application. :meth:`start` and :meth:`stop` are for the owner's thread, once each."""
 
-    def __init__(self, directory: Path, application: FastAPI) -> None:
+    def __init__(self, directory: Path, api: Api) -> None:
         self._path = directory / CONTROL_SOCKET
-        self._application = application
+        self._api = api
         self._served: Served | None = None
 
     def start(self) -> None:
@@ -30,7 +29,7 @@ class ControlSocket:
 
         """
         listener = listen_unix(self._path, 0o600, _LIMITS.connections)
-        self._served = Served(self._application, listener, "control", _LIMITS)
+        self._served = Served(self._api, listener, "control", _LIMITS)
         self._served.start()
 
     def stop(self, timeout_seconds: float) -> None:

@@ -3,9 +3,8 @@
 import socket
 from dataclasses import replace
 
-from fastapi import FastAPI
-
 from meshbridge import telemetry
+from meshbridge.admin.api import Api
 from meshbridge.admin.options import AdminOptions
 from meshbridge.admin.serving import Served
 from meshbridge.web.addresses import is_loopback, listen_tcp, split_address
@@ -20,18 +19,18 @@ _MODE = 0o660
 class AdminListener:
     """Serves an application where the settings say, which asks for tokens::
 
-        application = new_application(bridge, token_auth(lambda: settings.admin.tokens), settings.admin)
-        listener = AdminListener(settings.admin, application)
+        api = token_api(bridge, settings.admin, lambda: settings.admin.tokens)
+        listener = AdminListener(settings.admin, api)
 
     To be made only where ``options.enabled``. A reload that leaves ``options`` equal but for ``tokens`` needs nothing
-    but a changed answer of that callable; anything else a new listener, with a new application, once this one is
+    but a changed answer of that callable; anything else a new listener, with a new API, once this one is
     stopped. :meth:`start` and :meth:`stop` are for the owner's thread, once each.
     """
 
-    def __init__(self, options: AdminOptions, application: FastAPI, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, options: AdminOptions, api: Api, limits: Limits = DEFAULT_LIMITS) -> None:
         self._options = options
         self._limits = replace(limits, connections=options.max_connections)
-        self._application = application
+        self._api = api
         self._served: Served | None = None
         self._address = options.listen
 
@@ -48,7 +47,7 @@ class AdminListener:
                 options.tls.context()
             except (OSError, ValueError) as error:
                 raise OSError(f"admin.tls: a certificate or key is not usable: {error}") from error
-        self._served = Served(self._application, self._bound(), "admin", self._limits, options.tls)
+        self._served = Served(self._api, self._bound(), "admin", self._limits, options.tls)
         self._served.start()
         if options.unix_path is None and options.tls is None and not is_loopback(split_address(options.listen)[0]):
             telemetry.admin_insecure(self._address)

@@ -13,7 +13,8 @@ from meshbridge import telemetry
 from meshbridge.admin import auth
 from meshbridge.admin.audit import Audit, shown_query
 from meshbridge.admin.auth import Authenticate, peer_of
-from meshbridge.admin.problems import SECURITY_HEADERS, Problem, problem_response
+from meshbridge.admin.problem_handlers import problem_response
+from meshbridge.admin.problems import SECURITY_HEADERS, Problem
 
 __all__ = ["ApiMiddleware", "install", "of_any_length"]
 
@@ -57,7 +58,7 @@ class ApiMiddleware:
                 await problem_response(said)(call.scope, call.receive, call.send)
             raise
         except Exception as error:  # noqa: BLE001 the caller gets one line, the log the rest
-            telemetry.log.error("admin request failed", path=request.url.path, exc_info=error)
+            telemetry.admin_bug(request.url.path, error)
             if call.status is None:  # else the connection is closed: half an answer must not look like a whole one
                 said = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this bridge's own: its log says more")
                 await problem_response(said)(call.scope, call.receive, call.send)

@@ -1,27 +1,21 @@
-"""Errors as ``application/problem+json`` (RFC 9457)."""
+"""Errors as ``application/problem+json`` (RFC 9457). Imports no web framework: see :mod:`meshbridge.admin.api`."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-
 from meshbridge.outside import masked
 
 __all__ = [
+    "KIND_BY_STATUS",
     "MEANINGS",
     "MEDIA_TYPE",
     "PROBLEM_SCHEMA",
     "SECURITY_HEADERS",
     "Problem",
     "ProblemKind",
-    "install",
     "problem_content",
-    "problem_response",
 ]
 
 MEDIA_TYPE = "application/problem+json"
@@ -97,7 +91,7 @@ MEANINGS = {
 }
 """What each kind means, and what to do: for docs/api.md and for ``/problems/<kind>``."""
 
-_BY_STATUS = {  # of problems that name no kind, and of the framework's own errors
+KIND_BY_STATUS = {  # of problems that name no kind, and of the framework's own errors
     HTTPStatus.BAD_REQUEST: ProblemKind.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED: ProblemKind.TOKEN,
     HTTPStatus.FORBIDDEN: ProblemKind.SCOPE,
@@ -132,7 +126,7 @@ class Problem(Exception):  # noqa: N818 RFC 9457's word
         super().__init__(detail)
         self.status = status
         self.detail = detail
-        self.kind = _BY_STATUS[status] if kind is None else kind
+        self.kind = KIND_BY_STATUS[status] if kind is None else kind
         self.headers = headers
         self.extra = extra
 
@@ -167,36 +161,3 @@ def problem_content(problem: Problem) -> dict[str, Any]:
         "kind": problem.kind,
         **problem.extra,
     }
-
-
-def problem_response(problem: Problem) -> JSONResponse:
-    return JSONResponse(
-        problem_content(problem), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE
-    )
-
-
-def install(application: FastAPI) -> None:
-    """Has every error of an application answered so, the framework's own as well. (Its bugs: see ``door``.)"""
-
-    @application.exception_handler(Problem)
-    async def _problem(_request: Request, error: Problem) -> JSONResponse:
-        return problem_response(error)
-
-    @application.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        # Not the input itself: it may hold a secret.
-        errors = [
-            {"where": ".".join(str(part) for part in one["loc"]), "problem": one["msg"].removeprefix("Value error, ")}
-            for one in error.errors()
-        ]
-        detail = "; ".join(f"{one['where']}: {one['problem']}" for one in errors)
-        return problem_response(Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors))
-
-    @application.exception_handler(HTTPException)
-    async def _http(_request: Request, error: HTTPException) -> JSONResponse:
-        status = HTTPStatus(error.status_code)
-        return problem_response(
-            Problem(
-                status, str(error.detail), kind=_BY_STATUS.get(status, ProblemKind.BAD_REQUEST), headers=error.headers
-            )
-        )

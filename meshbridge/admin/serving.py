@@ -5,9 +5,9 @@ import ssl
 from http import HTTPStatus
 
 import orjson
-from fastapi import FastAPI
 
 from meshbridge import telemetry
+from meshbridge.admin.api import Api
 from meshbridge.admin.options import ServerTls
 from meshbridge.admin.problems import MEDIA_TYPE, SECURITY_HEADERS, Problem, problem_content
 from meshbridge.web.limits import Limits
@@ -18,25 +18,25 @@ __all__ = ["Served"]
 
 
 class Served:
-    """An application behind a socket. :meth:`start` and :meth:`stop` are for the owner's thread, once each."""
+    """An API behind a socket. :meth:`start` and :meth:`stop` are for the owner's thread, once each."""
 
     def __init__(
-        self, application: FastAPI, listener: socket.socket, name: str, limits: Limits, tls: ServerTls | None = None
+        self, api: Api, listener: socket.socket, name: str, limits: Limits, tls: ServerTls | None = None
     ) -> None:
         """Raises: OSError, where the TLS files are not usable."""
-        self._application = application
+        self._api = api
         self._tls = tls
         self._watched = WatchedFiles(() if tls is None else tls.files())
         self._context: ssl.SSLContext | None = None if tls is None else tls.context()
         self.server = Server(
-            application,
+            api,
             listener,
             name,
             limits=limits,
             context=self._context,
             refusal=_refusal,
             each_tick=self._reload,
-            on_end=application.state.events.close,  # streams would never end by themselves
+            on_end=api.end_streams,
         )
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class Served:
     def stop(self, timeout_seconds: float) -> bool:
         """Lets answers that are being sent go out, as far as there is time; False where the thread does not end."""
         ended = self.server.stop(timeout_seconds)
-        self._application.state.audit.close()
+        self._api.close()
         return ended
 
     def _reload(self) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from meshbridge.admin.application import new_application
-from meshbridge.admin.auth import socket_auth
+from meshbridge.admin.api import control_api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.appmesh import AppMeshConnectionError
@@ -45,7 +44,7 @@ def serve_closed(settings: Settings) -> Iterator[None]:
             reload=_no_reload,
             client=_no_client,
         )
-        control = ControlSocket(directory, new_application(bridge, socket_auth, settings.admin))
+        control = ControlSocket(directory, control_api(bridge, settings.admin))
         control.start()
         try:
             yield

@@ -17,8 +17,7 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from meshbridge import telemetry
-from meshbridge.admin.application import new_application
-from meshbridge.admin.auth import socket_auth, token_auth
+from meshbridge.admin.api import control_api, token_api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.admin.listener import AdminListener
@@ -67,11 +66,11 @@ class Service:
             reload=self.reload,
             client=self.client,
         )
-        self._control = ControlSocket(settings.journal.path, new_application(self.bridge, socket_auth, settings.admin))
+        self._control = ControlSocket(settings.journal.path, control_api(self.bridge, settings.admin))
         self.admin: AdminListener | None = None
         if settings.admin.enabled:
-            authenticate = token_auth(lambda: self._settings.admin.tokens)
-            self.admin = AdminListener(settings.admin, new_application(self.bridge, authenticate, settings.admin))
+            api = token_api(self.bridge, settings.admin, lambda: self._settings.admin.tokens)
+            self.admin = AdminListener(settings.admin, api)
         self._scheduler = BackgroundScheduler(
             job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}, daemon=True
         )

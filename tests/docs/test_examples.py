@@ -65,7 +65,8 @@ def test_words_that_look_like_settings_are_some(page: Page) -> None:
 def test_commands_and_their_options_exist(page: Page) -> None:
     shell = re.sub(r"(^|\s)#.*", "", "\n".join(page.blocks("sh")), flags=re.MULTILINE).replace("\\\n", " ")
     calls = CALL.findall(re.sub(r"(?:\S*/|exec meshbridge )meshbridge (?=[a-z])", "meshbridge ", shell))
-    calls += [match[1] for word in page.words if (match := CALL.fullmatch(word))]
+    if page.path.name != "logs.md":  # whose words are events such as `meshbridge started`
+        calls += [match[1] for word in page.words if (match := CALL.fullmatch(word))]
     for call in calls:
         command: Any = typer.main.get_command(app)
         for word in call.split():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import trustme
 
+from meshbridge.admin.api import Api
 from meshbridge.admin.application import new_application
 from meshbridge.admin.auth import token_auth
 from meshbridge.admin.listener import AdminListener
@@ -37,7 +38,7 @@ class Door:
         self.tokens = TOKENS
         self.options = AdminOptions.model_validate({"listen": "127.0.0.1:0", "tokens": TOKENS, **settings})
         self.application = new_application(bridge_for([], journal), token_auth(lambda: self.tokens), self.options)
-        self.listener = AdminListener(self.options, self.application, limits)
+        self.listener = AdminListener(self.options, Api(lambda: self.application), limits)
 
     @property
     def server(self) -> Server:

@@ -15,6 +15,7 @@ import trustme
 from structlog.testing import capture_logs
 
 from meshbridge import telemetry
+from meshbridge.admin.api import Api
 from meshbridge.admin.client import Client, RefusedError
 from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.options import Scope
@@ -201,7 +202,7 @@ def test_whoever_waits_for_an_answer_when_the_socket_is_closed_is_told_so(tmp_pa
         told.set()
 
     told = threading.Event()
-    control = ControlSocket(tmp_path, application)
+    control = ControlSocket(tmp_path, Api(lambda: application))
     control.start()
     with thread(ask, "caller"):
         assert called.wait(DEADLINE_SECONDS)

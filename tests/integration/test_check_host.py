@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 import meshbridge
+from meshbridge.admin.api import Api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.checks import destinations, host, worst
 from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
@@ -124,7 +125,7 @@ def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
     assert RunningBridge.find(tmp_path) is None
     journal = Journal(JournalOptions(path=tmp_path))
     journal.open()
-    served = ControlSocket(tmp_path, application_for([], journal))
+    served = ControlSocket(tmp_path, Api(lambda: application_for([], journal)))
     served.start()
     try:
         running = RunningBridge.find(tmp_path)
@@ -143,7 +144,7 @@ def test_a_bridge_that_runs_on_the_journal_is_asked(tmp_path: Path) -> None:
 def test_what_stands_in_the_control_sockets_place_is_left_alone(tmp_path: Path) -> None:
     place = tmp_path / "control.sock"
     place.write_text("mine")
-    control = ControlSocket(tmp_path, FastAPI())
+    control = ControlSocket(tmp_path, Api(FastAPI))
     with pytest.raises(OSError, match="in the way"):
         control.start()
     control.stop(1)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from meshbridge.admin.api import Api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
@@ -71,12 +72,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     clients["node-b"].add_app(App({"name": "idle", "command": "exec sleep 600", "shell": True, "status": 0}))
     for name, app in (("node-a", "web"), ("node-a", "db"), ("node-b", "web")):
         wait_for(lambda name=name, app=app: clients[name].get_app(app).pid, f"{app} on {name}")  # type: ignore[misc]
-    controls = [ControlSocket(directory, application_for(links, journal))]
+    controls = [ControlSocket(directory, Api(lambda: application_for(links, journal)))]
     controls[0].start()
 
     def restart() -> None:
         controls[-1].stop(0)
-        controls.append(ControlSocket(directory, application_for(links, journal)))
+        controls.append(ControlSocket(directory, Api(lambda: application_for(links, journal))))
         controls[-1].start()
 
     yield Site(directory, clients, restart)
@@ -458,7 +459,7 @@ def test_a_daemon_that_is_down_does_not_hide_the_others(tmp_path: Path, site: Si
     journal.open()
     login = {"username": "admin", "password": "admin123"}
     dead = Link("dead", DaemonOptions.model_validate({"url": f"tcp://127.0.0.1:{free_port()}"} | login), journal)
-    control = ControlSocket(tmp_path / "journal", application_for([dead], journal))
+    control = ControlSocket(tmp_path / "journal", Api(lambda: application_for([dead], journal)))
     control.start()
     try:
         other = Site(tmp_path / "journal", {}, lambda: None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from meshbridge.admin.api import Api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.events import Event
@@ -34,7 +35,7 @@ class Life:
         self.journal = Journal(JournalOptions(path=self.directory))
         self.journal.open()
         self.application = application_for([], self.journal)
-        self.control = ControlSocket(self.directory, self.application)
+        self.control = ControlSocket(self.directory, Api(lambda: self.application))
         self.control.start()
 
     def stop(self) -> None:
