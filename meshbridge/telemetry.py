@@ -277,7 +277,7 @@ def service_stopped(**facts: object) -> None:
 
 
 def service_links_ignored(variables: Sequence[str]) -> None:
-    log.info("environment variables of Kubernetes service links ignored", variables=", ".join(variables))
+    log.info("Kubernetes service links ignored", variables=", ".join(variables))
 
 
 # --- links ---------------------------------------------------------------------------------------------------------
@@ -671,7 +671,7 @@ def connection_cut(listener: str, reason: str) -> None:
 def listener_exhausted(listener: str, what: str) -> None:
     """``what``: connections or descriptors. Ended by :func:`listener_recovered`."""
     log.warning(
-        "listener at its limit: idle connections are closed, new ones may be refused",
+        "listener at its limit",
         listener=listener,
         exhausted=what,
         hint="look for clients that keep connections open; raise the limit of open files where that is low",

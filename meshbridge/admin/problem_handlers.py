@@ -43,7 +43,7 @@ def install(application: FastAPI) -> None:
             Problem(
                 status,
                 str(error.detail),
-                kind=KIND_BY_STATUS.get(status, ProblemKind.BAD_REQUEST),
+                kind=kind,
                 headers=error.headers,
             )
         )

@@ -15,5 +15,5 @@ def test_an_event_is_a_short_phrase_and_its_fields_are_plain(event: LogEvent) ->
     assert len(event.name) <= 50
     assert ":" not in event.name
     assert not event.name.endswith(".")
-    assert event.name[0].islower() or event.name.startswith(("App Mesh", "MQTT", "TLS"))
+    assert event.name[0].islower() or event.name.startswith(("App Mesh", "HTTP", "Kubernetes", "MQTT", "TLS"))
     assert all(field.isidentifier() and field == field.lower() for field in event.fields)
