@@ -506,6 +506,20 @@ def file_tail_cut(path: str, size_bytes: int) -> None:
     log.warning("damaged end of file cut off", path=path, bytes=size_bytes, hint="its events are written again")
 
 
+def mqtt_subscription_refused(broker: str, topic: str, reason: str) -> None:
+    log.warning("subscription refused", broker=broker, topic=topic, reason=reason)
+
+
+def output_limit_found(destination: str, refused_bytes: int, limit: int) -> None:
+    log.warning(
+        "output too large for the destination",
+        destination=destination,
+        refused_bytes=refused_bytes,
+        divided_at_bytes=limit,
+        hint="larger output is divided; set max_payload_bytes (MQTT) or max_message_bytes (NATS, Kafka)",
+    )
+
+
 def sink_memory_unusable(sink: str, what: str, count: int) -> None:
     log.warning("sink memory unusable", sink=sink, what=what, count=count, hint="removed; the sink runs without it")
 

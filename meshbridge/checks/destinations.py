@@ -38,6 +38,9 @@ def check_sink(name: str, options: Any) -> Iterator[Verdict]:
     except Exception as error:  # noqa: BLE001 a bug of a sink, which may be somebody's own, costs its own verdict alone
         yield Verdict(subject, "connection", Grade.FAILED, f"its probe failed: {error!r}", "report it to its author")
         return
+    if found.untried is not None:
+        text = f"not tried, since nothing is published: {found.untried}"
+        yield Verdict(subject, "permissions", Grade.OK, text)
     if found.doubt is None:
         yield Verdict(subject, "connection", Grade.OK, found.text)
     else:

@@ -27,6 +27,7 @@ __all__ = ["Courier"]
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
+_BRIEF_SECONDS = 10.0  # a connection that is lost so soon, again and again, is no recovery
 _LEAST_SECONDS = 0.1  # between attempts, also where the far end wishes for no wait at all: never a hot loop
 _STRIKES = 3  # unforeseen errors on the same event, in a row
 _MAX_BUG_CHARACTERS = 500
@@ -89,6 +90,8 @@ class Courier:
         self._work: Work | None = None  # whose batch is under way
         self._beside_next = False  # the next turn is a replay's or a dead letter's
         self._connected = False
+        self._connected_at = 0.0  # monotonic seconds
+        self._brief_losses = 0  # connections in a row that were lost within seconds
         self._letters_in_a_row = 0
         self._idled_at = 0.0  # monotonic seconds: when the sink last had its turn
         self._bug: str | None = None  # that the log has the traceback of
@@ -221,7 +224,7 @@ class Courier:
                     if self._writing:
                         self._strikes = 0
                     if isinstance(error, NotConnected):
-                        self._connected = False
+                        self._note_loss()
                     self._settle(error.acknowledged)
                     self._fail(error)
                 except Exception as bug:  # noqa: BLE001 a sink's bug must not end its delivery, let alone the service
@@ -243,8 +246,9 @@ class Courier:
         if not self._connected:
             self._move(_CONNECTING)
             self._sink.connect(_CONNECT_SECONDS)
-            self._connected = True
-            telemetry.sink_connected(self.name)
+            self._connected, self._connected_at = True, time.monotonic()
+            if not self._is_flapping:
+                telemetry.sink_connected(self.name)
             if self._work is None:  # else the write that failed must go through first: until then waits grow
                 self._up()
         work = self._work = self._work or self._next_work()
@@ -412,7 +416,21 @@ class Courier:
             telemetry.sink_resumed(self.name)
             self._move(_CONNECTING)
 
+    def _note_loss(self) -> None:
+        if self._connected:
+            brief = time.monotonic() - self._connected_at < _BRIEF_SECONDS
+            self._brief_losses = self._brief_losses + 1 if brief else 0
+        self._connected = False
+
+    @property
+    def _is_flapping(self) -> bool:
+        """Whether connections were lost within seconds, again and again, and this one has not lasted longer yet."""
+        return self._brief_losses > 1 and time.monotonic() - self._connected_at < _BRIEF_SECONDS
+
     def _up(self) -> None:
+        if self._is_flapping:  # no recovery: the waits go on growing
+            self._move(_UP)
+            return
         if self._breaker.failures:
             telemetry.sink_recovered(self.name, self._journal.lag(self.name)[0])
         if self._breaker.succeeded():

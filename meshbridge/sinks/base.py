@@ -88,12 +88,13 @@ class Found:
     """What the ``probe`` of a sink's settings MAY return, for ``meshbridge check``: what it saw at the far end.
 
     A probe connects for real, sends no event and leaves no trace. Where the sink can't work it raises; ``doubt`` is
-    for what may be right all the same, and ``remedy`` says what to do then.
+    for what may be right all the same, and ``remedy`` says what to do then. ``untried`` is what only an event can show.
     """
 
     text: str = "reachable"
     doubt: str | None = None
     remedy: str | None = None
+    untried: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ between.
 import importlib.util
 import logging
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from meshbridge import telemetry
 from meshbridge.fields import Format, SecretFiles, Size, TextList, Tls
-from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
+from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 
@@ -28,6 +32,8 @@ __all__ = ["KafkaOptions", "KafkaSink"]
 
 _LEGAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")  # in the name of a topic
 _LONGEST_TOPIC = 249
+_DEFAULT_PORT = 9092
+_LEAST_OUTPUT_BYTES = 1024  # of a part: what is not its text takes about as much
 _RECORD_BYTES = 128  # what a record batch of one has around key, value and headers, at most
 _UTF8_BYTES = 4  # of a character, at most
 _HEADER_BYTES = 10  # around the name and the value of a header
@@ -42,7 +48,7 @@ _OWN = frozenset(
 )
 
 
-class KafkaOptions(SinkOptions, SecretFiles):
+class KafkaOptions(SinkOptions, SecretFiles, DeniedOptions):
     """Apache Kafka. The topic has to exist, unless the brokers make topics by themselves."""
 
     type: Literal["kafka"]
@@ -117,6 +123,8 @@ class KafkaSink:
         self._options = options
         self._producer: Producer | None = None
         self._trouble: KafkaError | None = None  # the last that librdkafka told of
+        self._denied = DeniedPlaces(options)
+        self._output_limit: int | None = None  # of a STDOUT message: what the brokers' refusals have shown
         self._place = f"Kafka at {','.join(options.brokers)}"
 
     # --- the contract --------------------------------------------------------------------------------------------
@@ -133,10 +141,10 @@ class KafkaSink:
             raise NotConnected(self._misconfigured(error), reason="configuration") from None
         self._producer = producer
         try:
-            self._see_topic(producer, timeout_seconds * 0.9)
+            self._see_topic(producer, timeout_seconds * 0.7)
         except KafkaException as error:
             producer.poll(0)  # takes the reason in
-            lost = self._unreachable(error.args[0])
+            lost = self._unreachable(error.args[0], timeout_seconds * 0.2)
             self.close(0)
             raise lost from None
         except SinkError:
@@ -144,8 +152,35 @@ class KafkaSink:
             raise
 
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
-        producer = self._connected()
+        self._connected()
         deadline = time.monotonic() + timeout_seconds * 0.95
+        while True:
+            try:
+                self._write(batch, deadline)
+            except Refused as refused:
+                # Of several the brokers refuse all that were in one request: which one is too large is not known.
+                if refused.reason != "too_large" or len(batch) > 1 or not self._divide_from_now_on(batch[0].event):
+                    raise
+            else:
+                return
+
+    def _divide_from_now_on(self, event: Event) -> bool:
+        """Whether output is divided into smaller parts than the one that was refused."""
+        size = min(len(self._record(event)), self._limit(event))
+        if event.type is not EventType.STDOUT or size // 2 < _LEAST_OUTPUT_BYTES:
+            return False
+        self._output_limit = size // 2
+        telemetry.output_limit_found(self._place, size, self._output_limit)
+        return True
+
+    def _limit(self, event: Event) -> int:
+        limit = self._options.max_message_bytes
+        if self._output_limit is not None and event.type is EventType.STDOUT:
+            return min(limit, self._output_limit)
+        return limit
+
+    def _write(self, batch: Sequence[Envelope], deadline: float) -> None:
+        producer = self._connected()
         flight = _Flight(len(batch), self._failure)
         self._produce(producer, batch, flight, deadline)
         # Flushed rather than polled: nothing waits for more to come then.
@@ -154,6 +189,9 @@ class KafkaSink:
         if flight.under_way:
             self._give_up(flight)
         error = flight.error
+        if self._denied:
+            for envelope in batch[: flight.acknowledged]:
+                self._denied.allowed(self._topic(envelope.event))
         if error is None:
             return
         error.acknowledged = flight.acknowledged
@@ -185,7 +223,7 @@ class KafkaSink:
                 flight.refuse(place, refused)
                 return
             for number, (app, headers, value) in enumerate(messages, 1):
-                taken = flight.begin(place, last=number == len(messages))
+                taken = flight.begin(place, topic, last=number == len(messages))
                 while True:
                     try:
                         producer.produce(topic, value, app, headers=headers, on_delivery=taken)
@@ -198,24 +236,31 @@ class KafkaSink:
                     except KafkaException as error:
                         taken(error.args[0], None)
                         return
+                if self._output_limit is not None and len(messages) > 1:
+                    # A guess: of one that is refused, and divided again, none behind it must have arrived.
+                    producer.flush(max(0.0, deadline - time.monotonic()))
+                    if flight.has_failed(place):
+                        return
             producer.poll(0)
 
     def _give_up(self, flight: "_Flight") -> None:
         progressed = flight.delivered > 0
         what = "is slow" if progressed else "acknowledges nothing"
-        reason = f" ({self._trouble.name()})" if self._trouble is not None else ""
+        reason = f" ({_cause_of(self._trouble)})" if self._trouble is not None else ""
         flight.lost = flight.lost or NotConnected(
             f"{self._place} {what}{reason}: {flight.under_way} messages wait",
             reason="slow" if progressed else "timeout",
         )
 
-    def _failure(self, error: "KafkaError") -> SinkError:
+    def _failure(self, error: "KafkaError", topic: str) -> SinkError:
         """What librdkafka's verdict on one message means."""
         from confluent_kafka import KafkaError as Codes  # noqa: PLC0415
 
         text = f"{self._place} did not take an event: {error.name()}"
         if error.fatal():
             return NotConnected(text, reason="fatal")
+        if error.code() == Codes.TOPIC_AUTHORIZATION_FAILED:
+            return self._denied.refusal(topic, f"{text} (topic {topic})", error.name().lower())
         if error.code() in {Codes.MSG_SIZE_TOO_LARGE, Codes.INVALID_MSG, Codes.INVALID_RECORD, Codes.INVALID_MSG_SIZE}:
             return Refused(text, reason="too_large" if error.code() == Codes.MSG_SIZE_TOO_LARGE else "invalid")
         return Retry(text, reason=error.name().strip("_").lower())
@@ -228,10 +273,11 @@ class KafkaSink:
 
         """
         headers, value = self._headers(event), encode(event, self._options.format)
-        if _overhead(event, headers) + len(value) <= self._options.max_message_bytes:
+        limit = self._limit(event)
+        if _overhead(event, headers) + len(value) <= limit:
             return [(event.app, {**headers}, value)]
         messages: list[tuple[str, dict[str, str | bytes | None], bytes]] = []
-        for part, record in encoded_parts(event, self._options.max_message_bytes, self._record):
+        for part, record in encoded_parts(event, limit, self._record):
             headers = self._headers(part)
             messages.append((event.app, {**headers}, record[_overhead(part, headers) :]))
         return messages
@@ -308,28 +354,84 @@ class KafkaSink:
             )
 
     def _told(self, error: "KafkaError") -> None:
-        self._trouble = error
+        """What librdkafka finds; that no broker is left follows from a cause that it has told before."""
+        from confluent_kafka import KafkaError as Codes  # noqa: PLC0415
+
+        if self._trouble is None or error.code() != Codes._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._trouble = error
 
     def _connected(self) -> "Producer":
         if self._producer is None:
             raise NotConnected("not connected to Kafka")
         return self._producer
 
-    def _unreachable(self, error: "KafkaError") -> NotConnected:
+    def _unreachable(self, error: "KafkaError", timeout_seconds: float) -> NotConnected:
         from confluent_kafka import KafkaError as Codes  # noqa: PLC0415
 
         told = self._trouble or error
         if told.code() == Codes._AUTHENTICATION:  # noqa: SLF001 the library's names of its own codes begin so
             return NotConnected(f"{self._place} refused user {self._options.username!r}", reason="refused_connection")
+        speaks = None
+        if told.code() != Codes._RESOLVE and "refused" not in told.str():  # noqa: SLF001
+            speaks = _port_speaks(self._options.brokers[0], timeout_seconds)
+        if speaks == "HTTP":
+            text = f"{self._place} speaks HTTP, not Kafka; set brokers to the broker's own port"
+            return NotConnected(text, reason="unreachable")
+        if self._options.tls is None and speaks == "TLS":
+            return NotConnected(f"{self._place} speaks TLS; set tls", reason="tls")
+        if self._options.tls is not None and speaks is None and told.code() == Codes._SSL:  # noqa: SLF001
+            return NotConnected(f"{self._place} speaks no TLS; see tls and the port", reason="tls")
         if told.code() == Codes._SSL:  # noqa: SLF001
             return NotConnected(f"no TLS with {self._place}, or its certificate is not trusted", reason="tls")
-        return NotConnected(f"cannot connect to {self._place}: {told.name()}", reason="unreachable")
+        return NotConnected(f"cannot connect to {self._place}: {_cause_of(told)}", reason="unreachable")
 
     def _misconfigured(self, error: Exception) -> str:
         """Without the values: what librdkafka says of a setting may repeat it."""
         named = re.search(r'configuration property:? "([\w.]+)"', str(error))
         where = named[1] if named else "the files of tls, and properties"
         return f"librdkafka does not take the settings for {self._place}: see {where}"
+
+
+_CAUSES = {  # what librdkafka says in many words -> what it means, and what to do
+    "Connection refused": "connection refused; see whether the broker runs, and its port",
+    "Failed to resolve": "cannot find the host",
+    "Network is unreachable": "network is unreachable",
+    "No route to host": "no route to host",
+    "Connection setup timed out": "no connection in time",
+}
+_LONGEST_CAUSE = 200
+
+
+def _cause_of(error: "KafkaError") -> str:
+    """Why there is no connection: librdkafka's codes tell only that there is none, its text why."""
+    text = " ".join(error.str().split())
+    for said, means in _CAUSES.items():
+        if said in text:
+            return means
+    return f"{error.name()}: {text[:_LONGEST_CAUSE]}" if text else error.name()
+
+
+def _port_speaks(broker: str, timeout_seconds: float) -> str | None:
+    """What a port speaks that takes connections and is no broker as set: librdkafka does not tell."""
+    host, _, port = broker.rpartition(":")
+    address = (host.strip("[]"), int(port)) if port.isdecimal() else (broker, _DEFAULT_PORT)
+    try:
+        with socket.create_connection(address, timeout_seconds / 2) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            if sock.recv(5) == b"HTTP/":
+                return "HTTP"
+    except OSError:
+        pass
+    try:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent over it
+        with socket.create_connection(address, timeout_seconds / 2) as sock:
+            context.wrap_socket(sock, server_hostname=address[0]).close()
+    except ssl.SSLCertVerificationError:
+        return "TLS"
+    except OSError:
+        return None
+    return "TLS"
 
 
 def _overhead(event: Event, headers: dict[str, str]) -> int:
@@ -340,7 +442,7 @@ def _overhead(event: Event, headers: dict[str, str]) -> int:
 class _Flight:
     """The messages of one write on their way."""
 
-    def __init__(self, size: int, failure: "Callable[[KafkaError], SinkError]") -> None:
+    def __init__(self, size: int, failure: "Callable[[KafkaError, str], SinkError]") -> None:
         self._failure = failure
         self._done = [False] * size
         self._errors: dict[int, SinkError] = {}
@@ -349,7 +451,7 @@ class _Flight:
         self.delivered = 0
         self.lost: NotConnected | None = None
 
-    def begin(self, place: int, *, last: bool) -> "Callable[[KafkaError | None, Message | None], None]":
+    def begin(self, place: int, topic: str, *, last: bool) -> "Callable[[KafkaError | None, Message | None], None]":
         """Counts a message of the event at ``place``; gives what is to be called with its fate."""
         self.under_way += 1
 
@@ -359,13 +461,20 @@ class _Flight:
                 self.delivered += 1
                 self._done[place] = self._done[place] or (last and place not in self._errors)
                 return
-            failed = self._failure(error)
+            failed = self._failure(error, topic)
             self._errors.setdefault(place, failed)
             self._done[place] = False
             if isinstance(failed, NotConnected):
                 self.lost = failed
 
         return taken
+
+    def has_failed(self, place: int) -> bool:
+        """Whether a message of that event was not taken; then nothing behind it is handed over."""
+        if place not in self._errors:
+            return False
+        self._end = place
+        return True
 
     def withdraw(self, place: int) -> None:
         """The message just begun was not handed over, nor is anything behind it."""

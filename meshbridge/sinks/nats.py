@@ -10,19 +10,23 @@ The client library is asynchronous; its loop is driven here, by the calls of the
 import asyncio
 import contextlib
 import importlib.util
+import re
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import orjson
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from meshbridge import telemetry
 from meshbridge.fields import Format, SecretFileError, SecretFiles, Size, TextList, Tls, read_secret_file
-from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
+from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 
@@ -40,9 +44,11 @@ _SLACK_BYTES = 32  # of the header block, beside its lines
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')  # CloudEvents NATS binding, 3.1.3
 _TOO_LARGE = 10054  # JetStream's err_code for a message above the stream's max_msg_size
 _NO_RESPONDERS = "503"
+_LEAST_OUTPUT_BYTES = 512  # of a part: what is not its text takes about as much
+_PUBLISH_VIOLATION = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 
-class NatsOptions(SinkOptions, SecretFiles):
+class NatsOptions(SinkOptions, SecretFiles, DeniedOptions):
     """NATS JetStream. The stream has to exist; meshbridge makes none."""
 
     type: Literal["nats"]
@@ -116,7 +122,10 @@ class NatsSink:
         self._options = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Client | None = None
-        self._answers: asyncio.Queue[Msg | None] = asyncio.Queue()  # None: the connection is closed
+        self._answers: asyncio.Queue[Msg | _Denied | None] = asyncio.Queue()  # None: the connection is closed
+        self._denied = DeniedPlaces(options)
+        self._stream_limit: int | None = None  # of a message, as the stream says
+        self._output_limit: int | None = None  # of a STDOUT message: what the stream's refusals have shown
         self._watcher: asyncio.Task[None] | None = None
         self._inbox = ""
         self._number = 0  # of the last message, over the connection's life: a late answer is never another's
@@ -139,15 +148,38 @@ class NatsSink:
 
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
         client = self._connected()
-        limit = min(self._options.max_message_bytes or client.max_payload, client.max_payload)
-        flight = _Flight(batch, limit, self._messages)
-        try:
-            self._run(self._write(client, flight, timeout_seconds * 0.98))
-        except TimeoutError:
-            flight.fail(self._late(flight))
-        if flight.error is not None:
-            flight.error.acknowledged = flight.acknowledged
-            raise flight.error
+        deadline = time.monotonic() + timeout_seconds * 0.98
+        done = 0
+        while done < len(batch):
+            rest = batch[done:] if done else batch
+            flight = _Flight(rest, lambda event: self._messages(event, self._limit(client, event)))
+            try:
+                self._run(self._write(client, flight, deadline - time.monotonic()))
+            except TimeoutError:
+                flight.fail(self._late(flight))
+            done += flight.acknowledged
+            error = flight.error
+            if error is not None and not self._divides_now(client, error, rest[flight.acknowledged].event):
+                error.acknowledged = done
+                raise error
+
+    def _limit(self, client: "Client", event: Event) -> int:
+        """Bytes of a message, headers included."""
+        limits = [self._options.max_message_bytes, client.max_payload, self._stream_limit]
+        if event.type is EventType.STDOUT:
+            limits.append(self._output_limit)
+        return min(limit for limit in limits if limit is not None)
+
+    def _divides_now(self, client: "Client", error: SinkError, event: Event) -> bool:
+        """Whether the event was too large for the stream, and goes out in smaller parts from now on."""
+        if error.reason != "too_large" or event.type is not EventType.STDOUT:
+            return False
+        size = min(len(self._sized(event)), self._limit(client, event))
+        if size // 2 < _LEAST_OUTPUT_BYTES:
+            return False
+        self._output_limit = size // 2
+        telemetry.output_limit_found(self._place, size, self._output_limit)
+        return True
 
     def idle(self) -> None:
         self._connected()
@@ -200,7 +232,7 @@ class NatsSink:
                 reconnect_time_wait=0,
                 max_reconnect_attempts=1,
                 connect_timeout=max(1, int(timeout_seconds)),
-                error_cb=_ignore,
+                error_cb=self._told,
             )
             self._watcher = asyncio.create_task(self._watch(client))
             self._inbox = client.new_inbox()
@@ -215,10 +247,18 @@ class NatsSink:
         answer = await self._answers.get()
         if answer is None:
             raise NotConnected(f"connection to {self._place} lost", reason="connection_lost")
+        if isinstance(answer, _Denied):  # it may be allowed to publish events all the same
+            return
+        self._stream_limit = _max_message_bytes(answer)
         error = _error_of(answer)
         if error is not None and error[0] not in {400, 403}:  # an account may not be allowed to ask
             what = "JetStream" if name is None else f"stream {name}"
             raise NotConnected(f"{self._place} has no {what}: {error[2]}", reason="no_stream")
+
+    async def _told(self, error: Exception) -> None:
+        """An error that the server has sent; those that end the connection are seen by :meth:`_watch`."""
+        if violation := _PUBLISH_VIOLATION.search(str(error)):
+            self._answers.put_nowait(_Denied(violation[1]))
 
     async def _answered(self, message: "Msg") -> None:
         self._answers.put_nowait(message)
@@ -284,10 +324,23 @@ class NatsSink:
                 answer = await self._answers.get()
                 if answer is None:
                     return flight.fail(self._lost())
-                answered = under_way.pop(answer.subject, None)
-                if answered is not None:
-                    error = _error_of(answer)
-                    flight.settle(answered, None if error is None else self._failure(answered[0], *error))
+                if isinstance(answer, _Denied):
+                    self._settle_denied(answer.subject, flight, under_way)
+                elif (answered := under_way.pop(answer.subject, None)) is not None:
+                    self._settle(answer, flight, answered)
+
+    def _settle(self, answer: "Msg", flight: "_Flight", lane: "deque[_Message]") -> None:
+        error = _error_of(answer)
+        if error is None and self._denied:
+            self._denied.allowed(lane[0].subject)
+        flight.settle(lane, None if error is None else self._failure(lane[0], *error))
+
+    def _settle_denied(self, subject: str, flight: "_Flight", under_way: "dict[str, deque[_Message]]") -> None:
+        for reply, lane in list(under_way.items()):
+            if lane[0].subject == subject:
+                del under_way[reply]
+                text = f"{self._place} refused event {lane[0].id}: no right to publish to {subject}"
+                flight.settle(lane, self._denied.refusal(subject, text))
 
     def _lost(self) -> NotConnected:
         return NotConnected(f"connection to {self._place} lost", reason="connection_lost")
@@ -366,9 +419,7 @@ class _Message:
 class _Flight:
     """The messages of one write, a lane for each app, and how far they have come."""
 
-    def __init__(
-        self, batch: Sequence[Envelope], limit: int, messages_of: "Callable[[Event, int], list[_Message]]"
-    ) -> None:
+    def __init__(self, batch: Sequence[Envelope], messages_of: "Callable[[Event], list[_Message]]") -> None:
         self._done = [False] * len(batch)
         self._refused: dict[int, SinkError] = {}
         self._failed: SinkError | None = None
@@ -378,7 +429,7 @@ class _Flight:
         for place, envelope in enumerate(batch):
             event = envelope.event
             try:
-                messages = messages_of(event, limit)
+                messages = messages_of(event)
             except Refused as refused:
                 self._end = place
                 self._refused[place] = refused
@@ -438,8 +489,19 @@ def _new_client(secure: bool) -> "Client":
     return SecureClient() if secure else Client()
 
 
-async def _ignore(_error: Exception) -> None:
-    """The library would log it; whoever called learns of it from what is raised."""
+class _Denied(NamedTuple):
+    """The server does not let this user publish there."""
+
+    subject: str
+
+
+def _max_message_bytes(answer: "Msg") -> int | None:
+    """The stream's ``max_msg_size``, of an answer to a question for the stream; None: none, or not known."""
+    try:
+        size = orjson.loads(answer.data)["config"]["max_msg_size"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _error_of(answer: "Msg") -> tuple[int, int, str] | None:

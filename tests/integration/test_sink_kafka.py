@@ -1,6 +1,7 @@
 """The Kafka sink and librdkafka's mock cluster, whose brokers speak the real protocol and fail as they are told."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import orjson
 import pytest
+import trustme
 from pydantic import ValidationError
 
 from meshbridge.model.events import Envelope
 from meshbridge.sinks.base import NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.kafka import KafkaOptions, KafkaSink
+from tests.contract.sinks.http_server import HttpServer
 from tests.contract.sinks.kafka_cluster import KafkaCluster
 from tests.support import envelopes, free_port, make_event, returns_in_time, wait_for
 
@@ -144,6 +147,47 @@ def test_a_verdict_that_stays_is_told(cluster: KafkaCluster) -> None:
             with pytest.raises(kind) as caught:
                 sink.write(envelopes([make_event(1)]), SECONDS)
         assert (caught.value.acknowledged, caught.value.reason) == (0, reason)
+
+
+def test_output_that_the_brokers_refuse_for_its_size_is_divided(cluster: KafkaCluster) -> None:
+    text = "0123456789" * 1200
+    large = make_event(2, data={"finished": False, "output": text, "position": 0})
+    with connected(cluster) as sink:
+        cluster.fail(TOO_LARGE, TOO_LARGE)
+        sink.write(envelopes([large]), SECONDS)
+        sink.write(envelopes([make_event(3)]), SECONDS)
+    messages = cluster.messages()
+    outputs = [orjson.loads(message.value())["data"]["output"] for message in messages]
+    assert len(outputs) > 3
+    assert "".join(outputs) == f"{text}line 3\n"
+
+
+def test_a_topic_that_is_denied_makes_a_dead_letter_at_once_where_that_is_set(cluster: KafkaCluster) -> None:
+    with connected(cluster, on_denied="dead-letter") as sink:
+        cluster.fail(NOT_AUTHORIZED)
+        with pytest.raises(Refused, match=r"topic meshbridge\); allow it there"):
+            sink.write(envelopes([make_event(1)]), SECONDS)
+
+
+def cause_at(port: int, **settings: Any) -> str:
+    options = {"type": "kafka", "brokers": f"127.0.0.1:{port}", **settings}
+    sink = KafkaSink(KafkaOptions.model_validate(options))
+    with pytest.raises(NotConnected) as caught:
+        sink.connect(SECONDS)
+    sink.close(0)
+    return str(caught.value)
+
+
+def test_the_cause_of_a_connection_that_fails_is_told(tmp_path: Path) -> None:
+    assert "connection refused; see whether the broker runs" in cause_at(free_port())
+    with HttpServer(lambda exchange: exchange.answer(400)) as server:
+        assert "speaks HTTP, not Kafka" in cause_at(server.port)
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with HttpServer(lambda exchange: exchange.answer(400), context) as server:
+        assert "speaks TLS; set tls" in cause_at(server.port)
+        assert "not trusted" in cause_at(server.port, tls={})
 
 
 @pytest.mark.parametrize("shape", ["cloudevents", "binary"])

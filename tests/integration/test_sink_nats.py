@@ -225,6 +225,42 @@ def test_a_message_above_the_streams_limit_is_refused(server: NatsServer) -> Non
     assert (caught.value.acknowledged, caught.value.reason) == (1, "too_large")
 
 
+@pytest.mark.parametrize("settings", [{"stream": "EVENTS"}, {}])
+def test_output_above_the_streams_limit_is_divided(server: NatsServer, settings: dict[str, Any]) -> None:
+    server.make_stream(max_msg_size=2000)
+    text = "0123456789" * 900
+    events = [make_event(1), make_event(2, data={"finished": False, "output": text, "position": 0}), make_event(3)]
+    with connected(server.url, **settings) as sink:
+        sink.write(envelopes(events), SECONDS)
+    stored = server.stored()
+    parts = [message for message in stored if message.headers["Nats-Msg-Id"].startswith("node-a/1/2/")]
+    assert "".join(orjson.loads(message.data)["data"]["output"] for message in parts) == text
+    assert stored[-1].headers["Nats-Msg-Id"] == "node-a/1/3"
+
+
+def test_a_subject_without_the_right_to_publish_is_named_and_holds_nothing_up_for_long(tmp_path: Path) -> None:
+    rights = 'publish: { deny: ["meshbridge.*.db.>"] }'
+    users = f"{{user: bridge, password: secret, permissions: {{ {rights} }} }}, {{user: all, password: secret}}"
+    server = NatsServer(tmp_path / "rights", f"authorization {{ users: [ {users} ] }}\n")
+    server.settings = {"user": "all", "password": "secret"}
+    server.start()
+    try:
+        server.make_stream()
+        batch = envelopes([make_event(1), make_event(2, app="db"), make_event(3), make_event(4, app="db")])
+        with connected(server.url, username="bridge", password="secret", denied_wait="1ms") as sink:
+            with pytest.raises(Retry, match=r"no right to publish to meshbridge.node-a.db.stdout; allow it") as caught:
+                sink.write(batch, SECONDS)
+            assert (caught.value.acknowledged, caught.value.reason) == (1, "not_authorized")
+            with pytest.raises(Refused, match="dead-letters retry") as refused:
+                sink.write(batch[1:], SECONDS)
+            assert refused.value.acknowledged == 0
+            sink.write(batch[2:3], SECONDS)
+        stored = set(server.stored_ids())
+        assert stored == {"node-a/1/1", "node-a/1/3"}
+    finally:
+        server.stop(signal.SIGKILL)
+
+
 @pytest.mark.parametrize("shape", ["cloudevents", "binary"])
 def test_output_above_the_servers_limit_is_divided(tmp_path: Path, shape: str) -> None:
     server = NatsServer(tmp_path / "small", "max_payload: 8KB\n")

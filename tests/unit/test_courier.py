@@ -107,6 +107,28 @@ def at_the_end(journal: Journal, offset: int) -> None:
     wait_for(lambda: journal.cursor("s") == offset, f"cursor {offset}, not {journal.cursor('s')}")
 
 
+def test_connections_that_are_lost_at_once_make_the_waits_grow(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    """As where two clients take each other's session: each connect and each write succeeds, and then it is lost."""
+    append(journal, 40)
+    sink.script = [None if number % 2 else NotConnected("taken over", acknowledged=1) for number in range(16)]
+    courier = build(batch=Batch(max_events=1))
+    wait_for(lambda: courier.status().breaker is not BreakerState.CLOSED, "the breaker to open")
+    at_the_end(journal, 40)
+    assert sink.accepted == sorted(sink.accepted)
+
+
+def test_one_connection_that_is_lost_at_once_is_forgiven(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    append(journal, 5)
+    sink.script = [NotConnected("restart")]
+    courier = build()
+    at_the_end(journal, 5)
+    assert courier.status().breaker is BreakerState.CLOSED
+    append(journal, 5, 6)
+    at_the_end(journal, 10)
+
+
 def test_everything_is_offered_in_order_in_batches(journal: Journal, sink: ScriptedSink, build: Build) -> None:
     append(journal, 25)
     courier = build()

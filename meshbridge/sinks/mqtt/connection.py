@@ -5,35 +5,59 @@ what comes in only packets that are no acknowledgements are handed to paho.
 """
 
 import contextlib
+import http.client
 import select
 import ssl
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, PlainSerializer, SecretStr, field_validator
 
+from meshbridge import telemetry
+from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.fields import Duration, SecretFiles, Tls
 from meshbridge.sinks.base import NotConnected, SinkError
+from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
 from meshbridge.sinks.mqtt.paho_socket import Tap
-from meshbridge.sinks.mqtt.publishing import Acknowledgements
+from meshbridge.sinks.mqtt.publishing import SUBACK, Acknowledgements, reason_in
 from meshbridge.sinks.options import secret_of
 
-__all__ = ["BrokerOptions", "Connection", "Will"]
+__all__ = ["CLOSED_BY_BROKER", "BrokerOptions", "Connection", "Will"]
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _MAX_POLL_SECONDS = 0.5
+_BRIEF_SECONDS = 10.0  # a connection that is lost so soon, again and again, is one that somebody else takes
+_UPGRADE = {  # RFC 6455, 4.1; the key of a connection that is closed at once is as good as any
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "bWVzaGJyaWRnZS1hc2tzIQ==",
+    "Sec-WebSocket-Protocol": "mqtt",
+}
+TAKEN_OVER = label_of(0x8E)
+CLOSED_BY_BROKER = frozenset({"connection_lost", *map(label_of, (0x80, 0x81, 0x82, 0x83, 0x87, 0x90, 0x95, 0x99))})
+"""Reasons of a lost connection for which a message may be to blame."""
+
+
+def _without_query(url: str) -> str:
+    """As it may be shown: a query often has a token in it."""
+    shown, has_query, _ = url.partition("?")
+    return f"{shown}?…" if has_query else shown
 
 
 class BrokerOptions(SecretFiles):
     """How a broker is reached."""
 
-    url: str = Field(description="mqtt://, mqtts://, ws:// or wss:// host[:port][/path]")
+    url: Annotated[str, PlainSerializer(_without_query, return_type=str)] = Field(
+        description="mqtt://, mqtts://, ws:// or wss:// host[:port][/path][?query]; shown without the query"
+    )
     protocol: Literal["5", "3.1.1"] = Field(default="5", description="MQTT version")
     username: str | None = Field(default=None, description="a user of the broker")
     password: SecretStr | None = Field(default=None, description="of username")
@@ -53,8 +77,10 @@ class BrokerOptions(SecretFiles):
         parts = urlsplit(value)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ValueError(
-                f"not the address of a broker: {value!r} (use mqtt://host:1883, mqtts://, ws:// or wss://)"
+                f"not the address of a broker: {_without_query(value)!r} (use mqtt://host:1883, mqtts://, ws:// or wss://)"
             )
+        if parts.fragment or (parts.scheme in {"mqtt", "mqtts"} and (parts.path.strip("/") or parts.query)):
+            raise ValueError("mqtt:// and mqtts:// have no path and no query, and no url has a fragment (#)")
         if parts.username or parts.password:
             raise ValueError("name and password stand in username and password, not in the url")
         _ = parts.port  # raises ValueError itself
@@ -83,6 +109,9 @@ class Connection:
         self._poller = select.poll()
         self._connack: ReasonCode | None = None
         self._lost: str | None = None  # why the connection ended, once it has
+        self._lost_reason = "connection_lost"
+        self._connected_at: float | None = None  # monotonic seconds
+        self._brief = 0  # connections in a row that were lost within seconds
         self._tap: Tap | None = None
         self._incoming = Acknowledgements()
         self._rest = b""  # of what was offered and the socket did not take
@@ -97,8 +126,15 @@ class Connection:
 
     @property
     def place(self) -> str:
-        port = self._url.port or _DEFAULT_PORTS[self._url.scheme]
-        return f"{self._url.hostname}:{port}"
+        return f"{self._host}:{self._port}"
+
+    @property
+    def _host(self) -> str:
+        return self._url.hostname or ""
+
+    @property
+    def _port(self) -> int:
+        return self._url.port or _DEFAULT_PORTS[self._url.scheme]
 
     @property
     def client(self) -> paho.Client | None:
@@ -116,9 +152,10 @@ class Connection:
         deadline = time.monotonic() + timeout_seconds
         client = self._new_client()
         client.connect_timeout = timeout_seconds
-        host, port = self._url.hostname or "", self._url.port or _DEFAULT_PORTS[self._url.scheme]
         try:
-            client.connect(host, port, keepalive=int(self._options.keepalive))
+            if self._url.scheme in {"ws", "wss"}:
+                self._try_upgrade(deadline - time.monotonic())
+            client.connect(self._host, self._port, keepalive=int(self._options.keepalive))
             if client.socket() is None:  # gone already, as when a client certificate is wanted
                 self._lost = self._lost or f"broker {self.place} closed the connection"
                 self._raise_if_lost()
@@ -137,13 +174,15 @@ class Connection:
             self.close(0)
             raise
         self._raise_if_refused(self._connack)
+        self._connected_at = time.monotonic()
         if self.subscription is not None:
             client.subscribe(self.subscription, qos=1)
 
     def close(self, timeout_seconds: float, last_words: bytes = b"") -> None:
         """Ends the connection; with time, as one that says good-bye after ``last_words``, so that no will is sent."""
         client, self._client, tap = self._client, None, self._tap
-        self._connack = self._lost = self._tap = None
+        self._connack = self._lost = self._tap = self._connected_at = None
+        self._lost_reason = "connection_lost"
         self._incoming, self._rest, self.acks = Acknowledgements(), b"", []
         if client is None:
             return
@@ -246,24 +285,54 @@ class Connection:
         if not data:
             self._lost = self._lost or f"broker {self.place} closed the connection"
             return
+        self._take(client, tap, data)
+
+    def _take(self, client: paho.Client, tap: Tap, data: bytes) -> None:
         acks, others = self._incoming.take(data)
-        self.acks += acks
-        if others:
+        for ack in acks:
+            if ack[0] != SUBACK:
+                self.acks.append(ack)
+            elif ack[2] >= FAILURE:
+                telemetry.mqtt_subscription_refused(self.place, self.subscription or "", name_of(ack[2]))
+        ends = reason_in(others) if self._v5 else None
+        if ends is not None and ends >= FAILURE:  # not for paho, which knows none but the listed ones
+            if self._connected_at is None:
+                raise self._refused(ends)
+            self._closed_by_broker(ends)
+        elif others:
             tap.give(others)
-            while tap.holds_packets() and client.socket() is not None:
-                client.loop_read()
+            while tap.holds_packets() and client.socket() is not None and self._lost is None:
+                try:
+                    client.loop_read()
+                except Exception as error:  # noqa: BLE001 paho raises whatever it meets in a packet
+                    self._lost = f"broker {self.place} sent a packet that cannot be read: {error!r}"
 
     def _raise_if_lost(self) -> None:
-        if self._lost is not None:
-            raise NotConnected(self._lost, reason="connection_lost")
+        if self._lost is None:
+            return
+        if self._connected_at is not None:
+            brief = time.monotonic() - self._connected_at < _BRIEF_SECONDS
+            self._brief = self._brief + 1 if brief else 0
+            self._connected_at = None
+        text = self._lost
+        if self._lost_reason == TAKEN_OVER or (self._brief > 1 and self._lost_reason in CLOSED_BY_BROKER):
+            text = f"{text}: another client may use client_id {self.client_id!r}; set client_id to one of its own"
+        raise NotConnected(text, reason=self._lost_reason)
+
+    def _closed_by_broker(self, reason: int) -> None:
+        self._lost = f"connection to broker {self.place} closed by the broker: {name_of(reason)}"
+        self._lost_reason = label_of(reason)
 
     def _raise_if_refused(self, connack: ReasonCode) -> None:
         if connack.is_failure:
             self.close(0)
-            raise NotConnected(
-                f"broker {self.place} refused the connection: {connack} (user {self._options.username!r})",
-                reason="refused_connection",
-            )
+            raise self._refused(connack.value)
+
+    def _refused(self, reason: int) -> NotConnected:
+        return NotConnected(
+            f"broker {self.place} refused the connection: {name_of(reason)} (user {self._options.username!r})",
+            reason="refused_connection",
+        )
 
     # --- paho ----------------------------------------------------------------------------------------------------
 
@@ -279,10 +348,10 @@ class Connection:
             clean_session=None if self._v5 else True,
         )
         if websockets:
-            client.ws_set_options(path=self._url.path or "/mqtt")
+            client.ws_set_options(path=self._ws_path)
         if self._url.scheme in {"mqtts", "wss"}:
             try:
-                context = options.tls.context()
+                context = self._context()
                 context.sslsocket_class = _ClosingSocket
                 client.tls_set_context(context)
             except OSError as error:
@@ -307,6 +376,44 @@ class Connection:
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
         self._lost = f"connection to broker {self.place} lost: {reason}"
+
+    @property
+    def _ws_path(self) -> str:
+        return (self._url.path or "/mqtt") + (f"?{self._url.query}" if self._url.query else "")
+
+    def _context(self) -> ssl.SSLContext:
+        return self._options.tls.context()
+
+    def _try_upgrade(self, timeout_seconds: float) -> None:
+        """Asks for the websocket on a connection of its own: paho does not say why a server refuses, and leaves its
+        socket open then.
+
+        Raises:
+            NotConnected: the server does not upgrade.
+            OSError: it can't be reached.
+
+        """
+        arguments: dict[str, Any] = {"timeout": max(0.1, timeout_seconds)}
+        connection = (
+            http.client.HTTPSConnection(self._host, self._port, context=self._context(), **arguments)
+            if self._url.scheme == "wss"
+            else http.client.HTTPConnection(self._host, self._port, **arguments)
+        )
+        connection.response_class = FinalResponse
+        try:
+            connection.request("GET", self._ws_path, headers=_UPGRADE)
+            status = connection.getresponse().status
+        except http.client.HTTPException:
+            status = 0
+        finally:
+            connection.close()
+        if status == HTTPStatus.SWITCHING_PROTOCOLS:
+            return
+        answer = f": it answers {status}" if status else ""
+        remedy = "what it asks for in the query" if status in {401, 403} else "the path of the broker's websocket"
+        raise NotConnected(
+            f"{self.place} does not upgrade to a websocket{answer}; set url to {remedy}", reason="unreachable"
+        )
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):

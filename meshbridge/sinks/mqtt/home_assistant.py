@@ -20,9 +20,22 @@ STATUS_TOPIC = f"{_PREFIX}/status"
 BIRTH = b"online"
 
 
+TOPICS = f"{_PREFIX}/device/+/config"
+
+
 def topic(daemon: str, app: str) -> str:
     """Where the device of an app is announced."""
     return f"{_PREFIX}/device/{_object_id(daemon, app)}/config"
+
+
+def prefix(daemon: str) -> str:
+    """How the topics of all its apps begin, and of no other daemon: a daemon's name has no ``_``."""
+    return f"{_PREFIX}/device/meshbridge_{daemon}_"
+
+
+def discovery_first(topic: str) -> int:
+    """A key to sort by: what is cleared must be gone as a device before the topics that its entities read."""
+    return 0 if topic.startswith(f"{_PREFIX}/") else 1
 
 
 def _object_id(daemon: str, app: str) -> str:
@@ -55,40 +68,41 @@ def announcement(daemon: str, app: str, state_topic: str, figures_topic: str, av
     )
 
 
-# A template that gives None makes the value unknown.
+# A template that gives None makes the value unknown. An empty payload, which clears a topic, has no value_json.
 _COMPONENTS: dict[str, dict[str, Any]] = {
     "state": {
         "platform": "sensor",
         "name": "State",
         "device_class": "enum",
         "options": ["running", "stopped", "disabled"],
-        "value_template": "{{ value_json.state }}",
+        "value_template": "{{ value_json.state if value_json is defined else None }}",
     },
     "health": {
         "platform": "binary_sensor",
         "name": "Health",
         "device_class": "problem",
-        "value_template": "{{ None if value_json.health is none else 'OFF' if value_json.health == 0 else 'ON' }}",
+        "value_template": "{{ None if value_json is not defined or value_json.health is none else"
+        " 'OFF' if value_json.health == 0 else 'ON' }}",
     },
     "last_exit": {
         "platform": "sensor",
         "name": "Last exit",
         "device_class": "timestamp",
-        "value_template": "{{ None if value_json.exited_at is none else"
+        "value_template": "{{ None if value_json is not defined or value_json.exited_at is none else"
         " (value_json.exited_at | as_datetime).isoformat() }}",
     },
     "exit_code": {
         "platform": "sensor",
         "name": "Last exit code",
         "entity_category": "diagnostic",
-        "value_template": "{{ value_json.exit_code }}",
+        "value_template": "{{ value_json.exit_code if value_json is defined else None }}",
     },
     "starts": {
         "platform": "sensor",
         "name": "Starts",
         "entity_category": "diagnostic",
         "state_class": "total_increasing",
-        "value_template": "{{ value_json.starts }}",
+        "value_template": "{{ value_json.starts if value_json is defined else None }}",
     },
 }
 _FIGURES: dict[str, dict[str, Any]] = {
@@ -98,13 +112,13 @@ _FIGURES: dict[str, dict[str, Any]] = {
         "device_class": "data_size",
         "unit_of_measurement": "B",
         "state_class": "measurement",
-        "value_template": "{{ value_json.memory_bytes }}",
+        "value_template": "{{ value_json.memory_bytes if value_json is defined else None }}",
     },
     "cpu": {
         "platform": "sensor",
         "name": "CPU",
         "unit_of_measurement": "%",
         "state_class": "measurement",
-        "value_template": "{{ value_json.cpu_percent }}",
+        "value_template": "{{ value_json.cpu_percent if value_json is defined else None }}",
     },
 }

@@ -10,12 +10,24 @@ from collections.abc import Mapping, Sequence
 
 from meshbridge.model.events import Event
 from meshbridge.sinks.base import Refused
+from meshbridge.sinks.mqtt.answers import FAILURE
 
-__all__ = ["FAILURE", "PUBREC", "Acknowledgements", "Flight", "packed_properties", "publish", "pubrel", "topic_level"]
+__all__ = [
+    "FAILURE",
+    "PUBREC",
+    "SUBACK",
+    "Acknowledgements",
+    "Flight",
+    "packed_properties",
+    "publish",
+    "pubrel",
+    "reason_in",
+    "topic_level",
+]
 
 PUBACK, PUBREC, PUBCOMP = 4, 5, 7
+CONNACK, SUBACK, DISCONNECT = 2, 9, 14
 _ACKNOWLEDGEMENTS = frozenset({PUBACK, PUBREC, PUBCOMP})
-FAILURE = 0x80  # reason codes from here on are failures (2.4)
 _U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
 _PUBREL = b"\x62\x02"
@@ -95,6 +107,8 @@ class Acknowledgements:
                 (packet_id,) = _U16.unpack_from(buffer, start)
                 # Without a reason code it is 0, success (3.4.2.1); 3.1.1 has none.
                 acknowledgements.append((kind, packet_id, buffer[start + 2] if length > 2 else 0))  # noqa: PLR2004
+            elif kind == SUBACK and length > 2:  # noqa: PLR2004 paho knows none but the listed reason codes
+                acknowledgements.append((kind, _U16.unpack_from(buffer, start)[0], buffer[start + length - 1]))
             else:
                 others += buffer[position : start + length]
             position = start + length
@@ -102,7 +116,22 @@ class Acknowledgements:
         return acknowledgements, bytes(others)
 
 
-def _remaining_length(buffer: bytearray, position: int) -> tuple[int | None, int]:
+def reason_in(packets: bytes) -> int | None:
+    """The reason code of the first CONNACK or DISCONNECT in these whole packets of MQTT 5 (3.2.2, 3.14.2)."""
+    position = 0
+    while position < len(packets):
+        length, start = _remaining_length(packets, position + 1)
+        if length is None:
+            return None
+        kind = packets[position] >> 4
+        place = start + 1 if kind == CONNACK else start
+        if kind in {CONNACK, DISCONNECT} and place < min(start + length, len(packets)):
+            return packets[place]
+        position = start + length
+    return None
+
+
+def _remaining_length(buffer: bytes | bytearray, position: int) -> tuple[int | None, int]:
     """(the length, where what it measures begins); None while it is incomplete."""
     length = shift = 0
     for place in range(position, min(position + 4, len(buffer))):

@@ -9,25 +9,24 @@ its acknowledgements count for nobody's cursor.
 import contextlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import Field, field_validator, model_validator
 
 from meshbridge import telemetry
 from meshbridge.fields import Duration, Format, Size
-from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
+from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.memory import Memory, VolatileMemory
-from meshbridge.sinks.mqtt.connection import BrokerOptions, Connection, Will
-from meshbridge.sinks.mqtt.home_assistant import STATUS_TOPIC
+from meshbridge.sinks.mqtt import home_assistant
+from meshbridge.sinks.mqtt.answers import FAILURE, Meaning, label_of, meaning_of, name_of
+from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerOptions, Connection, Will
 from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
-    FAILURE,
     PUBREC,
     Flight,
     packed_properties,
@@ -35,7 +34,9 @@ from meshbridge.sinks.mqtt.publishing import (
     pubrel,
     topic_level,
 )
+from meshbridge.sinks.mqtt.retained import Retained
 from meshbridge.sinks.mqtt.states import OFFLINE, StateMessages, Topics
+from meshbridge.sinks.mqtt.suspects import Suspects
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
 from meshbridge.sinks.states import AppStates
@@ -47,19 +48,19 @@ _WINDOW = 256  # messages in flight, unless the broker wants fewer; more gains n
 # At QoS 2 a 3.1.1 broker can't say how many it takes, and mosquitto's default cuts off whoever sends more than this.
 _QOS_2_WINDOW = 20
 _FIRST_PACKET_ID, _LAST_PACKET_ID = 1000, 65535  # those below are paho's, for what it sends itself
-# MQTT 5, 3.4.2.1: what a broker may say to a PUBLISH. These will not change by themselves:
-_NEVER = frozenset({0x90, 0x95, 0x99})  # topic name invalid, packet too large, payload format invalid
 _MAX_TOPIC_BYTES = 65_535  # 1.5.4
 _MAX_PACKET_BYTES = 268_435_455  # 2.1.4
 _HEAD_BYTES = 16  # at most, of a PUBLISH: type, lengths, packet id (3.3.1)
 _PART_BYTES = 16  # more than the number of a part adds to an event's id
+_LEAST_OUTPUT_BYTES = 512  # of a part: what is not its text takes about as much
+_MAX_CONDEMNED = 1000
 _STATES_SHARE = 4  # retained messages have this part of the window at most, so that events always move
 _STATES_EVERY_SECONDS = 0.25  # while events flow: of an app that prints in each batch, the state is not asked each time
 _STATES_CONNECT_SECONDS = 2.0  # for the states of all apps; what is left goes out beside the events
 _STATES_IDLE_SECONDS = 0.05
 
 
-class MqttOptions(SinkOptions, BrokerOptions):
+class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
     """An MQTT broker."""
 
     type: Literal["mqtt"]
@@ -117,7 +118,17 @@ class MqttOptions(SinkOptions, BrokerOptions):
                 raise NotConnected(f"{place} retains nothing; set state_topics: false", reason="refused")
         finally:
             connection.close(timeout_seconds)
-        return Found(f"{place} lets this bridge in (MQTT {self.protocol})")
+        untried = f"the right to publish to {', '.join(self._topics_used())}"
+        return Found(f"{place} lets this bridge in (MQTT {self.protocol})", untried=untried)
+
+    def _topics_used(self) -> list[str]:
+        places = dict.fromkeys(("daemon", "app", "event"), "+")
+        topics = [self.topic.format(**places)]
+        if self.state_topics:
+            topics += Topics.beside(self.topic, "").patterns
+        if self.home_assistant:
+            topics.append(home_assistant.TOPICS)
+        return topics
 
     def build(self, name: str, state_directory: Path) -> "MqttSink":
         return MqttSink(self, name=name, directory=state_directory)
@@ -146,6 +157,12 @@ class MqttSink:
         self._states: StateMessages | None = None
         self._state_properties = packed_properties("application/json", {}) if self._v5 else b""
         self._states_due_at = 0.0  # monotonic seconds; while events flow
+        self._denied = DeniedPlaces(options)
+        self._suspects = Suspects()
+        self._output_limit: int | None = None  # of a STDOUT payload: what the broker's refusals have shown
+        self._state_limit: int | None = None  # of a retained packet, likewise: from here on none is sent
+        self._condemned: dict[str, str] = {}  # by event id: the broker closes the connection on them
+        self._refused_topics: set[str] = set()  # retained ones that the log has named
 
     def use_memory(self, memory: Memory) -> None:
         """See :class:`meshbridge.sinks.memory.Remembering`."""
@@ -166,14 +183,18 @@ class MqttSink:
         if options.state_topics:
             self._connection.will = Will(topics.bridge, OFFLINE)
         if options.home_assistant:
-            self._connection.subscription = STATUS_TOPIC
+            self._connection.subscription = home_assistant.STATUS_TOPIC
             self._connection.on_message = self._states.hear
 
     # --- the contract --------------------------------------------------------------------------------------------
 
     def connect(self, timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
-        self._connection.open(timeout_seconds)
+        try:
+            self._connection.open(timeout_seconds)
+        except NotConnected:
+            self._suspects.forget()
+            raise
         window = _QOS_2_WINDOW if self._options.qos == 2 else _WINDOW  # noqa: PLR2004 QoS 2
         self._window = min(window, self._connection.receive_maximum or window)
         self._largest_packet = min(self._connection.max_packet_bytes or _MAX_PACKET_BYTES, _MAX_PACKET_BYTES)
@@ -184,24 +205,50 @@ class MqttSink:
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
         self._connection.check()
         deadline = time.monotonic() + timeout_seconds
-        flight = Flight(len(batch))
-        try:
-            while flight.acknowledged < flight.end:
-                packets = self._next_packets(batch, flight)
-                if packets:
-                    self._connection.send(b"".join(packets), deadline)
-                if self._options.qos == 0:
-                    flight.handed_over()
-                elif flight.packets or not packets:
-                    self._wait(deadline, flight)
-            if flight.end < len(batch):
-                self._drain(deadline, flight)
-                raise flight.refused or self._refusal(batch[flight.end].event, flight)
-            if self._states is not None and time.monotonic() >= self._states_due_at:
+        done = 0
+        while done < len(batch):
+            rest = batch[done:] if done else batch
+            flight = Flight(len(rest))
+            try:
+                self._deliver(rest, flight, deadline)
+                refusal = None if flight.end == len(rest) else self._refusal(rest[flight.end].event, flight)
+            except NotConnected as lost:
+                refusal = self._loss(lost, rest, flight)
+            done += flight.acknowledged
+            if refusal is not None:
+                refusal.acknowledged = done
+                raise refusal
+        if self._states is not None and time.monotonic() >= self._states_due_at:
+            try:
                 self._publish_states(0.0)
-        except NotConnected as lost:
-            lost.acknowledged = flight.acknowledged
-            raise
+            except NotConnected as lost:
+                lost.acknowledged = done
+                raise
+
+    def _deliver(self, batch: Sequence[Envelope], flight: Flight, deadline: float) -> None:
+        """Sends until all are acknowledged, or one is refused and all before it are acknowledged.
+
+        Raises:
+            NotConnected: the connection is lost.
+
+        """
+        while flight.acknowledged < flight.end:
+            packets = self._next_packets(batch, flight)
+            if packets:
+                self._connection.send(b"".join(packets), deadline)
+            if self._options.qos == 0:
+                flight.handed_over()
+            elif flight.packets or flight.acknowledged < flight.end:
+                self._wait(deadline, flight)
+        if flight.end < len(batch):
+            self._drain(deadline, flight)
+        self._note_taken(batch, flight)
+
+    def _note_taken(self, batch: Sequence[Envelope], flight: Flight) -> None:
+        if self._suspects.careful or self._denied:
+            for envelope in batch[: flight.acknowledged]:
+                self._suspects.answered(envelope.event.id)
+                self._denied.allowed(self._topic_of(envelope.event))
 
     def idle(self) -> None:
         self._connection.check()
@@ -228,19 +275,17 @@ class MqttSink:
     def _next_packets(self, batch: Sequence[Envelope], flight: Flight) -> list[bytes]:
         """As many PUBLISH packets as the window has room for."""
         packets: list[bytes] = []
-        room = self._window
-        if self._states is not None and self._options.qos:
-            room -= self._states.retained.in_flight
         try:
-            while flight.sent < flight.end and len(flight.packets) < room:
+            while flight.sent < flight.end and len(flight.packets) < self._room(flight):
                 if flight.parts:
                     packets.append(self._packet(*flight.parts.popleft()))
                     flight.begin_part(self._packet_id)
                     continue
                 event = batch[flight.sent].event
+                self._see_whether_condemned(event)
                 payload = encode(event, self._options.format)
                 packet = self._packet(event, payload)
-                if len(payload) <= self._options.max_payload_bytes and len(packet) <= self._largest_packet:
+                if len(payload) <= self._payload_limit(event) and len(packet) <= self._largest_packet:
                     packets.append(packet)
                     flight.begin(self._packet_id)
                 else:
@@ -248,6 +293,25 @@ class MqttSink:
         except Refused as refused:
             flight.refuse(refused)  # told once those before it are safe
         return packets
+
+    def _see_whether_condemned(self, event: Event) -> None:
+        if condemned := self._condemned.get(event.id):
+            raise Refused(condemned, reason="hung_up")
+
+    def _room(self, flight: Flight) -> int:
+        """How many messages of events may be in flight."""
+        if not self._options.qos:
+            return self._window
+        beside = 0 if self._states is None else self._states.retained.in_flight
+        # The parts of an event go out one by one where their size is a guess: of one that is refused, and divided
+        # again, those before it have arrived, and none behind it.
+        guessing = bool(flight.parts) and self._output_limit is not None
+        return (1 if guessing or self._suspects.careful else self._window) - beside
+
+    def _payload_limit(self, event: Event) -> int:
+        if self._output_limit is not None and event.type is EventType.STDOUT:
+            return min(self._options.max_payload_bytes, self._output_limit)
+        return self._options.max_payload_bytes
 
     def _packet(self, event: Event, payload: bytes) -> bytes:
         """An event or a part of one as a PUBLISH, under the next packet id.
@@ -273,7 +337,7 @@ class MqttSink:
         beside = _HEAD_BYTES + len(self._topic(event.daemon, event.app, event.type.label))
         if self._v5:
             beside += len(self._properties(event)) + _PART_BYTES
-        limit = min(self._options.max_payload_bytes, self._largest_packet - beside)
+        limit = min(self._payload_limit(event), self._largest_packet - beside)
         return encoded_parts(event, limit, lambda part: encode(part, self._options.format))
 
     def _properties(self, event: Event) -> bytes:
@@ -295,15 +359,76 @@ class MqttSink:
     def _make_topic(self, daemon: str, app: str, event: str) -> bytes:
         return self._options.topic.format(daemon=topic_level(daemon), app=topic_level(app), event=event).encode()
 
-    def _refusal(self, event: Event, flight: Flight) -> SinkError:
+    def _topic_of(self, event: Event) -> str:
+        return self._topic(event.daemon, event.app, event.type.label).decode()
+
+    # --- refusals ------------------------------------------------------------------------------------------------
+
+    def _refusal(self, event: Event, flight: Flight) -> SinkError | None:
+        """What the broker's answer to the first event that it did not take means; None: it is to be divided."""
+        if len(flight.reasons) - flight.end == 1:  # it is a dead letter now, and sent again where that is retried
+            self._condemned.pop(event.id, None)
+        if flight.refused is not None:
+            return flight.refused
         reason = flight.reasons[flight.end]
         assert reason is not None
-        name = _reason_name(reason)
-        topic = self._topic(event.daemon, event.app, event.type.label).decode()
+        topic, name = self._topic_of(event), name_of(reason)
         message = f"broker {self._connection.place} refused event {event.id}: {name} (topic {topic})"
-        if reason in _NEVER:
-            return Refused(message, acknowledged=flight.acknowledged)
-        return Retry(message, acknowledged=flight.acknowledged, reason=name.lower().replace(" ", "_"))
+        match meaning_of(reason):
+            case Meaning.TOO_LARGE:
+                size = self._sent_bytes(event)
+                if self._divide_from_now_on(event, size):
+                    return None
+                return Refused(f"{message}: {size} bytes; set max_payload_bytes to what it takes", reason="too_large")
+            case Meaning.DENIED:
+                return self._denied.refusal(topic, message)
+            case Meaning.MESSAGE:
+                return Refused(message, reason=label_of(reason))
+        return Retry(message, reason=label_of(reason))
+
+    def _loss(self, lost: NotConnected, batch: Sequence[Envelope], flight: Flight) -> SinkError:
+        """What a lost connection means: mostly that, and where one message is to blame, the end of that message."""
+        self._note_taken(batch, flight)
+        events = {batch[place].event.id: batch[place].event for place in set(flight.packets.values())}
+        culprit = self._culprit(lost, events)
+        event = events.get(culprit or "")
+        if event is None:
+            return lost
+        size, topic = self._sent_bytes(event), self._topic_of(event)
+        message = (
+            f"broker {self._connection.place} closes the connection on event {event.id} (topic {topic}, {size} bytes)"
+        )
+        if self._divide_from_now_on(event, size):
+            return NotConnected(f"{message}: it is divided", reason=lost.reason)
+        message = f"{message}; set max_payload_bytes to what it takes, or allow the topic there"
+        if len(flight.reasons) - flight.acknowledged > 1:  # it is offered again, until it is alone
+            if len(self._condemned) >= _MAX_CONDEMNED:
+                self._condemned.clear()
+            self._condemned[event.id] = message
+        return Refused(message, reason="hung_up")
+
+    def _culprit(self, lost: NotConnected, events: Mapping[str, Event]) -> str | None:
+        """The message to blame for the end of the connection, once it is known. One that is retained is dealt with."""
+        if lost.reason not in CLOSED_BY_BROKER:
+            return None
+        retained = {} if self._states is None else self._states.retained.sizes_in_flight()
+        culprit = self._suspects.hung_up([*events, *retained])
+        if culprit in retained:
+            self._state_limit = retained[culprit]
+            self._name_refused_topic(culprit, f"the broker closes the connection on it ({retained[culprit]} bytes)")
+        return culprit
+
+    def _sent_bytes(self, event: Event) -> int:
+        """Of the largest payload that was sent for it."""
+        return min(len(encode(event, self._options.format)), self._payload_limit(event))
+
+    def _divide_from_now_on(self, event: Event, size: int) -> bool:
+        """Whether output is divided into smaller parts than the one that was refused."""
+        if event.type is not EventType.STDOUT or size // 2 < _LEAST_OUTPUT_BYTES:
+            return False
+        self._output_limit = size // 2
+        telemetry.output_limit_found(self._connection.place, size, self._output_limit)
+        return True
 
     # --- acknowledgements ----------------------------------------------------------------------------------------
 
@@ -352,9 +477,17 @@ class MqttSink:
         """
         assert self._states is not None
         self._states.gather()
-        retained, connection = self._states.retained, self._connection
-        room = max(1, self._window // _STATES_SHARE)
+        try:
+            self._send_states(self._states.retained, until)
+        except NotConnected as lost:
+            self._culprit(lost, {})
+            raise
+        self._states_due_at = time.monotonic() + _STATES_EVERY_SECONDS
+
+    def _send_states(self, retained: Retained, until: float) -> None:
+        connection = self._connection
         while True:
+            room = 1 if self._suspects.careful else max(1, self._window // _STATES_SHARE)
             acks, connection.acks = connection.acks, []
             for _, packet_id, reason in acks:
                 self._settle_state(packet_id, reason)
@@ -362,9 +495,12 @@ class MqttSink:
             for topic, payload in retained.take(room - retained.in_flight):
                 packet = self._retained(topic, payload)
                 if len(packet) > self._largest_packet:
-                    telemetry.mqtt_state_refused(connection.place, topic, f"larger than {self._largest_packet} bytes")
+                    self._name_refused_topic(topic, f"larger than {self._largest_packet} bytes")
                     continue
-                retained.sent(self._packet_id, topic)
+                if self._state_limit is not None and len(packet) >= self._state_limit:
+                    self._name_refused_topic(topic, f"as large as one that the broker refused ({len(packet)} bytes)")
+                    continue
+                retained.sent(self._packet_id, topic, len(packet))
                 packets.append(packet)
             if packets:
                 connection.offer(b"".join(packets))
@@ -372,7 +508,6 @@ class MqttSink:
                 break
             connection.pump(until)
             connection.check()
-        self._states_due_at = time.monotonic() + _STATES_EVERY_SECONDS
 
     def _retained(self, topic: str, payload: bytes) -> bytes:
         self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
@@ -382,9 +517,16 @@ class MqttSink:
         if self._states is None:
             return
         topic = self._states.retained.settle(packet_id, taken=reason < FAILURE)
-        if topic is not None and reason >= FAILURE:
-            telemetry.mqtt_state_refused(self._connection.place, topic, _reason_name(reason))
+        if topic is None:
+            return
+        self._suspects.answered(topic)
+        if reason >= FAILURE:
+            self._name_refused_topic(topic, name_of(reason))
+        elif self._refused_topics:
+            self._refused_topics.discard(topic)
 
-
-def _reason_name(reason: int) -> str:
-    return str(ReasonCode(PacketTypes.PUBACK, identifier=reason))
+    def _name_refused_topic(self, topic: str, why: str) -> None:
+        """In the log, once until it is taken."""
+        if topic not in self._refused_topics:
+            self._refused_topics.add(topic)
+            telemetry.mqtt_state_refused(self._connection.place, topic, why)

@@ -52,6 +52,12 @@ class Topics:
         return cls(prefix.strip("/") or "meshbridge", client_id)
 
     @property
+    def patterns(self) -> list[str]:
+        """Filters for all of them, of any bridge."""
+        levels = ("bridge/+/availability", "+/availability", "+/+/state", "+/+/figures")
+        return [f"{self.prefix}/{one}" for one in levels]
+
+    @property
     def bridge(self) -> str:
         return f"{self.prefix}/bridge/{topic_level(self.client_id)}/availability"
 
@@ -94,11 +100,13 @@ class StateMessages:
         self._daemons: Mapping[str, bool | None] = {}
         self._announcements: set[str] = set()  # the topics of Home Assistant's devices
         self._figures: Mapping[tuple[str, str], Figures] = {}
+        self._known = known
         self.retained = Retained(known)
 
     def begin(self) -> None:
         """A new connection: everything is to be told."""
         self._announcements.clear()
+        self._known.load()
         if self._states is not None and self._with_home_assistant:
             self._figures = self._states.figures()
         wanted: dict[str, bytes] = {}
@@ -112,37 +120,59 @@ class StateMessages:
                 else:
                     wanted[self._topics.daemon(daemon)] = ONLINE if up else OFFLINE
             for (daemon, app), text in self._states.everything().items():
-                wanted.update(self._messages(daemon, app, text))
-        self.retained.connected(wanted, left_alone)
+                messages = self._messages(daemon, app, text)
+                wanted.update(messages)
+                if home_assistant.topic(daemon, app) in messages:  # the last figures stand until there are new ones
+                    left_alone.append(self._topics.figures(daemon, app))
+        self.retained.connected(wanted, left_alone, home_assistant.discovery_first)
 
     def gather(self) -> None:
         """Takes in what has changed."""
         states = self._states
         if states is None:
             return
-        for (daemon, app), text in states.changes().items():
-            self._gather_app(daemon, app, {} if text is None else self._messages(daemon, app, text))
-        if self._with_home_assistant and (figures := states.figures()) is not self._figures:
-            self._figures = figures
-            for daemon, app in figures:
-                if home_assistant.topic(daemon, app) in self._announcements:
-                    self.retained.put(*self._figures_message(daemon, app))
         daemons = states.daemons()
+        for (daemon, app), text in states.changes().items():
+            if daemon not in daemons:
+                continue
+            self._gather_app(daemon, app, {} if text is None else self._messages(daemon, app, text))
+        if self._with_home_assistant:
+            self._gather_figures(states.figures())
         if daemons != self._daemons:
+            for daemon in self._daemons.keys() - daemons.keys():  # it has left the configuration
+                self._forget(daemon)
             self._daemons = daemons
             for daemon, up in daemons.items():
                 if up is not None:
                     self.retained.put(self._topics.daemon(daemon), ONLINE if up else OFFLINE)
 
+    def _gather_figures(self, figures: Mapping[tuple[str, str], Figures]) -> None:
+        if figures is self._figures:
+            return
+        self._figures = figures
+        for (daemon, app), found in figures.items():
+            if home_assistant.topic(daemon, app) in self._announcements:
+                self.retained.put(self._topics.figures(daemon, app), orjson.dumps(found._asdict()))
+
+    def _forget(self, daemon: str) -> None:
+        """Clears everything about a daemon: what the bridge no longer watches must not look as if it were."""
+        prefix, announced = f"{self._topics.daemon(daemon).rpartition('/')[0]}/", home_assistant.prefix(daemon)
+        topics = self.retained.topics(lambda topic: topic.startswith((prefix, announced)))
+        topics.discard(self._topics.bridge)  # below a daemon that is called bridge
+        for topic in sorted(topics, key=home_assistant.discovery_first):
+            self.retained.drop(topic)
+            self._announcements.discard(topic)
+
     def _gather_app(self, daemon: str, app: str, messages: Mapping[str, bytes]) -> None:
+        figures = self._topics.figures(daemon, app)  # the last ones stand until there are new ones
         for topic in (
+            home_assistant.topic(daemon, app),  # first: entities that are gone don't read an empty state
             self._topics.state(daemon, app),
-            self._topics.figures(daemon, app),
-            home_assistant.topic(daemon, app),
+            figures,
         ):
             if topic in messages:
                 self.retained.put(topic, messages[topic])
-            else:
+            elif topic != figures or home_assistant.topic(daemon, app) not in messages:
                 self.retained.drop(topic)
                 self._announcements.discard(topic)
 
@@ -161,12 +191,9 @@ class StateMessages:
         if self._with_home_assistant and state["starts"] is not None and not state["one_off"]:
             topic = home_assistant.topic(daemon, app)
             availability = (self._topics.bridge, self._topics.daemon(daemon))
-            figures_topic, figures = self._figures_message(daemon, app)
+            figures_topic, figures = self._topics.figures(daemon, app), self._figures.get((daemon, app))
             messages[topic] = home_assistant.announcement(daemon, app, state_topic, figures_topic, availability)
-            messages[figures_topic] = figures
+            if figures is not None or figures_topic not in self._known:  # what stands there is better than nothing
+                messages[figures_topic] = orjson.dumps((figures or _UNKNOWN)._asdict())
             self._announcements.add(topic)
         return messages
-
-    def _figures_message(self, daemon: str, app: str) -> tuple[str, bytes]:
-        figures = self._figures.get((daemon, app), _UNKNOWN)
-        return self._topics.figures(daemon, app), orjson.dumps(figures._asdict())
