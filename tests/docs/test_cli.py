@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tools.cli import PAGE, Example, examples, masked, site, updated
 from tools.manpage import commands
 
@@ -31,6 +33,7 @@ def test_options_in_the_text_exist() -> None:
         assert option in there | {"--help"}, option
 
 
+@pytest.mark.slow
 def test_the_examples_are_what_comes() -> None:
     with site() as here:
         assert updated(TEXT, here.run) == TEXT, "run `python -m tools.cli`, and look at what it changed"

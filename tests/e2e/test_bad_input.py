@@ -113,6 +113,11 @@ def test_a_port_in_use_is_said(tmp_path: Path, emulator: Emulator) -> None:
     assert "Traceback" not in done.stderr
 
 
+def slow(*values: Any) -> Any:
+    """A case that starts the program once more than `make test` has time for."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def _refusal(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     match name:
         case "password":
@@ -131,10 +136,10 @@ def _refusal(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     ("fault", "said"),
     [
         ("password", ["login as 'admin' refused: wrong password", "set username and password"]),
-        ("user", ["login as 'ghost' refused: no such user"]),
-        ("certificate", ["not trusted", "set tls.ca_file of the daemon to its ca.pem"]),
-        ("permission", ["lacks required permission 'app-subscribe'", "give the user a role with app-subscribe"]),
-        ("address", ["cannot connect to 127.0.0.1:", "Connection refused"]),
+        slow("user", ["login as 'ghost' refused: no such user"]),
+        slow("certificate", ["not trusted", "set tls.ca_file of the daemon to its ca.pem"]),
+        slow("permission", ["lacks required permission 'app-subscribe'", "give the user a role with app-subscribe"]),
+        slow("address", ["cannot connect to 127.0.0.1:", "Connection refused"]),
     ],
 )
 def test_a_daemon_that_refuses_is_explained_and_tried_again(

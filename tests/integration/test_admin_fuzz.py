@@ -31,6 +31,8 @@ from tests.integration.made_up_daemon import MadeUpDaemon
 from tests.support import envelopes, make_event
 
 ADMIN = {"Authorization": f"Bearer {SECRETS[Scope.ADMIN]}"}
+pytestmark = pytest.mark.slow
+
 _PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 _OPERATIONS = re.findall(r"^\| `([A-Z]+ \S+)` \|", _PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 _EXAMPLES = 15  # calls made up for each operation
