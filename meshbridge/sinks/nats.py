@@ -385,7 +385,9 @@ class NatsSink:
         return bytes(_head_bytes(self._headers(event))) + encode(event, self._options.format)
 
     def _headers(self, event: Event) -> dict[str, str]:
-        headers = {"Nats-Msg-Id": event.id}
+        # A reconciled event's id has the app's name, and a header ends with its line.
+        plain = event.id.isascii() and event.id.isprintable()
+        headers = {"Nats-Msg-Id": event.id if plain else quote(event.id, safe=_PLAIN)}
         if self._options.stream is not None:
             headers["Nats-Expected-Stream"] = self._options.stream
         if self._options.format is not Format.BINARY:
@@ -471,12 +473,17 @@ class _Flight:
         self._failed = self._failed or error
 
 
+_MAX_MESSAGE_BYTES = 1024 * 1024  # what comes back are acknowledgements of a few hundred bytes
+
+
 class _PlainConnection(Exception):  # noqa: N818 the name is what happened
     """The server did not ask for TLS where the settings do."""
 
 
 def _new_client(secure: bool) -> "Client":
     from nats.aio.client import Client  # noqa: PLC0415 only where the extra is there
+    from nats.errors import ProtocolError  # noqa: PLC0415
+    from nats.protocol.parser import Parser  # noqa: PLC0415
 
     class SecureClient(Client):
         """Asked for TLS, the library goes on without where the server (or who stands between) doesn't ask for it."""
@@ -486,7 +493,17 @@ def _new_client(secure: bool) -> "Client":
                 raise _PlainConnection
             await super()._process_info(info, initial_connection)
 
-    return SecureClient() if secure else Client()
+    class BoundedParser(Parser):
+        """A server may announce gigabytes, which the library would gather."""
+
+        async def parse(self, data: bytes = b"") -> None:
+            await super().parse(data)
+            if max(self.needed, self.header_needed) > _MAX_MESSAGE_BYTES:
+                raise ProtocolError
+
+    client = SecureClient() if secure else Client()
+    client._ps = BoundedParser(client)  # noqa: SLF001 the library has no limit of its own
+    return client
 
 
 class _Denied(NamedTuple):

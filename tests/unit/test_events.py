@@ -146,3 +146,83 @@ def test_the_numbers_of_event_types_never_change() -> None:
         "REMOVED": 6,
         "GAP": 7,
     }
+
+
+# --- a daemon that is not to be trusted ------------------------------------------------------------------------------
+
+DATA = b'{"finished":false,"output":"line 1\\n","position":10}'
+FORGERIES = {
+    "a key between": DATA + b',"id":"honest/1/666"',
+    "two keys": DATA + b',"id":"honest/1/666","source":"appmesh://honest"',
+    "a key of the event": DATA + b',"sequence":{"a":1}',
+    "data again": b'{"output":"a","position":1},"data":' + DATA,
+    "a key in other letters": DATA + b',"\\u0069d":"honest/1/666"',
+    "a line": b'{"finished":false,\n"output":"line 1","position":10}',
+    "a carriage return": b'{"finished":false,\r"output":"line 1","position":10}',
+    "braces in the text": b'{"finished":false,"output":"}","position":10},"id":"x"',
+}
+
+
+@pytest.mark.parametrize("written", FORGERIES.values(), ids=FORGERIES.keys())
+def test_an_event_brings_no_attribute_and_no_line_of_its_own(written: bytes) -> None:
+    body = push_body(1).replace(DATA, written)
+    assert body != push_body(1)
+    try:
+        event = decode_push("node-a", "1", body, 1.0, {}, subscription="8yJmRcYk2ZN")
+    except PushError:
+        return
+    shown = cloudevent(event)
+    assert b"\n" not in shown + raw(event)
+    assert b"\r" not in shown + raw(event)
+    pairs = orjson.loads(shown)
+    assert (pairs["id"], pairs["source"], pairs["data"]) == (
+        "node-a/1/1",
+        "appmesh://node-a",
+        orjson.loads(body)["data"],
+    )
+    assert set(pairs) == {*cloudevent_attributes(event), "data"}
+    assert shown.count(b'"data":') == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sequence": 2**63},
+        {"sequence": -1},
+        {"sequence": True},
+        {"sequence": 1.0},
+        {"timestamp": 1e12},
+        {"timestamp": -1e12},
+        {"timestamp": 1e300},
+        {"timestamp": "5"},
+        {"timestamp": None},
+        {"app_name": {"a": 1}},
+        {"app_name": ""},
+        {"app_name": "@daemon"},
+        {"app_name": "a" * 70_000},
+        {"subscription_id": "another"},
+        {"subscription_id": None},
+        {"event_type": ["START"]},
+        {"data": [1]},
+        {"data": "text"},
+        {"data": {"output": 5, "position": 1}},
+        {"data": {"output": "x", "position": -1}},
+        {"data": {"output": "x", "position": 2**63}},
+        {"more": 1},
+    ],
+)
+def test_what_no_event_can_be_is_refused(changed: dict[str, object]) -> None:
+    body = orjson.dumps(orjson.loads(push_body(1)) | changed)
+    with pytest.raises(PushError) as refused:
+        decode_push("node-a", "1", body, 1.0, {}, subscription="8yJmRcYk2ZN")
+    assert len(str(refused.value)) < 300
+
+
+def test_a_large_message_must_be_one_long_text() -> None:
+    output = "x" * 1_300_000
+    body = push_body(1, data={"finished": False, "output": output, "position": 0})
+    assert decode_push("node-a", "1", body, 1.0, {}).span == (0, len(output))
+    with pytest.raises(PushError, match="more than one long text"):
+        decode_push("node-a", "1", push_body(1, "EXIT", data={"a": [{}] * 200_000}), 1.0, {})
+    with pytest.raises(PushError, match="at most 8388608"):
+        decode_push("node-a", "1", push_body(1, data={"output": "x" * 9_000_000, "position": 0}), 1.0, {})

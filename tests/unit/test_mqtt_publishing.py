@@ -17,9 +17,12 @@ from meshbridge.sinks.mqtt.publishing import (
     FAILURE,
     Acknowledgements,
     Flight,
+    PacketError,
+    as_text,
     packed_properties,
     publish,
     pubrel,
+    topic_level,
     varint,
 )
 from tests.support import make_event
@@ -166,3 +169,24 @@ def test_an_event_is_acknowledged_with_its_last_part_and_only_behind_acknowledge
         assert (flight.acknowledged, flight.end) == (min(front, end), end)
         if end < len(parts):
             assert flight.reasons[end] == 0x97
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x20" + varint(2_000_000),
+        b"\x30" + varint(268_435_455),
+        b"\x90" + varint(100_000) + b"\0" * 10,
+        b"\x40\xff\xff\xff\xff\xff",
+    ],
+    ids=["connack", "publish", "suback", "length"],
+)
+def test_a_packet_that_no_broker_has_reason_to_send_is_refused_before_it_is_gathered(data: bytes) -> None:
+    with pytest.raises(PacketError):
+        Acknowledgements().take(data)
+
+
+def test_what_brokers_end_a_connection_for_is_replaced() -> None:
+    assert as_text("a\0b\x1b\x85\ufdd0\uffff\U0010fffe") == "a\ufffdb" + "\ufffd" * 5
+    assert as_text("plain äö/€") == "plain äö/€"
+    assert topic_level("a\n/b\ufffe") == "a__b_"

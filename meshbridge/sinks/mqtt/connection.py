@@ -26,7 +26,7 @@ from meshbridge.fields import Duration, SecretFiles, Tls
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
 from meshbridge.sinks.mqtt.paho_socket import Tap
-from meshbridge.sinks.mqtt.publishing import SUBACK, Acknowledgements, reason_in
+from meshbridge.sinks.mqtt.publishing import SUBACK, Acknowledgements, PacketError, reason_in
 from meshbridge.sinks.options import secret_of
 
 __all__ = ["CLOSED_BY_BROKER", "BrokerOptions", "Connection", "Will"]
@@ -288,7 +288,11 @@ class Connection:
         self._take(client, tap, data)
 
     def _take(self, client: paho.Client, tap: Tap, data: bytes) -> None:
-        acks, others = self._incoming.take(data)
+        try:
+            acks, others = self._incoming.take(data)
+        except PacketError as error:
+            self._lost = f"broker {self.place} sent {error}"
+            return
         for ack in acks:
             if ack[0] != SUBACK:
                 self.acks.append(ack)

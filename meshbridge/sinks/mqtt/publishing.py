@@ -4,6 +4,7 @@ paho-mqtt keeps the connection; what is sent and received for each event is enco
 some twenty objects for each, and makes four system calls where one serves a whole window.
 """
 
+import re
 import struct
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ __all__ = [
     "SUBACK",
     "Acknowledgements",
     "Flight",
+    "PacketError",
+    "as_text",
     "packed_properties",
     "publish",
     "pubrel",
@@ -27,6 +30,13 @@ __all__ = [
 
 PUBACK, PUBREC, PUBCOMP = 4, 5, 7
 CONNACK, SUBACK, DISCONNECT = 2, 9, 14
+# What brokers close the connection for (1.5.4): controls, and code points that are no characters.
+_NO_TEXT = "\x00-\x1f\x7f-\x9f\ufdd0-\ufdef" + "".join(
+    chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
+)
+_FORBIDDEN = re.compile(f"[{_NO_TEXT}]")
+_NOT_IN_LEVELS = re.compile(f"[/+#{_NO_TEXT}]")
+_REPLACEMENT = "\ufffd"
 _ACKNOWLEDGEMENTS = frozenset({PUBACK, PUBREC, PUBCOMP})
 _U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
@@ -61,7 +71,12 @@ def packed_properties(content_type: str, user: Mapping[str, str], expiry_seconds
 
 def topic_level(name: str) -> str:
     """A name as one level of a topic: separators, wildcards and control characters become ``_``."""
-    return "".join("_" if char in "/+#" or ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 else char for char in name)  # noqa: PLR2004
+    return _NOT_IN_LEVELS.sub("_", name)
+
+
+def as_text(value: str) -> str:
+    """``value`` without what brokers end a connection for."""
+    return value if value.isprintable() else _FORBIDDEN.sub(_REPLACEMENT, value)
 
 
 def utf8(text: str) -> bytes:
@@ -82,6 +97,16 @@ def varint(value: int) -> bytes:
             return bytes(encoded)
 
 
+_PUBLISH = 3
+_MAX_PUBLISH_BYTES = 8 * 1024 * 1024  # what is subscribed to are commands and birth messages, far smaller
+_MAX_PACKET_BYTES = 16 * 1024  # CONNACK, SUBACK and the rest: paho takes seconds for megabytes of user properties
+_MAX_LENGTH_BYTES = 4  # of the length itself (MQTT 5, 1.5.5)
+
+
+class PacketError(ValueError):
+    """The broker sends something that is no packet, or a larger one than a broker has reason to send."""
+
+
 class Acknowledgements:
     """Takes received bytes apart: acknowledgements of publishing here, all other packets as they are for paho."""
 
@@ -92,6 +117,10 @@ class Acknowledgements:
         """((packet type, packet id, reason code) of each acknowledgement, the bytes of all other packets).
 
         An incomplete packet waits for the rest of it.
+
+        Raises:
+            PacketError: a packet is too large, or its length is malformed.
+
         """
         buffer = self._buffer
         buffer += data
@@ -100,9 +129,15 @@ class Acknowledgements:
         position, end = 0, len(buffer)
         while position < end:
             length, start = _remaining_length(buffer, position + 1)
-            if length is None or start + length > end:
-                break
             kind = buffer[position] >> 4
+            if length is None:
+                if end - position > _MAX_LENGTH_BYTES:
+                    raise PacketError("a packet whose length is malformed")
+                break
+            if length > (_MAX_PUBLISH_BYTES if kind == _PUBLISH else _MAX_PACKET_BYTES):
+                raise PacketError(f"a packet of type {kind} and {length} bytes")
+            if start + length > end:
+                break
             if kind in _ACKNOWLEDGEMENTS and length >= 2:  # noqa: PLR2004 the packet id
                 (packet_id,) = _U16.unpack_from(buffer, start)
                 # Without a reason code it is 0, success (3.4.2.1); 3.1.1 has none.

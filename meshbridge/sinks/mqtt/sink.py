@@ -29,6 +29,7 @@ from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
     PUBREC,
     Flight,
+    as_text,
     packed_properties,
     publish,
     pubrel,
@@ -342,7 +343,8 @@ class MqttSink:
 
     def _properties(self, event: Event) -> bytes:
         user = self._named(event)
-        return packed_properties(user.pop(_CONTENT_TYPE), user, self._expiry)
+        content_type = user.pop(_CONTENT_TYPE)
+        return packed_properties(content_type, {name: as_text(value) for name, value in user.items()}, self._expiry)
 
     def _named(self, event: Event) -> dict[str, str]:
         """The content type, and the user properties, which in binary mode are the attributes."""
