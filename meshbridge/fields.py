@@ -42,6 +42,7 @@ __all__ = [
     "parse_duration",
     "parse_size",
     "read_secret_file",
+    "strict_certificate_hint",
 ]
 
 EVENT_NAMES = ("start", "exit", "stdout", "health", "status", "removed", "gap")
@@ -263,6 +264,20 @@ class SecretFiles(Options):
 
 
 # --- shared fragments ----------------------------------------------------------------------------------------------
+
+
+# OpenSSL's codes (x509_vfy.h) for certificates against RFC 5280, which Python checks from 3.13 on.
+_STRICT_CODES = range(79, 95)
+
+
+def strict_certificate_hint(error: ssl.SSLCertVerificationError) -> str | None:
+    """What to do about a certificate whose form alone is wrong; None where that is not the cause."""
+    if error.verify_code not in _STRICT_CODES:
+        return None
+    return (
+        "issue the certificate again: Python 3.13 and newer refuse one that is not as RFC 5280 requires (a CA: "
+        "keyUsage with keyCertSign, critical basicConstraints, subjectKeyIdentifier); ca_file is not the cause"
+    )
 
 
 class Tls(SecretFiles):

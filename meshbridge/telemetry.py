@@ -9,6 +9,7 @@ from the parts' status values when scraped, in ``meshbridge.exporter``.
 
 import io
 import logging
+import os
 import platform
 import sys
 import threading
@@ -152,8 +153,9 @@ def configure_logging(level: str = "info", form: str = "text", stream: IO[str] |
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
+    formatter = structlog.stdlib.ProcessorFormatter if not for_journal(stream) else _JournalFormatter
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        formatter(
             foreign_pre_chain=[*shared, _foreign_made_harmless],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
@@ -165,6 +167,22 @@ def configure_logging(level: str = "info", form: str = "text", stream: IO[str] |
     root.setLevel(level.upper())
     for noisy in ("apscheduler", "urllib3", "websocket", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+
+def for_journal(stream: IO[str]) -> bool:
+    """Whether systemd reads the stream, and so takes a priority from the beginning of each line (sd-daemon(3))."""
+    return bool(os.environ.get("JOURNAL_STREAM")) and not stream.isatty()
+
+
+class _JournalFormatter(structlog.stdlib.ProcessorFormatter):
+    """``<4>`` before each line, so that ``journalctl --priority`` finds it; lines of a traceback, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
 
 
 def _keep(_logger: Any, _name: str, fields: Any) -> Any:
@@ -235,6 +253,14 @@ def settings_reloaded(**facts: object) -> None:
     _reload_success.set(time.time())
     _reload_successful.set(1)
     log.info("configuration reloaded", **{key: value for key, value in facts.items() if value})
+
+
+def secret_file_unused(path: str) -> None:
+    log.warning(
+        "secret file not used: its daemon or sink is not in the configuration",
+        path=path,
+        hint="remove the file, or correct its name",
+    )
 
 
 def settings_refused(problems: Sequence[str]) -> None:

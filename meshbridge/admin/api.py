@@ -59,9 +59,10 @@ def control_api(bridge: "Bridge", options: "AdminOptions") -> Api:
 
     def build() -> "FastAPI":
         from meshbridge.admin.application import new_application  # noqa: PLC0415 at the first request, not at the start
-        from meshbridge.admin.auth import socket_auth  # noqa: PLC0415
+        from meshbridge.admin.auth import command_auth, socket_auth  # noqa: PLC0415
 
-        return new_application(bridge, socket_auth, options)
+        authenticate = socket_auth if bridge.configuration is None else command_auth(bridge.configuration)
+        return new_application(bridge, authenticate, options)
 
     return Api(build)
 

@@ -4,7 +4,9 @@ import ipaddress
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Security
 from fastapi.openapi.models import HTTPBearer
@@ -12,10 +14,11 @@ from fastapi.security.base import SecurityBase
 
 from meshbridge import telemetry
 from meshbridge.admin.options import Scope, Token
+from meshbridge.admin.paths import CONFIGURATION_HEADER, ENVIRONMENT_ALONE
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.tokens import FailureLimit, owner_of
 
-__all__ = ["Authenticate", "Scope", "needs", "peer_of", "socket_auth", "token_auth"]
+__all__ = ["Authenticate", "Scope", "command_auth", "needs", "peer_of", "socket_auth", "token_auth"]
 
 _IPV6_NETWORK = 64  # bits that an attacker has a whole network of
 
@@ -25,8 +28,34 @@ Authenticate = Callable[[Request, Scope], None]
 
 
 def socket_auth(request: Request, _scope: Scope) -> None:
-    """Of the control socket: whoever can open it is its owner."""
+    """Of the control socket: those who can open it (its user, its group, root) have every scope."""
     request.state.caller, request.state.scope = "control", Scope.ADMIN
+
+
+def command_auth(configuration: str) -> Authenticate:
+    """As :func:`socket_auth`, but refuses a command that was given another configuration than this bridge."""
+
+    def authenticate(request: Request, scope: Scope) -> None:
+        given = unquote(request.headers.get(CONFIGURATION_HEADER, ""))
+        if given and not _same_file(given, configuration):
+            mine = "the environment alone" if configuration == ENVIRONMENT_ALONE else configuration
+            raise Problem(
+                HTTPStatus.CONFLICT,
+                f"the bridge that runs on this journal has the configuration {mine}, not {given}: use --config of the "
+                f"bridge that you mean, and set journal.path to a directory of its own in each",
+                found=given,
+                allowed=[configuration],
+            )
+        socket_auth(request, scope)
+
+    return authenticate
+
+
+def _same_file(given: str, own: str) -> bool:
+    try:
+        return given == own or Path(given).samefile(own)
+    except OSError:
+        return False
 
 
 def token_auth(tokens: Callable[[], Sequence[Token]], *, clock: Callable[[], float] = time.monotonic) -> Authenticate:

@@ -26,6 +26,7 @@ class BridgeStatus:
     """The bridge as a whole."""
 
     version: str
+    configuration: str | None
     daemons: list[LinkStatus]
     sinks: list[SinkStatus]
     journal: JournalStatus
@@ -73,6 +74,7 @@ def get_bridge(bridge: TheBridge) -> BridgeStatus:
     """The bridge as a whole."""
     return BridgeStatus(
         version=meshbridge.__version__,
+        configuration=bridge.configuration,
         daemons=list(bridge.links()),
         sinks=[sink.status() for sink in bridge.sinks()],
         journal=bridge.journal.status(),

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-from meshbridge.admin.paths import CONTROL_SOCKET
+from meshbridge.admin.paths import CONFIGURATION_HEADER, CONTROL_SOCKET
 from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.web.unix import short_path
 
@@ -37,9 +37,11 @@ class RefusedError(Exception):
 class Client:
     """One exchange at a time, each on a connection of its own. Paths are whole: ``/api/v1/bridge/sinks``."""
 
-    def __init__(self, directory: Path, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, directory: Path, timeout_seconds: float = 60.0, configuration: Path | None = None) -> None:
+        """``configuration``: the file whose bridge is meant; another one refuses. None: any."""
         self._directory = directory
         self._timeout = timeout_seconds
+        self._meant = {} if configuration is None else {CONFIGURATION_HEADER: quote(str(configuration.absolute()))}
 
     def peer_pid(self) -> int:
         """The process that serves the socket; raises as the others do."""
@@ -71,7 +73,7 @@ class Client:
         connection = _Connection(self._directory, self._timeout)
         try:
             with self._translated():
-                connection.request("GET", _with(path, query), headers=dict(headers or {}))
+                connection.request("GET", _with(path, query), headers={**self._meant, **(headers or {})})
             response = connection.getresponse()
             if response.status >= HTTPStatus.BAD_REQUEST:
                 with contextlib.suppress(ValueError):
@@ -98,7 +100,7 @@ class Client:
         connection = _Connection(self._directory, self._timeout)
         try:
             content = None if body is None else json.dumps(body)
-            headers = {} if body is None else {"Content-Type": "application/json"}
+            headers = self._meant if body is None else self._meant | {"Content-Type": "application/json"}
             with self._translated():
                 connection.request(method, path, content, headers)
             response = connection.getresponse()

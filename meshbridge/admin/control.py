@@ -1,4 +1,4 @@
-"""The control socket: the API on a unix socket that only its owner can open."""
+"""The control socket: the API on a unix socket that the bridge's user and group can open, and root."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class ControlSocket:
             OSError: the directory takes no socket.
 
         """
-        listener = listen_unix(self._path, 0o600, _LIMITS.connections)
+        listener = listen_unix(self._path, 0o660, _LIMITS.connections)
         self._served = Served(self._api, listener, "control", _LIMITS)
         self._served.start()
 

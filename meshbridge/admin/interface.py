@@ -69,3 +69,5 @@ class Bridge:
     reload: Callable[[], dict[str, Any]]
     """Puts changed settings in force and says what it did. Raises ReloadRefusedError."""
     client: Clients
+    configuration: str | None = None
+    """The absolute path of the bridge's configuration file, or ENVIRONMENT_ALONE; None: not known."""

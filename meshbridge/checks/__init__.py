@@ -19,14 +19,15 @@ import meshbridge
 from meshbridge.checks.certificates import check_client_certificate
 from meshbridge.checks.daemon import try_daemon
 from meshbridge.checks.destinations import check_sink
-from meshbridge.checks.host import RunningBridge, check_file, check_journal, check_running
+from meshbridge.checks.host import RunningBridge, User, check_file, check_journal, check_running
 from meshbridge.checks.listeners import check_listeners
-from meshbridge.checks.secrets import check_secret_files
+from meshbridge.checks.secrets import check_leftovers, check_secret_files
 from meshbridge.config.load import Settings
 from meshbridge.link import DaemonOptions
 from meshbridge.model.status import Grade, Verdict
+from meshbridge.sinks.file import FileOptions
 
-__all__ = ["check_all", "check_file", "report", "worst"]
+__all__ = ["check_all", "check_file", "check_leftovers", "report", "worst"]
 
 _AT_ONCE = 16  # parts; each takes seconds where somebody is silent
 
@@ -36,15 +37,21 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
     yield check_file(settings, file)
     running = RunningBridge.find(settings.journal.path)
     if running is not None:
-        yield check_running(running)
+        yield check_running(running, file)
+    user = User.of_bridge(settings.journal.path)
     parts: list[Callable[[], Iterable[Verdict]]] = [
-        partial(check_journal, settings.journal, running),
-        partial(check_listeners, settings, running),
+        partial(_as, user, partial(check_journal, settings.journal, running)),
+        partial(_as, user, partial(check_listeners, settings, running)),
         *(partial(_check_daemon, name, options) for name, options in settings.daemons.items()),
-        *(partial(_check_sink, name, options) for name, options in settings.sinks.items()),
+        *(partial(_check_sink, name, options, user) for name, options in settings.sinks.items()),
     ]
     with ThreadPoolExecutor(min(_AT_ONCE, len(parts)), thread_name_prefix="check") as pool:
         yield from itertools.chain.from_iterable(pool.map(lambda part: list(part()), parts))
+
+
+def _as(user: User, part: Callable[[], Iterable[Verdict]]) -> list[Verdict]:
+    with user.rights():
+        return list(part())
 
 
 def _check_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
@@ -53,10 +60,13 @@ def _check_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
     yield from try_daemon(name, options)
 
 
-def _check_sink(name: str, options: Any) -> Iterator[Verdict]:
+def _check_sink(name: str, options: Any, user: User) -> Iterator[Verdict]:
     yield from check_secret_files(f"sink {name}", options)
     yield from check_client_certificate(f"sink {name}", getattr(options, "tls", None))
-    yield from check_sink(name, options)
+    if isinstance(options, FileOptions):
+        yield from _as(user, partial(check_sink, name, options))
+    else:
+        yield from check_sink(name, options)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Grade:

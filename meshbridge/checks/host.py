@@ -1,6 +1,7 @@
 """What stands on this host: the configuration's file, and the journal's directory."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import stat
@@ -17,7 +18,7 @@ from meshbridge.journal import JournalError, JournalOptions
 from meshbridge.journal.lock import refuse_others
 from meshbridge.model.status import Grade, Verdict
 
-__all__ = ["RunningBridge", "check_file", "check_journal", "check_running", "counted"]
+__all__ = ["RunningBridge", "User", "check_file", "check_journal", "check_running", "counted"]
 
 _ASK_SECONDS = 5.0
 _LEAST_FREE_BYTES = 64 * 2**20  # under that a journal stands still with the first burst of output
@@ -32,6 +33,7 @@ class RunningBridge:
     pid: int
     journal: Mapping[str, Any]
     version: str = meshbridge.__version__
+    configuration: str | None = None
 
     @classmethod
     def find(cls, directory: Path) -> Self | None:
@@ -39,13 +41,62 @@ class RunningBridge:
         client = Client(directory, _ASK_SECONDS)
         try:
             told = client.get("/api/v1/bridge")
-            return cls(client.peer_pid(), told["journal"], told["version"])
+            return cls(client.peer_pid(), told["journal"], told["version"], told.get("configuration"))
         except (NotRunningError, RefusedError, OSError, KeyError, TypeError):
             return None
 
+    def runs_another(self, file: Path | None) -> bool:
+        """Whether it has another configuration than ``file``."""
+        if file is None or self.configuration is None:
+            return False
+        try:
+            return not file.samefile(self.configuration)
+        except OSError:
+            return str(file.absolute()) != self.configuration
 
-def check_running(running: RunningBridge) -> Verdict:
-    """Whether it is of this program's version: settings that this one takes may be others to it."""
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom the bridge runs as. Root looks at files and sockets with the rights of that user, not with its own."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def of_bridge(cls, journal: Path) -> Self:
+        """The owner of the journal, where root looks; else the user who looks."""
+        with contextlib.suppress(OSError):
+            status = journal.stat()
+            if os.geteuid() == 0 and stat.S_ISDIR(status.st_mode):
+                return cls(status.st_uid, status.st_gid)
+        return cls(os.geteuid(), os.getegid())
+
+    @contextlib.contextmanager
+    def rights(self) -> Iterator[None]:
+        """For files and sockets, in this thread alone (setfsuid(2)): other threads keep theirs."""
+        if self.uid == os.geteuid():
+            yield
+            return
+        libc = ctypes.CDLL(None)
+        libc.setfsgid(self.gid)
+        libc.setfsuid(self.uid)
+        try:
+            yield
+        finally:
+            libc.setfsuid(os.geteuid())
+            libc.setfsgid(os.getegid())
+
+
+def check_running(running: RunningBridge, file: Path | None = None) -> Verdict:
+    """Whether it has this configuration, and is of this version: another one may take other settings."""
+    if running.runs_another(file):
+        return Verdict(
+            "bridge",
+            "configuration",
+            Grade.FAILED,
+            f"the bridge on this journal (process {running.pid}) has the configuration {running.configuration}",
+            f"set journal.path in {file} to a directory of its own, or use --config {running.configuration}",
+        )
     text = f"version {running.version} runs (process {running.pid})"
     if running.version == meshbridge.__version__:
         return Verdict("bridge", "version", Grade.OK, text)
@@ -93,7 +144,7 @@ def check_journal(options: JournalOptions, running: RunningBridge | None) -> Ite
 
 
 def _rights(subject: str, directory: Path, present: Path, running: RunningBridge | None) -> Verdict:
-    user = os.geteuid()
+    user = User.of_bridge(directory).uid
     if denied := _denied(directory, present, user):
         remedy = f"make {directory} a directory of user {user} (chown -R), or set journal.path to another"
         return Verdict(subject, "rights", Grade.FAILED, denied, remedy)

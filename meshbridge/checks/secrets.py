@@ -1,6 +1,6 @@
 """Files of secrets: one verdict on each that cannot be used, or that looks wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from meshbridge.fields import SecretFileError, SecretFiles, doubts_about
 from meshbridge.model.status import Grade, Verdict
 
-__all__ = ["check_secret_files"]
+__all__ = ["check_leftovers", "check_secret_files"]
 
 
 def check_secret_files(subject: str, options: BaseModel) -> Iterator[Verdict]:
@@ -23,6 +23,13 @@ def check_secret_files(subject: str, options: BaseModel) -> Iterator[Verdict]:
         if doubts:
             remedy = f"chmod o-r {path}" if len(doubts) == 1 and "can read it" in doubts[0] else f"write {path} again"
             yield Verdict(subject, key, Grade.WARNING, f"{key} {path}: {'; '.join(doubts)}", remedy)
+
+
+def check_leftovers(files: Iterable[Path]) -> Iterator[Verdict]:
+    """Of files whose daemon or sink is not in the configuration."""
+    for file in files:
+        said = f"{file} is not used: its daemon or sink is not in the configuration"
+        yield Verdict("configuration", "secrets", Grade.WARNING, said, "remove the file, or correct its name")
 
 
 def _secret_files(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:

@@ -5,6 +5,7 @@ needs is imported when it runs: ``version`` and ``--help`` answer at once. ``out
 holds the options that many commands have.
 """
 
+import sys
 from typing import Annotated
 
 import typer
@@ -99,5 +100,7 @@ app.command(rich_help_panel=_TRYING)(emulation.emulate)
 def main() -> None:
     """Entry point of the console script."""
     completion_scripts.answer_completion()
+    if sys.stderr is None or not sys.stderr.isatty():
+        app.rich_markup_mode = None  # in a journal or a script an error is a line, not a box of 80 columns
     with output.brought_out():
         app()

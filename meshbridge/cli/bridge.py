@@ -14,13 +14,15 @@ import typer
 import meshbridge
 from meshbridge.cli.control import speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
-from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
+from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, fail
 
 if TYPE_CHECKING:
     from meshbridge.config.load import Settings
     from meshbridge.service.service import Service
 
 __all__ = ["healthcheck", "print_version", "reload", "run", "version"]
+
+_UNPROCESSABLE = 422  # the configuration was refused
 
 
 def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, config: ConfigOption = None) -> None:
@@ -34,7 +36,8 @@ def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, 
         )
     settings = load_settings(config)
     from meshbridge import telemetry
-    from meshbridge.config.load import load, service_links
+    from meshbridge.admin.paths import ENVIRONMENT_ALONE
+    from meshbridge.config.load import leftover_secrets, load, service_links
     from meshbridge.journal import JournalError
     from meshbridge.service.service import Service
     from meshbridge.service.supervisor import PartsError
@@ -42,7 +45,10 @@ def run(words: Annotated[list[str] | None, typer.Argument(hidden=True)] = None, 
     telemetry.configure_logging(settings.log.level, settings.log.format)
     if ignored := service_links(os.environ):
         telemetry.service_links_ignored(ignored)
-    service = Service(settings, lambda: load(config, os.environ))
+    for file in leftover_secrets(settings, config, os.environ):
+        telemetry.secret_file_unused(str(file))
+    own = ENVIRONMENT_ALONE if config is None else str(config.absolute())
+    service = Service(settings, lambda: load(config, os.environ), configuration=own)
     try:
         with _answering_tasks(service, settings, config):
             service.run()
@@ -84,10 +90,19 @@ def _answering_tasks(service: "Service", settings: "Settings", config: Path | No
 def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Make the running bridge read its settings again, and say what came of it.
 
-    Settings that can't be used change nothing.
+    Settings that can't be used change nothing, and the exit code is 2.
     """
+    from meshbridge.admin.client import RefusedError
+
     with speaking(config) as client:
-        done = client.post("/-/reload")
+        try:
+            done = client.post("/-/reload")
+        except RefusedError as refused:
+            problems = refused.problem.get("problems")
+            for problem in problems or [str(refused)]:
+                complain(problem)
+            unusable = refused.status == _UNPROCESSABLE
+            raise typer.Exit(WRONG_USAGE if unusable else FAILED) from None
     if as_json:
         print(json.dumps(done, indent=2))
         return

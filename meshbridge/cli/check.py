@@ -1,5 +1,6 @@
 """``meshbridge check``."""
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -32,18 +33,19 @@ def check(
     2: the configuration can't be used.
     """
     from meshbridge import telemetry
-    from meshbridge.config.load import ConfigError, load
+    from meshbridge.config.load import ConfigError, leftover_secrets, load
 
     try:
         settings = load(config, os.environ)
     except ConfigError as error:
         _explain(error.problems, as_json=as_json)
         raise typer.Exit(WRONG_USAGE) from None
-    from meshbridge.checks import check_all, check_file, report
+    from meshbridge.checks import check_all, check_file, check_leftovers, report
 
     telemetry.configure_logging("critical")  # the verdicts say it all
     verdicts = []
-    for verdict in [check_file(settings, config)] if offline else check_all(settings, config):
+    found_by = [check_file(settings, config)] if offline else check_all(settings, config)
+    for verdict in itertools.chain(check_leftovers(leftover_secrets(settings, config, os.environ)), found_by):
         verdicts.append(verdict)
         if not as_json:
             _show(verdict)

@@ -51,7 +51,8 @@ def _known(ctx: typer.Context, incomplete: str, ask: Any) -> list[str]:
 
     config = ctx.params.get("config") or os.environ.get("MESHBRIDGE_CONFIG")
     try:
-        client = Client(journal_directory(Path(config) if config else None), _COMPLETION_SECONDS)
+        file = Path(config) if config else None
+        client = Client(journal_directory(file), _COMPLETION_SECONDS, file)
         return sorted({name for name in ask(client) if name.startswith(incomplete)})
     except (NotRunningError, RefusedError, OSError, ValueError):
         return []

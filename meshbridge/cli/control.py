@@ -2,8 +2,10 @@
 
 import contextlib
 import difflib
+import grp
 import os
 import pwd
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +59,7 @@ def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Cl
     except (OSError, ValueError) as error:
         fail(f"cannot read the configuration: {error}", WRONG_USAGE)
     try:
-        yield Client(directory, timeout_seconds)
+        yield Client(directory, timeout_seconds, config)
     except NotRunningError:
         say = "" if config else ", or give --config (or MESHBRIDGE_CONFIG) of the one that runs"
         fail(f"no bridge runs on the journal {directory}: start one with `meshbridge run`{say}")
@@ -67,7 +69,8 @@ def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Cl
         raise  # of standard output, which nobody reads any more
     except PermissionError:
         owner = _owner(directory)
-        fail(f"only {owner} may speak with the bridge on {directory}: try `sudo -u {owner} meshbridge …`")
+        group = f" and members of the group {name}" if (name := _group(directory)) else ""
+        fail(f"only user {owner}{group} may use the control socket in {directory}: try `sudo -u {owner} meshbridge …`")
     except TimeoutError:
         fail(f"the bridge gives no answer within {timeout_seconds:g} s: see its log")
     except OSError as error:
@@ -120,6 +123,15 @@ def _owner(directory: Path) -> str:
         return pwd.getpwuid(place.stat().st_uid).pw_name
     except (KeyError, OSError):
         return "the bridge's user"
+
+
+def _group(directory: Path) -> str | None:
+    """Whose members may open the socket, where the directory lets them in."""
+    try:
+        status = directory.stat()
+        return grp.getgrgid(status.st_gid).gr_name if status.st_mode & stat.S_IXGRP else None
+    except (KeyError, OSError):
+        return None
 
 
 class Patience:

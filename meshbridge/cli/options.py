@@ -21,6 +21,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         envvar="MESHBRIDGE_CONFIG",
+        readable=False,  # load says who must not read it, and what to do
         help="meshbridge.yaml or .toml; without it, the environment alone.",
     ),
 ]

@@ -33,9 +33,10 @@ _OF_A_SIGNAL = 128  # added to its number, as shells do
 
 
 def complain(message: str) -> None:
-    """Says on standard error what is wrong."""
-    lines = "\n".join(printable(line) for line in message.split("\n"))
-    print(f"meshbridge: {lines}", file=sys.stderr)
+    """Says on standard error what is wrong; to systemd's journal with the priority of an error (sd-daemon(3))."""
+    lines = [printable(line) for line in f"meshbridge: {message}".split("\n")]
+    for_journal = os.environ.get("JOURNAL_STREAM") and sys.stderr is not None and not sys.stderr.isatty()
+    print("\n".join(f"<3>{line}" if for_journal else line for line in lines), file=sys.stderr)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

@@ -5,6 +5,8 @@ The environment wins over files of secrets, and those over the file (DESIGN.md, 
 
 import difflib
 import json
+import os
+import pwd
 import re
 import tomllib
 import types
@@ -18,6 +20,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from meshbridge.admin.options import AdminOptions
+from meshbridge.config import secret_files
+from meshbridge.config.secret_files import SecretFile
 from meshbridge.exporter import ExporterOptions
 from meshbridge.fields import Options
 from meshbridge.journal import JournalOptions
@@ -32,11 +36,10 @@ from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.redis import RedisOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
-__all__ = ["ConfigError", "Settings", "inline_secrets", "load", "service_links", "shown"]
+__all__ = ["ConfigError", "Settings", "inline_secrets", "leftover_secrets", "load", "service_links", "shown"]
 
 _PREFIX = "MESHBRIDGE_"
 _NOT_SETTINGS = frozenset({"MESHBRIDGE_CONFIG"})  # names the file itself
-_NAMED = frozenset({"daemons", "sinks"})  # whose second part is a name, with "-" written "_"
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -78,7 +81,7 @@ class Settings(BaseSettings):
         given = init_settings()
         return (
             _Environment(settings_cls, given["environ"]),
-            _Secrets(settings_cls, given["secret_directories"]),
+            _Secrets(settings_cls, given["secrets"], given["file"]),
             _File(settings_cls, given["file"]),
         )
 
@@ -118,17 +121,19 @@ class _Environment(_Source):
 class _Secrets(_Source):
     """Files named like an environment key in lower case; each is read when its secret is needed."""
 
-    def __init__(self, settings_cls: type[BaseSettings], directories: Sequence[Path]) -> None:
+    def __init__(self, settings_cls: type[BaseSettings], found: Sequence[SecretFile], file: dict[str, Any]) -> None:
         super().__init__(settings_cls)
-        self._directories = directories
+        self._found = found
+        self._file = file
 
     def __call__(self) -> dict[str, Any]:
         settings: dict[str, Any] = {}
-        for directory in self._directories:
-            for file in sorted(directory.glob(f"{_PREFIX.lower()}*")) if directory.is_dir() else ():
-                *place, key = _path_of(file.name.upper())
-                if not _has(self.current_state, [*place, key]):
-                    _put(settings, [*place, key if key.endswith("_file") else f"{key}_file"], str(file))
+        for secret in self._found:
+            if secret_files.left_over(secret, self.current_state) and secret_files.left_over(secret, self._file):
+                continue
+            *place, key = secret.setting
+            if not _has(self.current_state, secret.setting):
+                _put(settings, [*place, key if key.endswith("_file") else f"{key}_file"], str(secret.path))
         return settings
 
 
@@ -157,7 +162,7 @@ def _without_overridden(file: dict[str, Any], over: Mapping[str, Any]) -> dict[s
 
 def _path_of(key: str) -> list[str]:
     path = key.removeprefix(_PREFIX).lower().split("__")
-    if len(path) > 1 and path[0] in _NAMED:
+    if len(path) > 1 and path[0] in secret_files.NAMED:
         path[1] = path[1].replace("_", "-")
     return path
 
@@ -222,8 +227,12 @@ def _read_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError([f"{path}: no such file"]) from None
+    except PermissionError:
+        remedy = "make it readable for its user: with the systemd units chgrp meshbridge and chmod 640"
+        raise ConfigError([f"{path}: user {_user_name()} must not read it; {remedy}"]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigError([f"{path}: cannot be read: {said}"]) from error
     try:
         loaded = tomllib.loads(text) if path.suffix == ".toml" else load_yaml(text)
     except DuplicateKeyError as error:
@@ -252,17 +261,37 @@ def load(path: Path | None, environ: Mapping[str, str], *, run_secrets: Path = P
         ConfigError: with a line for each thing that is wrong.
 
     """
-    directories = [run_secrets]
-    if credentials := environ.get("CREDENTIALS_DIRECTORY"):
-        directories.insert(0, Path(credentials))
     file = {} if path is None else _read_file(path)
+    secrets = _secret_files(path, environ, run_secrets)
     try:
-        return Settings(environ=environ, secret_directories=directories, file=file)  # type: ignore[call-arg]  # for the sources
+        return Settings(environ=environ, secrets=secrets, file=file)  # type: ignore[call-arg]  # for the sources
     except ValidationError as error:
-        problems = list(_explained(error, environ))
+        problems = list(_explained(error, environ, secrets))
         if path is None and problems == [_NO_DAEMONS]:
             problems = [f"{_NO_DAEMONS}: give the file (--config, or MESHBRIDGE_CONFIG), or set MESHBRIDGE_DAEMONS__…"]
         raise ConfigError([*problems, *_SINKS.problems]) from error
+
+
+def _secret_files(path: Path | None, environ: Mapping[str, str], run_secrets: Path) -> list[SecretFile]:
+    """The most specific place wins: what systemd hands to this process, this container, this file."""
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    directories = [*([Path(credentials)] if credentials else []), run_secrets]
+    return secret_files.find(directories, None if path is None else secret_files.beside(path), Settings.model_fields)
+
+
+def leftover_secrets(
+    settings: Settings, path: Path | None, environ: Mapping[str, str], *, run_secrets: Path = Path("/run/secrets")
+) -> list[Path]:
+    """Files of secrets whose daemon or sink is not in the configuration: they are not used."""
+    known = {"daemons": settings.daemons, "sinks": settings.sinks}
+    return [one.path for one in _secret_files(path, environ, run_secrets) if secret_files.left_over(one, known)]
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def shown(settings: Settings) -> dict[str, Any]:
@@ -305,7 +334,7 @@ _WANTED = {  # by pydantic's name of the error
 }
 
 
-def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[str]:
+def _explained(error: ValidationError, environ: Mapping[str, str], secrets: Sequence[SecretFile] = ()) -> Iterator[str]:
     for problem in error.errors():
         location, tag = list(problem["loc"]), None
         if len(location) > 2 and location[0] == "sinks":  # noqa: PLR2004 sinks, name, type, …
@@ -313,13 +342,23 @@ def _explained(error: ValidationError, environ: Mapping[str, str]) -> Iterator[s
         if str(problem["type"]).startswith("union_tag"):
             location.append("type")
         path = ".".join(str(part) for part in location if part != "[key]") or "configuration"
-        source = _environment_key(location, environ)
+        source = _environment_key(location, environ) or _secret_file(location, secrets)
         yield f"{path}: {_what(problem, location, tag)}{f' (from {source})' if source else ''}"
 
 
 def _environment_key(location: Sequence[int | str], environ: Mapping[str, str]) -> str | None:
     key = _PREFIX + "__".join(str(part).upper().replace("-", "_") for part in location)
     return key if environ.get(key) else None
+
+
+def _secret_file(location: Sequence[int | str], secrets: Sequence[SecretFile]) -> str | None:
+    """The file that a setting comes from; its own name may lack the ``_file`` of the setting's."""
+    names = tuple(str(part) for part in location)
+    for secret in secrets:
+        *place, key = secret.setting
+        if names in {secret.setting, (*place, f"{key}_file")}:
+            return f"file {secret.path}"
+    return None
 
 
 def _what(problem: Any, location: Sequence[int | str], tag: int | str | None) -> str:

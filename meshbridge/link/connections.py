@@ -20,6 +20,7 @@ from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_transport import TCPTransport
 from meshbridge.appmesh.wss_transport import WSSTransport
+from meshbridge.fields import strict_certificate_hint
 from meshbridge.link.credentials import Credentials
 from meshbridge.link.options import DaemonOptions
 from meshbridge.link.permissions import LEAST_ROLE
@@ -122,7 +123,7 @@ def _connection_hint(error: AppMeshError) -> str | None:
     hint = None
     match error.__cause__:
         case ssl.SSLCertVerificationError(verify_code=code):
-            hint = _CERTIFICATE_HINTS.get(code, _TRUST_HINT)
+            hint = strict_certificate_hint(error.__cause__) or _CERTIFICATE_HINTS.get(code, _TRUST_HINT)
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "HTTP_REQUEST"):
             hint = "what listens there speaks no TLS: see the port in url (App Mesh: tcp 6059, wss 6058, https 6060)"
         case ssl.SSLError():

@@ -25,6 +25,11 @@ class Notifier:
         self.watchdog_seconds = self._watchdog(environ) if self._address else None
         """How often the manager wants to hear ``WATCHDOG=1`` at least; None where it does not."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether there is a manager."""
+        return self._address is not None
+
     @staticmethod
     def _watchdog(environ: Mapping[str, str]) -> float | None:
         """``sd_watchdog_enabled(3)``: a variable that was meant for another process is inherited, and to be ignored."""
@@ -48,8 +53,12 @@ class Notifier:
         self.send("STOPPING=1")
 
     def alive(self, status: str) -> None:
-        """Feeds the watchdog. ``status`` is what ``systemctl status`` shows."""
-        self.send(f"WATCHDOG=1\nSTATUS={status}")
+        """Feeds the watchdog, and sends the status."""
+        self.send(f"WATCHDOG=1\nSTATUS={' '.join(status.split())}")
+
+    def status(self, text: str) -> None:
+        """What ``systemctl status`` shows: one line, whatever is in ``text``."""
+        self.send(f"STATUS={' '.join(text.split())}")
 
     def send(self, message: str) -> None:
         """Sends assignments, one a line. A manager that can't be reached is none: the service goes on."""

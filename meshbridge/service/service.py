@@ -42,8 +42,18 @@ _IDLE_CHECK_SECONDS = 60
 class Service:
     """One running bridge. ``start`` and ``stop`` belong to one thread; ``run`` calls both. ``reload`` is for any."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings] | None = None) -> None:
-        """``load``: reads the settings again, for :meth:`reload`; without it they stay as they are."""
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings] | None = None,
+        *,
+        configuration: str | None = None,
+    ) -> None:
+        """``load``: reads the settings again, for :meth:`reload`; without it they stay as they are.
+
+        ``configuration``: the absolute path of their file, or ENVIRONMENT_ALONE; commands that mean another one are
+        refused. None: not known, none is.
+        """
         self._settings = settings
         self._load = load or (lambda: settings)
         self.journal = Journal(settings.journal)
@@ -65,6 +75,7 @@ class Service:
             explain=lambda asked: explained(asked, self.journal, self._settings),
             reload=self.reload,
             client=self.client,
+            configuration=configuration,
         )
         self._control = ControlSocket(settings.journal.path, control_api(self.bridge, settings.admin))
         self.admin: AdminListener | None = None
@@ -76,6 +87,7 @@ class Service:
         )
         self._notifier = Notifier(os.environ)
         self._started = False
+        self._refused: str | None = None  # why the last reload changed nothing
         self._ending = threading.Event()  # set once, when the bridge is to stop
         self._reloading = threading.Lock()  # one reload at a time, and none while the bridge starts or stops
 
@@ -151,6 +163,7 @@ class Service:
             except (ConfigError, PartsError) as error:
                 refused = ReloadRefusedError(error.problems if isinstance(error, ConfigError) else [str(error)])
                 telemetry.settings_refused(refused.problems)
+                self._refused = refused.problems[0]
                 raise refused from error
             finally:
                 self._notifier.ready()
@@ -165,6 +178,7 @@ class Service:
         if settings.log != present.log:
             telemetry.configure_logging(settings.log.level, settings.log.format)
         self._settings = still_in_force(present, settings, hanging)
+        self._refused = None
         done = _told(found, hanging)
         telemetry.settings_reloaded(**done)
         return done
@@ -258,6 +272,7 @@ class Service:
         return (
             f"{sum(link.up for link in links)} of {len(links)} daemons up, "
             f"{sum(sink.up for sink in sinks)} of {len(sinks)} sinks up, {waiting} events waiting"
+            + (f"; reload refused, the old settings stay in force: {self._refused}" if self._refused else "")
         )
 
     def _not_ready(self) -> Sequence[str]:

@@ -21,6 +21,7 @@ __all__ = ["Look", "Progress", "Watchdog", "journal_look", "link_look", "sink_lo
 # Above every time limit in a link (a login that is refused and tried again: 40 s) and in a courier (6 s).
 _PATIENCE_SECONDS = 60.0
 _FEEDS_PER_PERIOD = 3  # sd_watchdog_enabled(3) asks for two at least
+_STATUS_SECONDS = 1.0  # a changed status is sent so soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ class Progress:
 class Watchdog:
     """See the module's text.
 
-    Threads: one, ``watchdog``, where the manager asks to be fed. What it looks at may block it: then nothing is fed.
+    Threads: one, ``watchdog``, where there is a manager. It sends the status when it changes, and feeds where that is
+    asked for. What it looks at may block it: then nothing is fed.
     :meth:`start` and :meth:`stop` are for the service's thread.
     """
 
@@ -110,7 +112,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        if self._notifier.watchdog_seconds is not None:
+        if self._notifier.listens:
             self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
             self._thread.start()
 
@@ -122,17 +124,30 @@ class Watchdog:
 
     def _run(self) -> None:
         period = self._notifier.watchdog_seconds
-        assert period is not None
-        told: list[str] = []
+        feed_seconds = None if period is None else period / _FEEDS_PER_PERIOD
+        step = min(_STATUS_SECONDS, feed_seconds or _STATUS_SECONDS)
+        next_feed = time.monotonic()
+        stuck: list[str] = []
+        said = ""
         while True:
-            stuck = self._progress.stuck(self._looks(), time.monotonic())
-            if not stuck:
-                self._notifier.alive(self._summary())
-            elif stuck != told:
-                telemetry.log.error(
-                    "pipeline stuck", parts=", ".join(stuck), hint="the service manager restarts the bridge"
-                )
-                self._notifier.send(f"STATUS=stuck: {', '.join(stuck)}")
-            told = stuck
-            if self._stop.wait(period / _FEEDS_PER_PERIOD):
+            if feed_seconds is not None and time.monotonic() >= next_feed:
+                next_feed = time.monotonic() + feed_seconds - step / 2  # a step that comes a little early feeds
+                stuck, said = self._feed(stuck)
+            elif not stuck and (status := self._summary()) != said:
+                self._notifier.status(status)
+                said = status
+            if self._stop.wait(step):
                 return
+
+    def _feed(self, told: list[str]) -> tuple[list[str], str]:
+        """Feeds the watchdog unless parts are stuck: their names, and the status that was sent."""
+        stuck = self._progress.stuck(self._looks(), time.monotonic())
+        status = f"stuck: {', '.join(stuck)}" if stuck else self._summary()
+        if not stuck:
+            self._notifier.alive(status)
+        elif stuck != told:
+            telemetry.log.error(
+                "pipeline stuck", parts=", ".join(stuck), hint="the service manager restarts the bridge"
+            )
+            self._notifier.status(status)
+        return stuck, status

@@ -62,7 +62,8 @@ class FileOptions(SinkOptions):
         path = Path(self.path)
         if path.is_dir():
             raise NotConnected(f"cannot write {self.path}: it is a directory", reason="open")
-        if self.path != STANDARD_OUTPUT and not os.access(path if path.exists() else path.parent, os.W_OK):
+        place = path if path.exists() else path.parent
+        if self.path != STANDARD_OUTPUT and not os.access(place, os.W_OK, effective_ids=True):
             raise NotConnected(f"cannot write {self.path}: no such directory, or not allowed", reason="open")
 
     def build(self, _name: str, _state_directory: Path) -> "FileSink":

@@ -23,7 +23,16 @@ import orjson
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from meshbridge import telemetry
-from meshbridge.fields import Format, SecretFileError, SecretFiles, Size, TextList, Tls, read_secret_file
+from meshbridge.fields import (
+    Format,
+    SecretFileError,
+    SecretFiles,
+    Size,
+    TextList,
+    Tls,
+    read_secret_file,
+    strict_certificate_hint,
+)
 from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
@@ -288,7 +297,8 @@ class NatsSink:
 
         unreachable = f"cannot connect to {self._place}"
         if isinstance(error, ssl.SSLCertVerificationError):
-            text, reason = f"certificate of {self._place} not trusted: {error.verify_message}; set tls.ca_file", "tls"
+            hint = strict_certificate_hint(error) or "set tls.ca_file"
+            text, reason = f"certificate of {self._place} not trusted: {error.verify_message}; {hint}", "tls"
         elif isinstance(error, _PlainConnection):
             text, reason = f"{self._place} offers no TLS: use nats:// if that is meant", "tls"
         elif isinstance(error, TimeoutError):

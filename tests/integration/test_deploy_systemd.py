@@ -33,7 +33,9 @@ def test_units_are_valid(unit: str, tmp_path: Path) -> None:
     installed.write_text("#!/bin/sh\n", encoding="utf-8")
     installed.chmod(0o755)
     text = (UNITS / unit).read_text(encoding="utf-8")
-    assert text.count("/opt/meshbridge/bin/meshbridge") == 1
+    # Before version 254 systemd ignores these two, and says so.
+    text = re.sub(r"^Restart(Steps|MaxDelaySec)=.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(User|Group)=.*\n", "", text, flags=re.MULTILINE)  # not on this host
     (tmp_path / unit).write_text(text.replace("/opt/meshbridge/bin/meshbridge", str(installed)), encoding="utf-8")
     assert systemd_analyze("verify", "--man=no", str(tmp_path / INSTANCES[unit])) == ""
 
@@ -49,8 +51,12 @@ def test_units_expose_little(unit: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", INSTANCES)
-def test_reload_sends_the_signal_that_the_service_takes(unit: str) -> None:
-    assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in (UNITS / unit).read_text(encoding="utf-8")
+def test_reload_asks_the_bridge_of_the_units_own_configuration(unit: str) -> None:
+    """Its exit code shows in `systemctl reload` whether the file was refused."""
+    text = (UNITS / unit).read_text(encoding="utf-8")
+    started = re.search(r"^ExecStart=(\S+) run (.*)$", text, re.MULTILINE)
+    assert started is not None
+    assert f"\nExecReload={started[1]} reload {started[2]}\n" in text
 
 
 def test_the_template_differs_only_in_what_an_instance_has_of_its_own() -> None:
@@ -61,9 +67,11 @@ def test_the_template_differs_only_in_what_an_instance_has_of_its_own() -> None:
     one, several = settings("meshbridge.service"), settings("meshbridge@.service")
     assert {line.split("=")[0] for line in one ^ several} == {
         "Description",
-        "Environment",
+        "ExecReload",
         "ExecStart",
         "LoadCredential",
+        "LogsDirectory",
+        "RuntimeDirectory",
         "StateDirectory",
     }
     assert all("%i" in line for line in several - one)

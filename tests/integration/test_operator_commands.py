@@ -490,5 +490,5 @@ def test_a_user_who_may_not_is_told_who_may(site: Site) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=site.environ, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"meshbridge: only root may speak with the bridge on {site.directory}: try `sudo -u root meshbridge …`\n"
+        f"meshbridge: only user root may use the control socket in {site.directory}: try `sudo -u root meshbridge …`\n"
     )

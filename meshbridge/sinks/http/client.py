@@ -30,6 +30,7 @@ from urllib3.exceptions import SSLError as Urllib3SSLError
 
 from meshbridge import __version__
 from meshbridge.appmesh.final_response import FinalResponse
+from meshbridge.fields import strict_certificate_hint
 from meshbridge.sinks.base import NotConnected, Retry, SinkError
 from meshbridge.sinks.http.answers import Answer, readable, words_of
 from meshbridge.sinks.http.options import HttpOptions, origin
@@ -358,11 +359,9 @@ class HttpClient:
     def _explained(self, error: Exception) -> NotConnected:
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return NotConnected(
-                    f"certificate of {self.place} not trusted: {cause.verify_message}; set tls.ca_file to the PEM file "
-                    "of its authority",
-                    reason="tls",
-                )
+                hint = strict_certificate_hint(cause) or "set tls.ca_file to the PEM file of its authority"
+                said = f"certificate of {self.place} not trusted: {cause.verify_message}; {hint}"
+                return NotConnected(said, reason="tls")
             if isinstance(cause, ssl.SSLError):
                 return NotConnected(f"no TLS with {self.place}: {cause.reason or 'broken off'}", reason="tls")
             if isinstance(cause, socket.gaierror):

@@ -22,7 +22,7 @@ from pydantic import Field, PlainSerializer, SecretStr, field_validator
 
 from meshbridge import telemetry
 from meshbridge.appmesh.final_response import FinalResponse
-from meshbridge.fields import Duration, SecretFiles, Tls
+from meshbridge.fields import Duration, SecretFiles, Tls, strict_certificate_hint
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
 from meshbridge.sinks.mqtt.paho_socket import Tap
@@ -421,10 +421,8 @@ class Connection:
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"certificate of broker {self.place} not trusted: {error.verify_message}; set tls.ca_file to the PEM "
-                "file of its authority"
-            )
+            hint = strict_certificate_hint(error) or "set tls.ca_file to the PEM file of its authority"
+            return f"certificate of broker {self.place} not trusted: {error.verify_message}; {hint}"
         if isinstance(error, TimeoutError):
             return f"no connection to broker {self.place} in time"
         return f"cannot connect to broker {self.place}: {getattr(error, 'strerror', None) or error}"
