@@ -34,7 +34,7 @@ DATABASE = "journal.db"
 SUFFIXES = ("", "-wal", "-shm", "-journal")
 """Of the database's name: SQLite makes up to four files (the last only while it creates a database)."""
 _UNFINISHED = f"{DATABASE}.creating"
-_MODE = 0o640  # output of apps is in it: never for others; for the group where the directory lets it in
+_MODE = 0o600  # output of apps is in it, whatever else may read the directory
 # The sqlite3 module gives up the interpreter's lock for each step of a statement, and getting it back can take 5 ms
 # when other threads are busy. An INSERT of many rows is one step.
 _CHUNKS = (256, 16, 1)
