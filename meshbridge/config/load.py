@@ -222,9 +222,9 @@ def _has(settings: Mapping[str, Any], path: Sequence[str]) -> bool:
     return True
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError([f"{path}: no such file"]) from None
     except PermissionError:
@@ -233,6 +233,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError([f"{path}: cannot be read: {said}"]) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
     try:
         loaded = tomllib.loads(text) if path.suffix == ".toml" else load_yaml(text)
     except DuplicateKeyError as error:
