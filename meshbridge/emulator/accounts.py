@@ -2,10 +2,14 @@
 
 import hashlib
 import hmac
+import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from meshbridge.emulator import procfs
+from meshbridge.emulator.errors import Refused
 
 PERMISSIONS = (
     "app-control", "app-delete", "app-output-view", "app-reg", "app-run-async", "app-run-sync", "app-run-task",
@@ -49,11 +53,14 @@ class User:
     locked: bool = False
     mfa_key: str = ""
     mfa_enabled: bool = False
+    token_epoch: int = 0
+    """When the password was last changed, in unix seconds: tokens from before are not good any more."""
 
     def public(self) -> dict[str, Any]:
         return {
+            **({"token_epoch": self.token_epoch} if self.token_epoch else {}),
             "email": self.email,
-            "exec_user": self.exec_user,
+            "exec_user": self.exec_user or procfs.user_name(os.geteuid()),
             "group": self.group,
             "locked": self.locked,
             "mfa_enabled": self.mfa_enabled,
@@ -76,6 +83,7 @@ class Accounts:
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
         self.roles: dict[str, list[str]] = {}
+        self._deleted_roles: dict[str, list[str]] = {}
 
     @classmethod
     def default(cls) -> "Accounts":
@@ -102,26 +110,37 @@ class Accounts:
         return {"users": {name: asdict(user) for name, user in self.users.items()}, "roles": self.roles}
 
     def permissions(self, user: User) -> set[str]:
-        return {permission for role in user.roles for permission in self.roles.get(role, ())}
+        """A role that was deleted counts for those who have it, until the daemon starts again (measured)."""
+        known = {**self._deleted_roles, **self.roles}
+        return {permission for role in user.roles for permission in known.get(role, ())}
+
+    def delete_role(self, name: str) -> None:
+        """Nothing where there is none."""
+        if name in self.roles:
+            self._deleted_roles[name] = self.roles.pop(name)
 
     def groups(self) -> list[str]:
         return sorted({user.group for user in self.users.values()})
 
-    def add(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Adds a user, or replaces one of that name (but not the second factor it has)."""
+    def add(self, name: str, fields: Any) -> None:
+        """Adds a user, or replaces one of that name (but not the second factor it has).
+
+        Raises:
+            Refused: 400, no password.
+            TypeError: a value of another type.
+
+        """
         known = self.users.get(name)
-        user = User(
-            name,
-            "",
-            str(fields.get("email") or ""),
-            str(fields.get("exec_user") or ""),
-            str(fields.get("group") or ""),
-            _names(fields.get("roles") or ()),
-            bool(fields.get("locked", False)),
-        )
+        if not isinstance(fields, Mapping) or not fields.get("key"):
+            raise Refused(400, "no password provided")
+        email, exec_user, group, password = (_text(fields, key) for key in ("email", "exec_user", "group", "key"))
+        locked = fields.get("locked", False)
+        if not isinstance(locked, bool):
+            raise TypeError("locked")
+        user = User(name, "", email, exec_user, group, sorted(_names(fields.get("roles", []))), locked)
         if known is not None:
             user.mfa_key, user.mfa_enabled = known.mfa_key, known.mfa_enabled
-        user.set_password(str(fields.get("key") or ""))
+        user.set_password(password)
         self.users[name] = user
 
     def may_access(self, user: User, owner: str, permission: int, *, write: bool) -> bool:
@@ -134,8 +153,21 @@ class Accounts:
         return allowed != DENY and (allowed == WRITE or not write)
 
 
-def _names(values: Iterable[object]) -> list[str]:
+def _names(values: object) -> list[str]:
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("names")
     return [str(value) for value in values]
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(key)
+    return value
 
 
 def _hash(password: str, salt: str) -> str:

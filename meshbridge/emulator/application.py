@@ -13,6 +13,8 @@ removed                REMOVED, STATUS if it was enabled, then the end of the pr
 """
 
 import asyncio
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from typing import Any
 import orjson
 
 from meshbridge.emulator import clock
+from meshbridge.emulator.durations import duration
 from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.identifiers import Identifiers
 from meshbridge.emulator.output import Collector, OutputFiles
@@ -30,7 +33,6 @@ from meshbridge.emulator.schedule import Schedule
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
 from meshbridge.emulator.tasks import TaskQueue
-from meshbridge.fields import parse_duration
 
 DISABLED, ENABLED, ONE_OFF = 0, 1, 2
 HEALTHY, UNHEALTHY = 0, 1
@@ -40,6 +42,7 @@ REMOVE_SECONDS = 0.8
 HEALTH_CHECK_SECONDS = 1.0
 HEALTH_CHECK_TIMEOUT_SECONDS = 5.0
 LIMIT_CHECK_SECONDS = 1.0
+MISSING_PROGRAM_SECONDS = 1.0  # between two attempts to start a program that is not there
 
 CLIENT_FIELDS = (
     "command", "shell", "session_login", "description", "working_dir", "metadata", "env", "health_check_cmd",
@@ -81,6 +84,8 @@ class Application:
         self.starts = 0
         self.health = HEALTHY
         self.return_code: int | None = None
+        self.listed_status: int | None = None
+        """What a client gave where that is neither 0 nor 1: it is shown, and the app does not run."""
         self.exit_code_known = False
         """Whether ``X-Exit-Code`` is there: disabling an app makes the daemon forget it."""
         self.last_error = ""
@@ -207,6 +212,10 @@ class Application:
         self.starts += 1
         self.last_start_time = clock.now()
         self.last_error = ""
+        missing = self.missing_program()
+        if missing:
+            self._not_started(f"command file <{missing}> does not exist")
+            return
         self.process_uuid = self._surroundings.identifiers.next()
         self.process_key = self._surroundings.identifiers.next()
         self.cpu_sample = None
@@ -227,18 +236,36 @@ class Application:
         self._emit("START", {"pid": process.pid, "process_uuid": self.process_uuid})
         self._schedule_next()
 
+    def missing_program(self) -> str:
+        """The program that is to run and is not there; empty where it is, or the shell will find out."""
+        if self.definition.get("shell") or self.definition.get("docker_image"):
+            return ""
+        program = self._arguments()[0]
+        found = shutil.which(program, path=self._environment().get("PATH", os.defpath))
+        return "" if found or Path(program).is_dir() else program
+
+    def _not_started(self, why: str) -> None:
+        """No START, no EXIT; it is tried again."""
+        os.close(self.output.start())
+        self.last_error = f"{clock.text(time.time())} {why}"
+        self.last_exit_time = clock.now()
+        if self.status == ENABLED and not self.removed:
+            self._retry_start()
+
+    def _retry_start(self) -> None:
+        self.next_start_time = clock.now() + 1
+        self._start_timer = self._loop.call_later(MISSING_PROGRAM_SECONDS, self._start_if_allowed)
+
     def _ended(self, process: Process, collector: Collector, code: int) -> None:
         collector.close()
         if process is self.process:
             self._set_health(UNHEALTHY)
             self.tasks.process_ended()
         last_error = ""
-        if process.killed:
-            self.return_code = None if process is self.process else self.return_code
-        else:
+        self.last_exit_time = clock.now()
+        self.return_code = code
+        if not process.killed:
             last_error = f"{clock.text(time.time())} exited with return code: {code}" if code else ""
-            self.last_exit_time = clock.now()
-            self.return_code = code
             self.last_error = last_error
         self._emit("EXIT", {"exit_code": code, "last_error": last_error, "pid": process.pid})
         if self.removed:
@@ -263,7 +290,7 @@ class Application:
         retention = self.definition.get("retention")
         if retention:
             self._retained = self.process
-            self._later(parse_duration(retention), self._retained.kill)
+            self._later(max(0, duration(retention)), self._retained.kill)
         else:
             self.process.kill()
 
@@ -285,8 +312,9 @@ class Application:
         }
 
     def _directory(self) -> Path:
+        """One that is not there is ignored (measured)."""
         given = self.definition.get("working_dir")
-        return Path(given) if given else self._surroundings.store.root / "work"
+        return Path(given) if given and Path(given).is_dir() else self._surroundings.store.root / "work"
 
     def _stdin(self) -> bytes:
         """``metadata`` is what the process reads."""
@@ -337,6 +365,7 @@ class Application:
         if self.running and not allowed:
             self.kill()
             self._held = True
+            self.last_error = f"{clock.text(time.time())} outside valid time range"
         elif self._held and allowed and self.status == ENABLED:
             self._held = False
             self._schedule_start(0)

@@ -1,19 +1,16 @@
 """The apps of one daemon: registering, registering again, one-off runs, removing, and coming back after a restart."""
 
 import asyncio
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from meshbridge.emulator.application import DISABLED, ENABLED, ONE_OFF, Application, Surroundings
+from meshbridge.emulator.application import ENABLED, ONE_OFF, Application, Surroundings
 from meshbridge.emulator.errors import NoSuchApplication, Refused
 from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.identifiers import Identifiers
+from meshbridge.emulator.schedule import CronError
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
-
-NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
-MAX_COMMAND_CHARACTERS = 2048
 
 
 class Applications:
@@ -34,6 +31,7 @@ class Applications:
         self._leaving: set[Application] = set()
         self._runs: dict[str, int] = {}
         self._registered = 0
+        self._busy: set[str] = set()  # names whose app is being replaced
         self._successions: set[asyncio.Future[None]] = set()
         self._surroundings = Surroundings(hub, identifiers, store, options, environment, self.remove)
         self.persists = options.data_dir is not None
@@ -57,20 +55,6 @@ class Applications:
     def get(self, name: str) -> Application | None:
         return self._by_name.get(name)
 
-    def check(self, definition: dict[str, Any]) -> None:
-        """Refuses what is no app.
-
-        Raises:
-            Refused: 400, not an app that can be registered.
-
-        """
-        if not NAME.fullmatch(str(definition.get("name") or "")):
-            raise Refused(400, "application name must be 1-128 characters using only letters, digits, '_' or '-'")
-        if not definition.get("command") and not definition.get("docker_image"):
-            raise Refused(400, "no command line provide")
-        if len(str(definition.get("command") or "")) >= MAX_COMMAND_CHARACTERS:
-            raise Refused(400, "command line length should less than 2048")
-
     async def register(self, definition: dict[str, Any], owner: str) -> Application:
         """Registers an app, in place of one of the same name, and starts it if it is due.
 
@@ -78,9 +62,10 @@ class Applications:
             Refused: 400, not an app that can be registered.
 
         """
-        self.check(definition)
-        status = ENABLED if definition.get("status", ENABLED) else DISABLED
+        self.not_busy(definition["name"])
+        status = int(definition.get("status", ENABLED))
         app = self._make(definition, owner, status)
+        app.listed_status = status
         old = self._by_name.pop(app.name, None)
         if old is None:
             self._add(app)
@@ -97,6 +82,7 @@ class Applications:
             self._save(app, owner)
             app.registered()
             # Shielded: a client that goes meanwhile must not leave the app between its two processes.
+            self._busy.add(app.name)
             succession = asyncio.ensure_future(self._succeed(old, app))
             self._successions.add(succession)
             succession.add_done_callback(self._successions.discard)
@@ -104,9 +90,17 @@ class Applications:
         return app
 
     async def _succeed(self, old: Application, app: Application) -> None:
-        await old.wait_ended()
+        try:
+            await old.wait_ended()
+        finally:
+            self._busy.discard(app.name)
         self._leaving.discard(old)
         app.release()
+
+    def not_busy(self, name: str) -> None:
+        """Raises Refused: 409, an app of that name is being replaced."""
+        if name in self._busy:
+            raise Refused(409)
 
     def run_once(self, definition: dict[str, Any], owner: str, register_time: int | None = None) -> Application:
         """Starts a one-off run.
@@ -115,7 +109,6 @@ class Applications:
             Refused: 400, not an app that can be run.
 
         """
-        self.check(definition)
         app = self._make(definition, owner, ONE_OFF, register_time)
         old = self._by_name.pop(app.name, None)
         if old is not None:
@@ -168,7 +161,9 @@ class Applications:
     ) -> Application:
         try:
             return Application(definition, owner, status, self._surroundings, register_time)
-        except (ValueError, TypeError) as error:
+        except CronError as error:
+            raise Refused(412, str(error)) from None
+        except ValueError as error:
             raise Refused(400, str(error)) from None
 
     def _add(self, app: Application) -> None:

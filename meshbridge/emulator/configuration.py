@@ -59,7 +59,8 @@ class Configuration:
 
         """
         changed = copy.deepcopy(self._values)
-        _merge(changed, changes)
+        if isinstance(changes, Mapping):  # else it is ignored (measured)
+            _merge(changed, changes)
         self._values = changed
         self.save()
 
@@ -73,9 +74,8 @@ def _merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
         if present is None:
             continue
         if isinstance(present, dict):
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{key} is an object")
-            _merge(present, value)
+            if isinstance(value, Mapping):  # else it is ignored (measured)
+                _merge(present, value)
         elif type(value) is not type(present):
             raise TypeError(f"{key} is of type {type(present).__name__}")
         else:

@@ -15,14 +15,16 @@ def describe(app: Application, processes: procfs.Snapshot, *, arguments: bool) -
         name: definition[name] for name in CLIENT_FIELDS if definition.get(name) not in (None, "", {}, 0)
     }
     shown["behavior"] = behavior(definition)
-    if definition.get("start_interval_seconds"):
+    if "start_interval_seconds" in definition:
         shown["start_interval_seconds"] = str(definition["start_interval_seconds"])
+    if "daily_limitation" in shown:
+        shown["daily_limitation"] = _daily(shown["daily_limitation"])
     if "metadata" in shown:
         shown["metadata"] = _parsed(shown["metadata"])
     shown |= {
         "name": app.name,
         "owner": app.owner,
-        "status": app.status,
+        "status": app.status if app.listed_status is None else app.listed_status,
         "health": app.health,
         "starts": app.starts,
         "last_error": app.last_error or None,
@@ -77,6 +79,11 @@ def _process(app: Application, pid: int, processes: procfs.Snapshot, *, argument
         "task_id": app.tasks.task_id,
         "task_status": app.tasks.status,
     }
+
+
+def _daily(limits: dict[str, int]) -> dict[str, Any]:
+    texts = {f"{name}_TEXT": clock.text(second)[11:] for name, second in limits.items()}
+    return {**limits, **texts}
 
 
 def _parsed(metadata: Any) -> Any:

@@ -136,7 +136,7 @@ class EventHub:
                 )
             body = common + subscription.body_end
             uuid = self._identifiers.next().encode()
-            length = _text_header(len(body))
+            length = _bytes_header(len(body))
             tail = subscription.tail(app, event_type)
             message = b"".join((_BEFORE_UUID, b"\xab", uuid, _AFTER_UUID, length, body, tail))
             self.pushed_bytes += len(message)
@@ -157,19 +157,20 @@ class EventHub:
 
 
 def parse_events(wanted: str) -> list[str]:
-    """The known event types in a comma-separated list, in the daemon's order; all of them for an empty list."""
-    if not wanted.strip():
+    """The known event types in a comma-separated list, in the daemon's order; all of them for none and for ``ALL``.
+
+    Names count as they are: in capitals and without blanks.
+    """
+    names = wanted.split(",")
+    if not wanted or "ALL" in names:
         return list(EVENT_TYPES)
-    names = {name.strip().upper() for name in wanted.split(",")}
     return [name for name in EVENT_TYPES if name in names]
 
 
-def _text_header(length: int) -> bytes:
-    """The msgpack header of a str of ``length`` bytes."""
-    if length < 1 << 5:
-        return bytes((0xA0 | length,))
+def _bytes_header(length: int) -> bytes:
+    """The msgpack header of a bin of ``length`` bytes."""
     if length < 1 << 8:
-        return bytes((0xD9, length))
+        return bytes((0xC4, length))
     if length < 1 << 16:
-        return b"\xda" + length.to_bytes(2, "big")
-    return b"\xdb" + length.to_bytes(4, "big")
+        return b"\xc5" + length.to_bytes(2, "big")
+    return b"\xc6" + length.to_bytes(4, "big")

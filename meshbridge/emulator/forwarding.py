@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from meshbridge.appmesh.tcp_messages import RequestMessage
-from meshbridge.emulator.messages import Answer, message_answer
+from meshbridge.emulator.messages import Answer, json_answer
 
 Forward = Callable[[RequestMessage], Awaitable[Answer]]
 
@@ -31,7 +31,7 @@ class Neighbours:
             await asyncio.Event().wait()
         node = self._nodes.get(target)
         if node is None:
-            return message_answer(503, f"Failed to forward request to {target}")
+            return json_answer("Failed to connect to forwarding host", 502)
         headers = {name: value for name, value in request.headers.items() if name.lower() != "x-target-host"}
         return await node(
             RequestMessage(

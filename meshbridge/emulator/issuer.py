@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from meshbridge.emulator.accounts import Accounts, User
+from meshbridge.emulator.errors import Refused
 from meshbridge.emulator.messages import JSON, encode_json
 from meshbridge.emulator.tokens import REFRESH_SECONDS, totp_codes_now
 
@@ -96,7 +97,7 @@ class IssuerApplication:
             case "password":
                 return self._tokens(self._user(form), refresh=True)
             case "refresh_token":
-                name = self._daemon.tokens.spend_refresh(form.get("refresh_token", ""))
+                name = self._spent(form.get("refresh_token", ""))
                 user = self._daemon.accounts.users.get(name or "")
                 if user is None or user.locked:
                     raise GrantRefused(400, "invalid_grant", "Token is not active")
@@ -107,6 +108,12 @@ class IssuerApplication:
                 raise GrantRefused(401, "unauthorized_client", "Public client not allowed to retrieve service account")
             case _:
                 raise GrantRefused(400, "unsupported_grant_type", "Unsupported grant_type")
+
+    def _spent(self, refresh: str) -> str | None:
+        try:
+            return self._daemon.tokens.spend_refresh(refresh)
+        except Refused:
+            return None
 
     def _user(self, form: dict[str, str]) -> User:
         user = self._daemon.accounts.users.get(form.get("username", ""))
@@ -126,6 +133,6 @@ class IssuerApplication:
             "token_type": "Bearer",
         }
         if refresh:
-            answer["refresh_token"] = self._daemon.tokens.issue_refresh(user.name)
+            answer["refresh_token"] = self._daemon.tokens.issue_refresh(user)
             answer["refresh_expires_in"] = REFRESH_SECONDS
         return answer

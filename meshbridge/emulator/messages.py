@@ -4,9 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 import orjson
 
-from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
+from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 
 if TYPE_CHECKING:
     from meshbridge.emulator.accounts import User
@@ -32,15 +33,59 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     then: Callable[[], Awaitable[None]] | None = None
 
-    def to_message(self, request: RequestMessage) -> ResponseMessage:
-        return ResponseMessage(
-            uuid=request.uuid,
-            request_uri=request.request_uri,
-            http_status=self.status,
-            body_msg_type=self.content_type,
-            body=self.body,
-            headers=self.headers,
+    def packed(self, request: RequestMessage) -> bytes:
+        """The msgpack body of a message; the answer's body is bin, whatever it holds (measured)."""
+        packed: bytes = msgpack.packb(
+            {
+                "uuid": request.uuid,
+                "request_uri": request.request_uri,
+                "http_status": self.status,
+                "body_msg_type": self.content_type,
+                "body": self.body,
+                "headers": self.headers,
+            }
         )
+        return packed
+
+
+def read_request(data: bytes | bytearray) -> RequestMessage:
+    """The request in a message. Missing fields are empty, unknown ones and bytes after the map are ignored.
+
+    Raises:
+        MessageError: it is none, or a map or the address is nil, or a value of a map is no text.
+
+    """
+    unpacker = msgpack.Unpacker(raw=True, strict_map_key=False, max_buffer_size=len(data) + 1)
+    unpacker.feed(data)
+    try:
+        fields = unpacker.unpack()
+    except Exception as error:  # msgpack raises ValueError and types of its own
+        raise MessageError(f"no msgpack: {error}") from error
+    if not isinstance(fields, dict) or fields.get(b"client_addr", b"") is None:
+        raise MessageError("no request")
+    body = fields.get(b"body") or b""
+    if not isinstance(body, bytes):
+        raise MessageError("body is neither bytes nor text")
+    return RequestMessage(
+        uuid=_decoded(fields.get(b"uuid", b"")),
+        request_uri=_decoded(fields.get(b"request_uri", b"")),
+        http_method=_decoded(fields.get(b"http_method", b"")),
+        body=body,
+        headers=_text_map(fields.get(b"headers", {})),
+        query=_text_map(fields.get(b"query", {})),
+    )
+
+
+def _decoded(value: object) -> str:
+    if not isinstance(value, bytes):
+        raise MessageError(f"{type(value).__name__} instead of text")
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _text_map(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise MessageError(f"{type(value).__name__} instead of a map")
+    return {_decoded(name): _decoded(item) for name, item in value.items()}
 
 
 def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:

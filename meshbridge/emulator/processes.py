@@ -53,8 +53,7 @@ class Reaper:
 class Process:
     """One process with its output. The callbacks run in the event loop's thread; ``on_end`` comes last, once.
 
-    The exit code is negative after a signal that did not come from :meth:`kill`, and 9 after one that did, as the
-    daemon reports it.
+    The exit code is 9 after :meth:`kill`, and 0 after any other signal, as the daemon reports it.
     """
 
     def __init__(
@@ -131,8 +130,8 @@ class Process:
             pass
         self._stop_watching()
         code = self._popen.wait()
-        if self.killed and code == -signal.SIGKILL:
-            code = int(signal.SIGKILL)
+        if code < 0:  # of a signal that the daemon did not send it knows nothing (measured)
+            code = int(signal.SIGKILL) if self.killed else 0
         self.exit_code = code
         self.ended.set()
         self._on_end(code)

@@ -1,8 +1,10 @@
 """Which operation a method and a path mean, and what its caller must be allowed to do."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from meshbridge.emulator.messages import Answer, Call
 
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
 
 Operation = Callable[["Daemon", Call], Awaitable[Answer]]
+
+_SLASHES = re.compile("/+")
 
 ANYONE = ""
 """A permission that needs a good token and nothing more."""
@@ -30,6 +34,16 @@ class Route:
         return self.path.replace("{}", ":param")
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The route of a request, and the name in its path."""
+
+    route: Route
+    name: str = ""
+    ambiguous: bool = False
+    """The daemon finds the route, and then not the name in it: a slash in the name, or one too many before it."""
+
+
 class Routes:
     """The table of all operations. A fixed path wins over one with a name in it (``/appmesh/app/run``)."""
 
@@ -43,15 +57,19 @@ class Routes:
             else:
                 self._fixed[route.method, route.path] = route
 
-    def find(self, method: str, path: str) -> tuple[Route, str] | None:
-        """The route and the name in the path."""
-        fixed = self._fixed.get((method, path))
+    def find(self, method: str, path: str) -> Found | None:
+        """The route, and the name in the path, of which blanks around it and what follows an escaped slash are cut."""
+        plain = _SLASHES.sub("/", path)
+        fixed = self._fixed.get((method, plain))
         if fixed is not None:
-            return fixed, ""
-        parts = path.split("/", 4)  # "", appmesh, kind, name, rest
-        if len(parts) < 4 or not parts[3]:  # noqa: PLR2004 as above
+            return Found(fixed)
+        parts = plain.split("/", 4)  # "", appmesh, kind, name, rest
+        if len(parts) < 4 or not parts[3] or "*" in parts[3]:  # noqa: PLR2004 as above
             return None
         before = "/".join(parts[:3]) + "/"
         after = f"/{parts[4]}" if len(parts) > 4 else ""  # noqa: PLR2004 as above
         route = self._named.get((method, before, after))
-        return None if route is None else (route, parts[3])
+        if route is None:
+            return None
+        name, slash, _ = unquote(parts[3], errors="surrogateescape").partition("/")
+        return Found(route, name.strip(), ambiguous=plain != path or bool(slash and after))

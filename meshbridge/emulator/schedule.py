@@ -1,50 +1,46 @@
 """When an app is due: cron, intervals, and the times of day in which it may run."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from meshbridge.emulator import clock
-from meshbridge.fields import parse_duration
+from meshbridge.emulator.durations import duration
 
-_CRON_FIELDS = (
-    ("second", 0, 59),
-    ("minute", 0, 59),
-    ("hour", 0, 23),
-    ("day", 1, 31),
-    ("month", 1, 12),
-    ("weekday", 0, 7),
-)
+_CRON_FIELDS = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 7), (1970, 2099))
+"""Least and most of second, minute, hour, day, month, weekday and, where it is given, year."""
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_NAMES = {name: str(number) for number, name in [*enumerate(_MONTHS, 1), *enumerate(_WEEKDAYS)]}
+_WITHOUT_YEAR = 6
 _HORIZON_YEARS = 5
 DAY_SECONDS = 86_400
 
 
+class CronError(ValueError):
+    """A cron expression that cannot be read, in the daemon's words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron expression of six fields, seconds first, in the daemon's time zone."""
+    """A cron expression of six fields, or seven with a year: seconds first, in the daemon's time zone."""
 
-    second: frozenset[int]
-    minute: frozenset[int]
-    hour: frozenset[int]
-    day: frozenset[int]
-    month: frozenset[int]
-    weekday: frozenset[int]
+    expression: str
 
     @classmethod
     def parse(cls, expression: str) -> "Cron":
-        """The expression's sets of values.
+        """The expression, checked as the daemon checks it.
 
         Raises:
-            ValueError: it is no such expression.
+            CronError: it is no such expression.
 
         """
         fields = expression.split()
-        if len(fields) != len(_CRON_FIELDS):
-            raise ValueError(f"cron expression of {len(fields)} fields, not {len(_CRON_FIELDS)}: {expression}")
-        sets = [_field(text, low, high) for text, (_, low, high) in zip(fields, _CRON_FIELDS, strict=True)]
-        sets[5] = frozenset(day % 7 for day in sets[5])  # Sunday is 0 and 7
-        return cls(*sets)
+        if len(fields) not in {_WITHOUT_YEAR, len(_CRON_FIELDS)}:
+            raise CronError("cron expression must have six or seven fields")
+        return cls(" ".join(_field(text, *span) for text, span in zip(fields, _CRON_FIELDS, strict=False)))
 
     def next(self, after: float) -> int:
         """Unix seconds of the first due time later than ``after``.
@@ -53,22 +49,21 @@ class Cron:
             ValueError: it is never due.
 
         """
-        moment = datetime.fromtimestamp(int(after) + 1, clock.ZONE)
-        limit = moment.year + _HORIZON_YEARS
-        while moment.year < limit:
-            if moment.month not in self.month:
-                moment = (moment.replace(day=1, hour=0, minute=0, second=0) + timedelta(days=32)).replace(day=1)
-            elif moment.day not in self.day or moment.isoweekday() % 7 not in self.weekday:
-                moment = moment.replace(hour=0, minute=0, second=0) + timedelta(days=1)
-            elif moment.hour not in self.hour:
-                moment = moment.replace(minute=0, second=0) + timedelta(hours=1)
-            elif moment.minute not in self.minute:
-                moment = moment.replace(second=0) + timedelta(minutes=1)
-            elif moment.second not in self.second:
-                moment += timedelta(seconds=1)
-            else:
-                return int(moment.timestamp())
-        raise ValueError("cron expression that is never due")
+        from croniter import CroniterBadDateError, croniter  # noqa: PLC0415 only the extra `demo` has it
+
+        moment = datetime.fromtimestamp(int(after), clock.ZONE)
+        times = croniter(
+            self.expression,
+            moment,
+            ret_type=datetime,
+            day_or=False,
+            second_at_beginning=True,
+            max_years_between_matches=_HORIZON_YEARS,
+        )
+        try:
+            return int(times.get_next(datetime).timestamp())
+        except CroniterBadDateError as error:
+            raise ValueError("cron expression that is never due") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +98,21 @@ class Schedule:
             ValueError: a time, duration or cron expression is none, or the end is not after the start.
 
         """
-        interval = str(definition.get("start_interval_seconds") or "")
-        start_time = clock.parse(definition["start_time"]) if "start_time" in definition else None
-        end_time = clock.parse(definition["end_time"]) if "end_time" in definition else None
+        interval = str(definition.get("start_interval_seconds", ""))
+        start_time, end_time = definition.get("start_time"), definition.get("end_time")
         periodic: Cron | Interval | None = None
         if interval:
             start_time = registered + 1 if start_time is None else start_time
             if definition.get("cron"):
                 periodic = Cron.parse(interval)
             else:
-                periodic = Interval(start_time, max(1, int(parse_duration(interval))))
+                periodic = Interval(start_time, max(1, duration(interval)))
         if start_time is not None and end_time is not None and start_time > end_time:
             raise ValueError("end_time should greater than the start_time")
         daily = definition.get("daily_limitation")
         limits = None
-        if daily and daily.get("daily_start") is not None and daily.get("daily_end") is not None:
-            limits = (clock.parse(daily["daily_start"]) % DAY_SECONDS, clock.parse(daily["daily_end"]) % DAY_SECONDS)
+        if daily:
+            limits = (int(daily["daily_start"]) % DAY_SECONDS, int(daily["daily_end"]) % DAY_SECONDS)
         return cls(periodic, start_time, end_time, limits)
 
     @property
@@ -146,17 +140,26 @@ class Schedule:
         return None if self.end_time is not None and due >= self.end_time else due
 
 
-def _field(text: str, low: int, high: int) -> frozenset[int]:
-    values: set[int] = set()
-    for part in text.split(","):
+def _field(text: str, low: int, high: int) -> str:
+    """A field with numbers for names.
+
+    Raises:
+        CronError: in the daemon's words.
+
+    """
+    plain = re.sub("[A-Za-z]+", lambda name: _NAMES.get(name[0].upper(), name[0]), text.replace("?", "*"))
+    if not re.fullmatch(r"[0-9*,/-]+", plain):
+        raise CronError(f"Invalid character in cron field: {text}")
+    for part in plain.split(","):
         span, _, step = part.partition("/")
-        if span in {"*", "?"}:
-            first, last = low, high
-        else:
-            first_text, dash, last_text = span.partition("-")
-            first = int(first_text)
-            last = int(last_text) if dash else (high if step else first)
-        if not low <= first <= last <= high:
-            raise ValueError(f"cron field out of {low} to {high}: {part}")
-        values.update(range(first, last + 1, int(step or 1)))
-    return frozenset(values)
+        first, dash, last = span.partition("-")
+        if span != "*" and not (first.isdigit() and (not dash or last.isdigit())):
+            raise CronError(f"Invalid character in cron field: {text}")
+        numbers = [int(number) for number in (first, last) if number.isdigit()]
+        if any(number > high for number in numbers):
+            raise CronError("Specified range exceeds maximum")
+        if any(number < low for number in numbers):
+            raise CronError("Specified range is less than minimum")
+        if numbers != sorted(numbers) or (step and not int(step or 0)):
+            raise CronError("Specified range start exceeds range end")
+    return plain

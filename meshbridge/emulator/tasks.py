@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
+MOST_WAITING = 512
+
 
 class TaskCancelled(Exception):  # noqa: N818 an outcome
     """The task was cancelled, or its app went away."""
@@ -28,6 +30,11 @@ class TaskQueue:
         self._waiting: deque[_Task] = deque()
         self._active: _Task | None = None
         self._fetcher: asyncio.Future[bytes] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can wait."""
+        return len(self._waiting) >= MOST_WAITING
 
     async def run(self, payload: bytes) -> bytes:
         """Gives ``payload`` to the process and waits for what it returns.
@@ -77,8 +84,8 @@ class TaskQueue:
         return True
 
     def cancel(self) -> bool:
-        """Cancels the present task, or else the first that waits; False where there is none."""
-        task = self._active or (self._waiting[0] if self._waiting else None)
+        """Cancels the task that the process has fetched, but none that waits; False where there is none."""
+        task = self._active
         if task is None:
             return False
         if not task.result.done():

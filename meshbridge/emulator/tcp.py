@@ -9,6 +9,7 @@ from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 from meshbridge.appmesh.wire.framing import FrameDecoder, FramingError, encode_frame
 from meshbridge.emulator.connection import Connection
 from meshbridge.emulator.daemon import Daemon
+from meshbridge.emulator.messages import read_request
 from meshbridge.emulator.settings import EmulatorOptions
 
 log = logging.getLogger(__name__)
@@ -116,13 +117,18 @@ class TcpProtocol(asyncio.Protocol):
         if self.connection.file_frames is not None:
             self.connection.file_frames(body)
             return
-        request = RequestMessage.from_bytes(body)
+        request = read_request(body)
         task = self._loop.create_task(self._serve(request))
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
 
     async def _serve(self, request: RequestMessage) -> None:
         answer = await self._daemon.handle(request, self.connection)
-        self.connection.push(answer.to_message(request).serialize())
-        if answer.then is not None:
+        self.connection.push(answer.packed(request))
+        if answer.then is None:
+            return
+        try:
             await answer.then()
+        except OSError as error:  # the file has gone, or the disk is full: the client sees the connection end
+            log.warning("file transfer failed: %s", error)
+            self.abort()

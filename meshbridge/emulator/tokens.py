@@ -13,11 +13,15 @@ from typing import Any
 
 import jwt
 
+from meshbridge.emulator import jwt_reading
 from meshbridge.emulator.accounts import User
 from meshbridge.emulator.errors import Refused
 
 SERVICE = "appmesh-service"
 FILE_SERVICE = "appmesh-file-service"
+REFRESH = "appmesh-refresh"
+NOT_ASKED_FOR = frozenset({FILE_SERVICE, REFRESH})
+"""Audiences that a login may not name."""
 AUDIENCES = (FILE_SERVICE, SERVICE, "your-service-api")
 ALGORITHM = "HS256"
 DAY_SECONDS = 86_400
@@ -51,7 +55,6 @@ class Tokens:
         self._leeway_seconds = leeway_seconds
         self._of_user: dict[str, dict[str, int]] = {}
         self._revoked: dict[str, int] = {}
-        self._refresh: dict[str, tuple[str, int]] = {}
         self._challenges: dict[str, _Challenge] = {}
 
     def issue(self, user: User, expire_seconds: int, audience: str = "") -> Issued:
@@ -62,7 +65,7 @@ class Tokens:
 
         """
         audience = audience or SERVICE
-        if audience not in AUDIENCES:
+        if audience not in (*AUDIENCES, REFRESH):
             raise Refused(400, f"Audience <{audience}> verification failed")
         now = int(time.time())
         claims: dict[str, Any] = {
@@ -84,13 +87,15 @@ class Tokens:
         """The claims of a token that is good.
 
         Raises:
-            Refused: 401: revoked, expired more than the leeway ago, of another audience or another daemon.
-            jwt.DecodeError: it is no token at all; the daemon answers that with 500.
+            Refused: 401: revoked, expired more than the leeway ago, of another audience or another daemon; 400, 412
+                or 500: it is no token at all.
 
         """
         claims = self._decode(token)
-        if claims["jti"] in self._revoked:
-            raise Refused(401, "Token has been revoked")
+        if claims.get("jti") in self._revoked:
+            raise Refused(
+                401, "Refresh token has been revoked" if REFRESH in claims["aud"] else "Token has been revoked"
+            )
         if not set(audiences) & set(claims.get("aud", ())):
             raise Refused(401, "Authentication failed: token doesn't contain the required audience")
         return claims
@@ -104,18 +109,15 @@ class Tokens:
     def revoke_user(self, name: str) -> None:
         """Ends every token and refresh token of a user."""
         self._revoked.update(self._of_user.pop(name, {}))
-        for refresh in [refresh for refresh, (user, _) in self._refresh.items() if user == name]:
-            del self._refresh[refresh]
 
-    def issue_refresh(self, user: str) -> str:
-        token = secrets.token_urlsafe(32)
-        self._refresh[token] = (user, int(time.time()) + REFRESH_SECONDS)
-        return token
+    def issue_refresh(self, user: User) -> str:
+        return self.issue(user, REFRESH_SECONDS, REFRESH).token
 
-    def spend_refresh(self, token: str) -> str | None:
-        """The user of a refresh token, which is then no longer good; None if it is not."""
-        user, expires = self._refresh.pop(token, ("", 0))
-        return user if expires > time.time() else None
+    def spend_refresh(self, token: str) -> str:
+        """The user of a refresh token, which is then no longer good; raises as :meth:`check`."""
+        claims = self.check(token, (REFRESH,))
+        self.revoke(claims)
+        return str(claims["sub"])
 
     def challenge(self, user: str, audience: str) -> tuple[str, int]:
         """A name for one try to give the second factor, and when it expires."""
@@ -132,14 +134,14 @@ class Tokens:
         return challenge.audience
 
     def _decode(self, token: str) -> dict[str, Any]:
-        options: Any = {"verify_aud": False, "require": ["exp", "jti", "sub"]}
+        options: Any = {"verify_aud": False, "verify_iat": False}
+        if jwt_reading.read(token)[0].get("alg") != ALGORITHM:
+            raise Refused(401, "Authentication failed: wrong algorithm")
         for key in self.keys:
             try:
                 return jwt.decode(token, key, [ALGORITHM], options=options, leeway=self._leeway_seconds)
-            except jwt.InvalidSignatureError:
-                continue
             except jwt.DecodeError:
-                raise
+                continue
             except jwt.ExpiredSignatureError:
                 raise Refused(401, "Authentication failed: token expired") from None
             except jwt.InvalidTokenError as error:

@@ -2,25 +2,43 @@
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote
 
-import jwt
 import orjson
 
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 from meshbridge.emulator.connection import Connection
 from meshbridge.emulator.daemon import Daemon
 from meshbridge.emulator.errors import Refused
-from meshbridge.emulator.messages import JSON, Answer, Call, message_answer
-from meshbridge.emulator.multipart import FilePart
-from meshbridge.emulator.operations.files import BLOCK_BYTES, apply_attributes, attributes, path_for_https
+from meshbridge.emulator.messages import (
+    BINARY,
+    JSON,
+    Answer,
+    Call,
+    encode_json,
+    json_answer,
+    message_answer,
+    read_request,
+)
+from meshbridge.emulator.operations.files import (
+    BLOCK_BYTES,
+    TicketRefused,
+    apply_attributes,
+    attributes,
+    path_by_ticket,
+    path_for_https,
+)
 from meshbridge.emulator.settings import EmulatorOptions
+
+log = logging.getLogger(__name__)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -28,7 +46,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 SUBPROTOCOL = "appmesh-ws"
 TRY_AGAIN_LATER = 1013
-UNSUPPORTED_DATA = 1003
 CLOSE_SECONDS = 5.0
 """How long a cut-off WSS client has to read up to the close frame; then the connection is dropped."""
 
@@ -49,6 +66,20 @@ HEADERS = (
 )
 """What the daemon adds to every answer (``golden/https.jsonl``)."""
 
+RAW_HEADERS = (
+    ("uWebSockets", "20"),
+    ("Access-Control-Allow-Headers", "Authorization, Content-Type, X-File-Path"),
+    ("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS"),
+    ("Access-Control-Allow-Origin", "*"),
+)
+"""What it adds to the second step of a transfer; to a refusal of it only the first."""
+
+METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
+MOST_HEADER_BYTES = 4096
+BAD_REQUEST = b"<h1>Bad Request</h1><hr><i>uWebSockets/20 Server</i>"
+LOST_AT_END = bytes(range(0x80, 0x100)) + b" \t"
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._ -]")
+
 
 class WebApplication:
     """The ASGI application of one port. ``abort(client)`` drops the connection of that peer address."""
@@ -63,8 +94,15 @@ class WebApplication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            with contextlib.suppress(_Disconnected, OSError):
+            try:
                 await self._http(scope, receive, send)
+            except _NoAnswer:
+                self._abort(tuple(scope["client"]))
+            except (_Disconnected, OSError):
+                return
+            except Exception as error:  # noqa: BLE001 one line: what a client sends must not fill the log
+                log.error("request failed: %s %s: %r", scope["method"], scope["path"], error)  # noqa: TRY400 as above
+                self._abort(tuple(scope["client"]))
         elif scope["type"] == "websocket" and self._messages:
             await self._websocket(scope, receive, send)
 
@@ -84,10 +122,9 @@ class WebApplication:
             while (message := await receive())["type"] == "websocket.receive":
                 body = message.get("bytes")
                 try:
-                    request = RequestMessage.from_bytes(body if body is not None else b"")
-                except MessageError:
-                    await send({"type": "websocket.close", "code": UNSUPPORTED_DATA})
-                    break
+                    request = read_request(body if body is not None else b"")
+                except MessageError:  # ignored, as the daemon does
+                    continue
                 task = asyncio.create_task(self._serve(request, connection))
                 requests.add(task)
                 task.add_done_callback(requests.discard)
@@ -101,21 +138,26 @@ class WebApplication:
 
     async def _serve(self, request: RequestMessage, connection: Connection) -> None:
         answer = await self._daemon.handle(request, connection)
-        connection.push(answer.to_message(request).serialize())
+        connection.push(answer.packed(request))
+        if answer.then is not None:
+            await answer.then()
 
     # --- HTTPS --------------------------------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
-        path: str = scope["path"]
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if FILE_PATH in headers:  # no more than bytes to the daemon's host
-            headers[FILE_PATH] = headers[FILE_PATH].encode("latin-1").decode(errors="surrogateescape")
-        if method == "OPTIONS":
-            await _reply(send, Answer(204))
+        path: str = scope["raw_path"].decode("latin-1")
+        headers = self._headers(scope)
+        if headers is None:
+            await _start_with(send, 400, [("Connection", "close"), ("Content-Length", str(len(BAD_REQUEST)))])
+            await send({"type": "http.response.body", "body": BAD_REQUEST})
+            return
+        if method not in METHODS:
+            known = method == "OPTIONS"
+            await _reply(send, Answer(200) if known else json_answer({"error": "Route not found"}, 404))
             return
         cookies = _cookies(headers.get("cookie", ""))
-        refused = self._check_origin(method, headers, cookies)
+        refused = self._check_csrf_token(method, headers, cookies)
         if refused is not None:
             await _reply(send, refused)
             return
@@ -127,7 +169,7 @@ class WebApplication:
             http_method=method,
             client_addr=scope["client"][0] if scope.get("client") else "",
             headers=headers,
-            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            query=_query(scope["query_string"].decode("latin-1")),
         )
         connection = Connection("wss-https" if self._messages else "https")
         served = await self._file(request, connection, receive, send)
@@ -137,6 +179,21 @@ class WebApplication:
         answer = await self._until_gone(self._daemon.handle(request, connection), receive)
         if answer is not None:
             await _reply(send, answer, self._cookies(path, headers, cookies, answer))
+
+    def _headers(self, scope: Scope) -> dict[str, str] | None:
+        """By names in lower case; None for more than the daemon reads. Its WSS port loses what ends a value."""
+        given: list[tuple[bytes, bytes]] = scope["headers"]
+        size = (
+            len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in given)
+        )
+        if size > MOST_HEADER_BYTES:
+            return None
+        if self._messages:
+            given = [(name, value.rstrip(LOST_AT_END)) for name, value in given]
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in given}
+        if FILE_PATH in headers:  # no more than bytes to the daemon's host
+            headers[FILE_PATH] = headers[FILE_PATH].encode("latin-1").decode(errors="surrogateescape")
+        return headers
 
     async def _until_gone(self, operation: Awaitable[Answer], receive: Receive) -> Answer | None:
         """The operation's answer; None if the client hung up before there was one."""
@@ -150,31 +207,24 @@ class WebApplication:
                 unfinished.cancel()
             await asyncio.gather(task, gone, return_exceptions=True)
 
-    def _check_origin(self, method: str, headers: dict[str, str], cookies: dict[str, str]) -> Answer | None:
-        """A browser's write by cookie: its ``Origin`` must be this daemon or an allowed one.
+    def _check_csrf_token(self, method: str, headers: dict[str, str], cookies: dict[str, str]) -> Answer | None:
+        """Older daemons want the cookie ``appmesh_csrf_token`` repeated in ``X-CSRF-Token`` of a write by cookie.
 
-        Older daemons want the cookie ``appmesh_csrf_token`` repeated in ``X-CSRF-Token`` instead.
+        What others look at instead, ``Origin``, they look at over each transport.
         """
-        if method == "GET" or "authorization" in headers or TOKEN_COOKIE not in cookies:
+        if method == "GET" or "authorization" in headers or TOKEN_COOKIE not in cookies or not self._options.csrf_token:
             return None
-        if self._options.csrf_token:
-            valid = bool(cookies.get(CSRF_COOKIE)) and headers.get("x-csrf-token") == cookies[CSRF_COOKIE]
-            return None if valid else message_answer(403, "CSRF token validation failed")
-        origin = headers.get("origin")
-        if origin is None or origin in self._daemon.configuration.allowed_origins:
-            return None
-        if urlsplit(origin).netloc == headers.get("host"):
-            return None
-        return message_answer(403, "Origin not allowed")
+        valid = bool(cookies.get(CSRF_COOKIE)) and headers.get("x-csrf-token") == cookies[CSRF_COOKIE]
+        return None if valid else message_answer(403, "CSRF token validation failed")
 
     def _cookies(self, path: str, headers: dict[str, str], cookies: dict[str, str], answer: Answer) -> list[str]:
         """The cookies that an answer sets: the session of a new token, or its end."""
-        wanted = (path in TOKEN_ON_REQUEST and headers.get("x-set-cookie") == "true") or (
+        wanted = (path in TOKEN_ON_REQUEST and headers.get("x-set-cookie", "").lower() in {"true", "1"}) or (
             path in TOKEN_ALWAYS and TOKEN_COOKIE in cookies
         )
         if answer.status != 200:  # noqa: PLR2004 an HTTP status
             return []
-        if path == LOGOFF_PATH:
+        if path == LOGOFF_PATH and TOKEN_COOKIE in cookies:
             return [f"{TOKEN_COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0; Secure"]
         if not wanted:
             return []
@@ -191,39 +241,62 @@ class WebApplication:
 
     async def _file(self, request: RequestMessage, connection: Connection, receive: Receive, send: Send) -> bool:
         """Serves the four requests that carry a file's bytes themselves; False for any other."""
-        to_serve: dict[tuple[str, str], tuple[Callable[..., Awaitable[Answer | None]], str, bool]] = {
-            ("POST", "/appmesh/file/upload/ws"): (self._receive_raw, "file-upload", True),
-            ("GET", "/appmesh/file/download/ws"): (self._send_file, "file-download", True),
-        }
-        if not self._messages:
-            to_serve = {
-                ("POST", "/appmesh/file/upload"): (self._receive_multipart, "file-upload", False),
-                ("GET", "/appmesh/file/download"): (self._send_file, "file-download", False),
-            }
-        found = to_serve.get((request.http_method, request.request_uri))
-        if found is None:
-            return False
-        serve, permission, by_ticket = found
+        by_ticket = {
+            ("POST", "/appmesh/file/upload/ws"): (self._receive_raw, "file-upload"),
+            ("GET", "/appmesh/file/download/ws"): (self._send_raw, "file-download"),
+        }.get((request.http_method, request.request_uri))
         call = Call(request, connection, request.headers)
+        if by_ticket is not None:
+            serve_raw, permission = by_ticket
+            try:
+                await serve_raw(call, path_by_ticket(self._daemon, call, permission), receive, send)
+            except TicketRefused as refused:
+                headers = [("Content-Length", str(len(refused.words)))]
+                await _start_with(send, refused.status, [*RAW_HEADERS[:1], *headers])
+                await send({"type": "http.response.body", "body": refused.words.encode()})
+            return True
+        direct = {
+            ("POST", "/appmesh/file/upload"): (self._receive_multipart, "file-upload"),
+            ("GET", "/appmesh/file/download"): (self._send_file, "file-download"),
+        }.get((request.http_method, request.request_uri))
+        if direct is None or self._messages:
+            return False
+        serve, permission = direct
         try:
-            path = path_for_https(self._daemon, call, permission, by_ticket=by_ticket)
-            answer = await serve(call, path, receive, send)
+            answer = await serve(call, path_for_https(self._daemon, call, permission), receive, send)
         except Refused as refused:
             answer = refused.answer
-        except jwt.DecodeError:
-            answer = message_answer(500, "Internal server error")
         if answer is not None:
             await _reply(send, answer)
         return True
 
-    async def _receive_raw(self, _call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+    async def _receive_raw(self, _call: Call, path: Path, receive: Receive, send: Send) -> None:
+        _check_new(path)
+        size = 0
         with _new_file(path) as file:
             os.fchmod(file.fileno(), 0o644)  # whatever the request says (measured)
             async for part in _parts(receive):
+                size += len(part)
                 file.write(part)
-        return Answer(200, b'{"message":""}', JSON)
+        body = encode_json({"file": path.name, "size": size, "status": "success"})
+        headers = [*RAW_HEADERS, ("Content-Type", JSON), ("Content-Length", str(len(body)))]
+        await _start_with(send, 201, headers)
+        await send({"type": "http.response.body", "body": body})
+
+    async def _send_raw(self, _call: Call, path: Path, _receive: Receive, send: Send) -> None:
+        """An empty file has no answer: the daemon closes the connection (measured)."""
+        size = _size_to_send(path)
+        if not size:
+            raise _NoAnswer
+        name = _NO_FILE_NAME.sub("_", path.name)
+        disposition = f'attachment; filename="{name}"'
+        headers = [*RAW_HEADERS, ("Content-Disposition", disposition), ("Content-Type", BINARY)]
+        await _start_with(send, 200, [*headers, ("Content-Length", str(size))])
+        await _send_blocks(path, send)
 
     async def _receive_multipart(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+        from meshbridge.emulator.multipart import FilePart  # noqa: PLC0415 its library is in the extra `demo`
+
         parser = FilePart(call.header("Content-Type"))
         with _new_file(path) as file:
             async for part in _parts(receive):
@@ -235,11 +308,8 @@ class WebApplication:
 
     async def _send_file(self, _call: Call, path: Path, _receive: Receive, send: Send) -> None:
         headers = _file_headers(path)
-        await _start(send, 200, "application/octet-stream", headers)
-        with path.open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        await _start(send, 200, BINARY, headers)
+        await _send_blocks(path, send)
 
 
 class _WssSender:
@@ -292,6 +362,10 @@ def _cookies(header: str) -> dict[str, str]:
         return {}
 
 
+class _NoAnswer(Exception):  # noqa: N818 an outcome
+    """The daemon closes the connection without a byte."""
+
+
 class _Disconnected(Exception):  # noqa: N818 an outcome
     """The client went while it sent a body."""
 
@@ -323,8 +397,46 @@ async def _start(
     ]
     if content_type:
         shown.append(("Content-Type", content_type))
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in shown]
+    await _start_with(send, status, shown)
+
+
+async def _start_with(send: Send, status: int, headers: Iterable[tuple[str, str]]) -> None:
+    encoded = [(name.encode("latin-1"), value.encode("utf-8", "surrogateescape")) for name, value in headers]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+async def _send_blocks(path: Path, send: Send) -> None:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _check_new(path: Path) -> None:
+    """Raises TicketRefused: there is something."""
+    if path.is_symlink():
+        raise TicketRefused(400, "Symlinks not allowed")
+    if path.exists():
+        raise TicketRefused(409, "File already exists")
+
+
+def _size_to_send(path: Path) -> int:
+    """Raises TicketRefused: there is no such file."""
+    if not path.exists():
+        raise TicketRefused(404, "File not found")
+    if not path.is_file():
+        raise TicketRefused(400, "Path is not a regular file")
+    return path.stat().st_size
+
+
+def _query(text: str) -> dict[str, str]:
+    """A plus stays a plus, a bad escape stays as it is, and of a name given twice the first counts (measured)."""
+    found: dict[str, str] = {}
+    for part in text.split("&"):
+        name, equals, value = part.partition("=")
+        if name or equals:
+            found.setdefault(unquote(name), unquote(value))
+    return found
 
 
 async def _reply(send: Send, answer: Answer, cookies: list[str] | None = None) -> None:

@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from meshbridge.appmesh.durations import seconds_of
 from meshbridge.emulator import procfs
 from meshbridge.emulator.application import Application
+from meshbridge.emulator.definitions import check_command, check_name, read_definition
 from meshbridge.emulator.describe import describe
+from meshbridge.emulator.durations import duration_or
 from meshbridge.emulator.errors import Refused
 from meshbridge.emulator.events import parse_events
 from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer, message_answer
 from meshbridge.emulator.output import LARGEST_READ, SMALLEST_READ
 from meshbridge.emulator.routes import ANYONE, Route
-from meshbridge.fields import parse_duration
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
@@ -44,12 +46,15 @@ async def get_health(daemon: "Daemon", call: Call) -> Answer:
 async def add_app(daemon: "Daemon", call: Call) -> Answer:
     """Registers an app; ``subscribe_events`` subscribes in the same step, so that no event is missed."""
     assert call.caller is not None
-    definition: dict[str, Any] = call.json()
-    definition["name"] = str(definition.get("name") or call.name)
+    given = call.json()
+    if isinstance(given, dict) and isinstance(given.get("name", ""), str):
+        check_name(given)
+    definition = read_definition(given)
+    check_name(definition)
     existing = daemon.applications.get(definition["name"])
     if existing is not None:
         check_access(daemon, call, existing, write=True)
-    daemon.applications.check(definition)
+    check_command(definition)
     wanted = call.query("subscribe_events")
     events = parse_events(wanted) if wanted else []
     if wanted and not events:
@@ -70,10 +75,13 @@ async def add_app(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def delete_app(daemon: "Daemon", call: Call) -> Answer:
+    """Of what is not there it says so before it looks at the token (measured)."""
     app = daemon.applications.get(call.name)
     if app is None:
         return Answer(404)
+    daemon.authorize(call, ANYONE)
     assert call.caller is not None
+    daemon.applications.not_busy(app.name)
     if app.owner != call.caller.name:
         daemon.require(call.caller, "app-delete")
     check_access(daemon, call, app, write=True)
@@ -83,6 +91,7 @@ async def delete_app(daemon: "Daemon", call: Call) -> Answer:
 
 async def enable_app(daemon: "Daemon", call: Call) -> Answer:
     app = accessible(daemon, call, write=True)
+    daemon.applications.not_busy(app.name)
     app.enable()
     daemon.applications.changed(app)
     return message_answer(200, f"Enable <{app.name}> success.")
@@ -90,6 +99,7 @@ async def enable_app(daemon: "Daemon", call: Call) -> Answer:
 
 async def disable_app(daemon: "Daemon", call: Call) -> Answer:
     app = accessible(daemon, call, write=True)
+    daemon.applications.not_busy(app.name)
     app.disable()
     daemon.applications.changed(app)
     return message_answer(200, f"Disable <{app.name}> success.")
@@ -97,15 +107,15 @@ async def disable_app(daemon: "Daemon", call: Call) -> Answer:
 
 async def get_output(daemon: "Daemon", call: Call) -> Answer:
     """Output of the present process or, by ``stdout_index``, of an earlier one (PROTOCOL.md, 'STDOUT')."""
+    timeout = duration_or(call.query("timeout"), 0)
     app = accessible(daemon, call, write=False)
     index = _number(call, "stdout_index")
     position = _number(call, "stdout_position")
     size = _number(call, "stdout_maxsize")
     size = size if SMALLEST_READ <= size <= LARGEST_READ else LARGEST_READ
-    timeout = call.query("timeout")
     if index == 0 and timeout and app.process is not None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(app.wait_ended(), parse_duration(timeout))
+            await asyncio.wait_for(app.wait_ended(), timeout)
     process_uuid = call.query("process_uuid")
     if index == 0 and process_uuid and process_uuid != app.process_uuid:
         return Answer(417)
@@ -143,8 +153,14 @@ def check_access(daemon: "Daemon", call: Call, app: Application, *, write: bool)
 
 
 def _number(call: Call, name: str) -> int:
+    """Raises Refused: 417, neither a whole number nor a duration."""
     given = call.query(name)
-    return int(given) if given.isdigit() else 0
+    if not given:
+        return 0
+    try:
+        return max(0, seconds_of(int(given) if given.lstrip("-").isdigit() else given))
+    except ValueError:
+        raise Refused(417) from None
 
 
 ROUTES = (
@@ -152,7 +168,7 @@ ROUTES = (
     Route("GET", "/appmesh/app/{}", get_app, "app-view"),
     Route("GET", "/appmesh/app/{}/health", get_health),
     Route("PUT", "/appmesh/app/{}", add_app, "app-reg"),
-    Route("DELETE", "/appmesh/app/{}", delete_app, ANYONE),
+    Route("DELETE", "/appmesh/app/{}", delete_app),
     Route("POST", "/appmesh/app/{}/enable", enable_app, "app-control"),
     Route("POST", "/appmesh/app/{}/disable", disable_app, "app-control"),
     Route("GET", "/appmesh/app/{}/output", get_output, "app-output-view"),

@@ -1,10 +1,8 @@
 """Login, tokens and second factors (PROTOCOL.md, 'Authentication')."""
 
 import base64
-import binascii
+import contextlib
 from typing import TYPE_CHECKING, Any
-
-import jwt
 
 from meshbridge.emulator.accounts import User
 from meshbridge.emulator.errors import Refused
@@ -12,6 +10,7 @@ from meshbridge.emulator.messages import Answer, Call, json_answer, message_answ
 from meshbridge.emulator.routes import ANYONE, Route
 from meshbridge.emulator.tokens import (
     AUDIENCES,
+    NOT_ASKED_FOR,
     SERVICE,
     TOTP_DIGITS,
     TOTP_PERIOD_SECONDS,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
 
 WEEK_SECONDS = 7 * 86_400
+LONGEST_SECONDS = 30 * 86_400
 
 
 async def login(daemon: "Daemon", call: Call) -> Answer:
@@ -35,27 +35,27 @@ async def login(daemon: "Daemon", call: Call) -> Answer:
     if user.locked or not user.has_password(password):
         raise Refused(401, "Authentication failed")
     audience = call.header("X-Audience")
+    if audience in NOT_ASKED_FOR:
+        raise Refused(400, "illegal audience")
     if audience and audience not in AUDIENCES:
         raise Refused(400, f"Audience <{audience}> verification failed")
+    expire_seconds = _expire_seconds(call)
     if user.mfa_enabled:
         code = call.header("X-Totp-Code")
         if not code:
             return _challenge(daemon, user, audience)
         if code not in totp_codes_now(user.mfa_key):
             raise Refused(401, "Invalid TOTP token")
-    issued = daemon.tokens.issue(user, _expire_seconds(call), audience)
+    issued = daemon.tokens.issue(user, expire_seconds, audience)
     wants_refresh = call.header("X-Refresh-Token-Request") == "true"
-    return _token_answer(user, issued, refresh=daemon.tokens.issue_refresh(user.name) if wants_refresh else None)
+    return _token_answer(user, issued, refresh=daemon.tokens.issue_refresh(user) if wants_refresh else None)
 
 
 async def authenticate(daemon: "Daemon", call: Call) -> Answer:
     """Says whether a token is good, and good for ``X-Permission``; gives it back as it was."""
     audience = call.header("X-Audience")
-    call.token = _required_token(call)
+    user, _ = daemon.named_by(call)
     claims = daemon.tokens.check(call.token, (audience,) if audience else (SERVICE,))
-    user = daemon.accounts.users.get(claims["sub"])
-    if user is None:
-        raise Refused(404, "user not found")
     daemon.require(user, call.header("X-Permission"))
     return _token_answer(user, Issued(call.token, claims), group="")
 
@@ -64,14 +64,15 @@ async def renew(daemon: "Daemon", call: Call) -> Answer:
     """A new token for the old one, which is revoked; or for a refresh token, which is spent."""
     refresh = call.header("X-Refresh-Token")
     if refresh:
-        name = daemon.tokens.spend_refresh(refresh)
-        user = daemon.accounts.users.get(name or "")
-        if user is None or user.locked:
-            raise Refused(401, "Invalid or expired refresh token")
+        user, _ = daemon.named_in(refresh)
+        expire_seconds = _expire_seconds(call)
+        daemon.tokens.spend_refresh(refresh)
+        if user.locked:
+            raise Refused(401, "Authentication failed")
         daemon.require(user, "user-token-renew")
         _revoke_quietly(daemon, call)
-        issued = daemon.tokens.issue(user, _expire_seconds(call))
-        return _token_answer(user, issued, refresh=daemon.tokens.issue_refresh(user.name))
+        issued = daemon.tokens.issue(user, expire_seconds)
+        return _token_answer(user, issued, refresh=daemon.tokens.issue_refresh(user))
     user, claims = daemon.authenticate(call)
     daemon.require(user, "user-token-renew")
     issued = daemon.tokens.issue(user, _expire_seconds(call), claims["aud"][0])
@@ -80,8 +81,10 @@ async def renew(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def logoff(daemon: "Daemon", call: Call) -> Answer:
-    ended = daemon.tokens.spend_refresh(call.header("X-Refresh-Token")) is not None
-    ended = _revoke_quietly(daemon, call) or ended
+    ended = _revoke_quietly(daemon, call)
+    with contextlib.suppress(Refused):
+        daemon.tokens.spend_refresh(call.header("X-Refresh-Token"))
+        ended = True
     if not ended:
         raise Refused(401, "Logoff requires a valid access token or refresh token")
     return Answer()
@@ -97,7 +100,9 @@ async def totp_secret(daemon: "Daemon", call: Call) -> Answer:
 
 async def totp_setup(daemon: "Daemon", call: Call) -> Answer:
     user = _caller(call)
-    if not user.mfa_key or call.header("X-Totp-Code") not in totp_codes_now(user.mfa_key):
+    if not user.mfa_key:
+        raise Refused(400, "please generate TOTP secret first")
+    if call.header("X-Totp-Code") not in totp_codes_now(user.mfa_key):
         raise Refused(401, "Invalid TOTP token")
     user.mfa_enabled = True
     daemon.save_accounts()
@@ -106,27 +111,29 @@ async def totp_setup(daemon: "Daemon", call: Call) -> Answer:
 
 async def totp_validate(daemon: "Daemon", call: Call) -> Answer:
     body = call.json()
-    user = daemon.accounts.users.get(body["user_name"])
+    name, code, challenge = (body.get(key, "") for key in ("user_name", "totp_code", "totp_challenge"))
+    if not all(isinstance(text, str) for text in (name, code, challenge)):
+        raise TypeError("texts")
+    user = daemon.accounts.users.get(name)
     if user is None:
         raise Refused(404, "user not found")
-    audience = daemon.tokens.answer_challenge(body["totp_challenge"], user.name)
-    if audience is None or body["totp_code"] not in totp_codes_now(user.mfa_key):
+    if not user.mfa_enabled:
+        raise Refused(400, "TOTP authentication not enabled for current user")
+    audience = daemon.tokens.answer_challenge(challenge, user.name)
+    if audience is None or code not in totp_codes_now(user.mfa_key):
         raise Refused(401, "Invalid TOTP token")
     return _token_answer(user, daemon.tokens.issue(user, int(body.get("expire_seconds") or WEEK_SECONDS), audience))
 
 
 async def totp_disable(daemon: "Daemon", call: Call) -> Answer:
-    """One's own only as ``self``: one's own name counts as another's (measured)."""
+    """One's own only as ``self``, one's own name counts as another's; of others only the administrator's (measured)."""
     caller = _caller(call)
     user = caller
     if call.name != "self":
-        if caller.name != "admin":
+        if call.name != "admin":
             raise Refused(400, "Only administrator have permission to deactive MFA for others")
         daemon.require(caller, "user-totp-disable")
-        found = daemon.accounts.users.get(call.name)
-        if found is None:
-            raise Refused(404, "user not found")
-        user = found
+        user = daemon.accounts.users[call.name]
     user.mfa_key, user.mfa_enabled = "", False
     daemon.save_accounts()
     return message_answer(200, "2FA deactive success")
@@ -167,35 +174,34 @@ def _token_answer(user: User, issued: Issued, *, refresh: str | None = None, gro
 def _revoke_quietly(daemon: "Daemon", call: Call) -> bool:
     """Revokes the access token that came along, if it is good."""
     try:
-        claims = daemon.tokens.check(_required_token(call), AUDIENCES)
-    except (Refused, jwt.DecodeError):
+        claims = daemon.tokens.check(bearer(call), AUDIENCES)
+    except Refused:
         return False
     daemon.tokens.revoke(claims)
     return True
 
 
-def _required_token(call: Call) -> str:
-    given = call.header("Authorization").strip()
-    token = given[7:].strip() if given[:7].lower() == "bearer " else given
-    if not token:
-        raise Refused(401, "No authentication token provided")
-    return token
+def bearer(call: Call) -> str:
+    return call.header("Authorization").removeprefix("Bearer ").strip()
 
 
 def _credentials(call: Call) -> tuple[str, str]:
+    """Raises ValueError: it is no base64, or no text."""
     scheme, _, encoded = call.header("Authorization").partition(" ")
-    if scheme.lower() != "basic":
-        raise Refused(401, "Authentication failed")
-    try:
-        name, _, password = base64.b64decode(encoded).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        raise Refused(401, "Authentication failed") from None
-    return name, password
+    if scheme != "Basic" or not encoded:
+        raise Refused(400, "unrecognized authorization type")
+    name, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    return (name, password) if colon else ("", "")
 
 
 def _expire_seconds(call: Call) -> int:
-    given = call.header("X-Expire-Seconds")
-    return int(given) if given.isdigit() and int(given) > 0 else WEEK_SECONDS
+    """Raises Refused: 400, not digits only; blanks before them are skipped."""
+    given = call.header("X-Expire-Seconds").lstrip()
+    if not given:
+        return WEEK_SECONDS
+    if not (given.isascii() and given.isdigit()) or int(given) >= 2**64:
+        raise Refused(400, "Invalid token expire seconds")
+    return min(int(given), LONGEST_SECONDS) or WEEK_SECONDS
 
 
 def _caller(call: Call) -> User:

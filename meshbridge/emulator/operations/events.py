@@ -23,6 +23,8 @@ async def subscribe_app(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def unsubscribe(daemon: "Daemon", call: Call) -> Answer:
+    if "subscription_id" not in call.request.query:
+        raise Refused(400, "Missing query parameter: subscription_id")
     subscription_id = call.query("subscription_id")
     if not daemon.hub.unsubscribe(call.connection, subscription_id):
         raise Refused(404, f"Subscription not found: {subscription_id}")
@@ -30,12 +32,12 @@ async def unsubscribe(daemon: "Daemon", call: Call) -> Answer:
 
 
 def _subscribe(daemon: "Daemon", call: Call, app: str) -> Answer:
-    if not call.connection.takes_events:
-        raise Refused(405, "Subscribe requires a persistent connection (TCP or WebSocket)")
     wanted = call.query("events")
     events = parse_events(wanted)
     if not events:
         raise Refused(400, f"No valid event types in: {wanted}")
+    if not call.connection.takes_events:
+        raise Refused(405, "Subscribe requires a persistent connection (TCP or WebSocket)")
     subscription = daemon.hub.subscribe(call.connection, app, events)
     return json_answer({"app_name": app, "events": events, "subscription_id": subscription.id})
 

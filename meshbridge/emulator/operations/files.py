@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from meshbridge.emulator.connection import Connection
     from meshbridge.emulator.daemon import Daemon
 
+
+class TicketRefused(Exception):  # noqa: N818 an answer, not an error of the emulator
+    """Ends the second step of a transfer, with a status and plain words."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+        self.words = words
+
+
 BLOCK_BYTES = 60 * 1024
 BLOCKS_AHEAD = 8
 """A download waits for the client to take what is queued: the file is not read into memory."""
@@ -31,7 +41,7 @@ _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 async def upload(daemon: "Daemon", call: Call) -> Answer:
     """TCP: takes the file's frames after the answer. WSS and the WSS port: only gives a token for the HTTPS way."""
     path = _path(daemon, call)
-    if path.exists():
+    if path.exists() and not path.is_dir():
         raise Refused(403, "file already exist")
     if call.header("X-Send-File-Socket") != "true":
         return _agreement(daemon, call)
@@ -46,7 +56,7 @@ async def upload(daemon: "Daemon", call: Call) -> Answer:
 async def download(daemon: "Daemon", call: Call) -> Answer:
     """As :func:`upload`, the other way; the answer tells the file's mode and owner."""
     path = _path(daemon, call)
-    if not path.is_file():
+    if not is_there(path):
         raise Refused(406, "file not found")
     if call.header("X-Recv-File-Socket") != "true":
         answer = _agreement(daemon, call)
@@ -59,6 +69,14 @@ async def download(daemon: "Daemon", call: Call) -> Answer:
     connection = call.connection
     answer.then = lambda: _send_file(connection, path)
     return answer
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something to download: also a device, but no directory."""
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def attributes(path: Path) -> dict[str, str]:
@@ -87,8 +105,8 @@ def apply_attributes(path: Path, call: Call) -> None:
         os.chown(path, uid, gid)
 
 
-def path_for_https(daemon: "Daemon", call: Call, permission: str, *, by_ticket: bool) -> Path:
-    """Checks a request that carries a file's bytes itself; ``by_ticket``: with the token that the WSS way gave.
+def path_for_https(daemon: "Daemon", call: Call, permission: str) -> Path:
+    """Checks a request that carries a file's bytes itself, with the caller's own token.
 
     Raises:
         Refused: as the operation of that permission, or it is for another node.
@@ -96,29 +114,48 @@ def path_for_https(daemon: "Daemon", call: Call, permission: str, *, by_ticket: 
     """
     if call.header("X-Target-Host"):
         raise Refused(501, "the emulator does not forward files")  # rather than take them for its own
-    if by_ticket and daemon.options.generation == 2:  # noqa: PLR2004 of the daemon
-        call.token = call.header("Authorization").removeprefix("Bearer ").strip()
-        claims = daemon.tokens.check(call.token, (FILE_SERVICE,))
-        user = daemon.accounts.users.get(claims["sub"])
-        if user is None:
-            raise Refused(404, "user not found")
-        daemon.require(user, permission)
-    else:
-        daemon.authorize(call, permission)
+    daemon.authorize(call, permission)
     return _path(daemon, call)
 
 
+def path_by_ticket(daemon: "Daemon", call: Call, permission: str) -> Path:
+    """As :func:`path_for_https`, with the token that the WSS way gave; what is wrong is said in plain words.
+
+    Raises:
+        TicketRefused: with the daemon's status and words.
+
+    """
+    if call.header("X-Target-Host"):
+        raise TicketRefused(501, "the emulator does not forward files")
+    try:
+        if daemon.options.generation == 2:  # noqa: PLR2004 of the daemon
+            call.token = call.header("Authorization").removeprefix("Bearer ").strip()
+            user, _ = daemon.named_in(call.token)
+            daemon.tokens.check(call.token, (FILE_SERVICE,))
+            daemon.require(user, permission)
+        else:
+            daemon.authorize(call, permission)
+    except Refused:
+        raise TicketRefused(401, "Authentication failed") from None
+    if not call.header("X-File-Path"):
+        raise TicketRefused(400, "Missing X-File-Path header")
+    try:
+        return _path(daemon, call)
+    except Refused as refused:
+        raise TicketRefused(refused.answer.status, "Invalid file path") from None
+
+
 def _path(daemon: "Daemon", call: Call) -> Path:
-    given = call.header("X-File-Path")
-    if not given:
+    if "x-file-path" not in call.headers:
         raise Refused(400, "header 'X-File-Path' not found")
+    given = call.header("X-File-Path")
     if daemon.options.generation == 3 and not _BAD_ESCAPE.search(given):  # noqa: PLR2004 of the daemon
         given = unquote(given, errors="surrogateescape")
-    path = Path(given)
+    path = Path(given) if given else daemon.store.root / "work"  # where a relative path begins
     base = str(daemon.configuration.shown()["REST"]["FileAllowedBaseDir"])
-    if not path.is_absolute() or ".." in path.parts or "\0" in given or (base and not path.is_relative_to(base)):
+    if ".." in path.parts or "\0" in given or (base and not path.is_relative_to(base)):
         raise Refused(403, "Invalid file path")
-    return path
+    return path if path.is_absolute() else daemon.store.root / "work" / path
 
 
 def _agreement(daemon: "Daemon", call: Call) -> Answer:
@@ -151,8 +188,11 @@ class _Upload:
         self._file: BinaryIO | None = None
 
     def begin(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("wb")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb")
+        except OSError as error:
+            raise Refused(403, f"{error.strerror}") from None
         self._connection.file_frames = self._take
         self._connection.on_closed.append(self._close)
 

@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from meshbridge.emulator.errors import Refused
 from meshbridge.emulator.messages import Answer, Call, json_answer
 from meshbridge.emulator.metrics import CONTENT_TYPE
 from meshbridge.emulator.resources import host_resources
 from meshbridge.emulator.routes import Route
+
+HTML = "text/html; charset=utf-8"
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
@@ -28,7 +31,31 @@ async def get_metrics(daemon: "Daemon", _call: Call) -> Answer:
     return Answer(200, daemon.exposition.text().encode(), CONTENT_TYPE)
 
 
+async def get_page(_daemon: "Daemon", _call: Call) -> Answer:
+    return Answer(200, b'<!DOCTYPE html>\n<html lang="en"><title>App Mesh emulator</title></html>\n', HTML)
+
+
+async def get_description(_daemon: "Daemon", _call: Call) -> Answer:
+    return Answer(200, b"---\nopenapi: 3.1.0\ninfo:\n  title: App Mesh REST API\n", "application/x-yaml")
+
+
+async def get_swagger(_daemon: "Daemon", call: Call) -> Answer:
+    place = f"https://petstore.swagger.io/?url=https://{call.header('Host')}/openapi.yaml"
+    return Answer(307, b"", HTML, {"Location": place})
+
+
+async def get_cloud(_daemon: "Daemon", _call: Call) -> Answer:
+    """For other nodes of a cluster, which sign their requests."""
+    raise Refused(400, "Verify HMAC failed")
+
+
 ROUTES = (
     Route("GET", "/appmesh/resources", get_resources, "host-resource-view"),
     Route("GET", "/appmesh/metrics", get_metrics),
+    Route("GET", "/metrics", get_metrics),
+    Route("GET", "/", get_page),
+    Route("GET", "/index.html", get_page),
+    Route("GET", "/openapi.yaml", get_description),
+    Route("GET", "/swagger/", get_swagger),
+    Route("GET", "/appmesh/cloud/resources", get_cloud),
 )

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from meshbridge.emulator.application import Application
+from meshbridge.emulator.definitions import check_command, check_name, read_definition
+from meshbridge.emulator.durations import duration_or
 from meshbridge.emulator.errors import Refused
 from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer
 from meshbridge.emulator.operations.apps import check_access
 from meshbridge.emulator.output import LARGEST_READ
 from meshbridge.emulator.routes import Route
-from meshbridge.fields import parse_duration
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
@@ -19,7 +20,6 @@ LIFECYCLE_SECONDS = 216_000
 
 async def run(daemon: "Daemon", call: Call) -> Answer:
     app = _start(daemon, call)
-    app.remove_after(_seconds(call, "lifecycle", LIFECYCLE_SECONDS))
     return json_answer({"name": app.name, "process_uuid": app.process_uuid})
 
 
@@ -36,37 +36,50 @@ async def run_and_wait(daemon: "Daemon", call: Call) -> Answer:
 
 
 def _start(daemon: "Daemon", call: Call) -> Application:
+    """Starts it; what cannot be run is gone again at once.
+
+    Raises:
+        Refused: 400, or another reason why nothing runs.
+
+    """
     assert call.caller is not None
-    definition: dict[str, Any] = call.json()
+    timeout = duration_or(call.query("timeout"), TIMEOUT_SECONDS)
+    lifecycle = duration_or(call.query("lifecycle"), LIFECYCLE_SECONDS)
+    if not timeout and not lifecycle:
+        raise Refused(400, "Zero timeout and lifecycle speficied")
+    definition, register_time = _definition(daemon, call)
+    app = daemon.applications.run_once(definition, call.caller.name, register_time)
+    if app.process is None:
+        daemon.applications.remove(app)
+        raise Refused(400, app.last_error.partition(" ")[2])
+    if timeout > 0:
+        app.kill_after(timeout)
+    app.remove_after(lifecycle)
+    return app
+
+
+def _definition(daemon: "Daemon", call: Call) -> tuple[dict[str, Any], int | None]:
+    """What is to run, and when the app was registered of which it is a run."""
+    definition = read_definition(call.json())
     name = definition.get("name")
-    existing = daemon.applications.get(str(name)) if name else None
-    register_time = None
+    existing = daemon.applications.get(name) if name else None
     if existing is not None:
         check_access(daemon, call, existing, write=False)
         if definition.get("command"):
             raise Refused(400, f"Should not specify command for an existing application <{existing.name}>")
         given = {key: definition[key] for key in ("metadata", "env", "sec_env") if definition.get(key)}
         definition = {**existing.definition, **given, "name": daemon.applications.run_name(existing)}
-        register_time = existing.register_time
         for key in ("start_interval_seconds", "cron", "start_time", "end_time", "daily_limitation", "health_check_cmd"):
             definition.pop(key, None)
-    elif not definition.get("command") and not definition.get("docker_image"):
+        return definition, existing.register_time
+    if "command" not in definition and not definition.get("docker_image"):
         raise Refused(400, f"Should specify command {'to ' if name else ''}run application")
-    elif not name:
+    if name:
+        check_name(definition)
+    else:
         definition["name"] = daemon.identifiers.next()
-    app = daemon.applications.run_once(definition, call.caller.name, register_time)
-    timeout = _seconds(call, "timeout", TIMEOUT_SECONDS)
-    if timeout > 0:
-        app.kill_after(timeout)
-    return app
-
-
-def _seconds(call: Call, name: str, default: float) -> float:
-    given = call.query(name)
-    try:
-        return parse_duration(given) if given else default
-    except ValueError:
-        return default
+    check_command(definition)
+    return definition, None
 
 
 ROUTES = (

@@ -4,12 +4,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from meshbridge.emulator.application import Application
+from meshbridge.emulator.durations import duration_or
 from meshbridge.emulator.errors import Refused
-from meshbridge.emulator.messages import BINARY, Answer, Call
+from meshbridge.emulator.messages import BINARY, Answer, Call, message_answer
 from meshbridge.emulator.operations.apps import accessible
 from meshbridge.emulator.routes import Route
 from meshbridge.emulator.tasks import TaskCancelled
-from meshbridge.fields import parse_duration
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
@@ -19,12 +19,14 @@ REQUEST_TIMEOUT, EXPECTATION_FAILED, SUPERSEDED, UNAVAILABLE, ALREADY_REPORTED =
 
 
 async def run_task(daemon: "Daemon", call: Call) -> Answer:
+    timeout = duration_or(call.query("timeout"), TIMEOUT_SECONDS)
     app = accessible(daemon, call, write=True)
-    timeout = call.query("timeout")
+    if not app.running:
+        raise Refused(400, "No process running")
+    if app.tasks.full:
+        return Answer(UNAVAILABLE)
     try:
-        result = await asyncio.wait_for(
-            app.tasks.run(call.request.body), parse_duration(timeout) if timeout else TIMEOUT_SECONDS
-        )
+        result = await asyncio.wait_for(app.tasks.run(call.request.body), timeout)
     except TimeoutError:
         return Answer(REQUEST_TIMEOUT)
     except TaskCancelled:
@@ -37,7 +39,9 @@ async def cancel_task(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def fetch_task(daemon: "Daemon", call: Call) -> Answer:
-    app = _of_process(daemon, call)
+    app = daemon.applications.find(call.name)
+    if not _of_process(call, app):
+        return _superseded(call)
     try:
         return Answer(200, await app.tasks.fetch(), BINARY)
     except TaskCancelled:
@@ -45,21 +49,26 @@ async def fetch_task(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def return_task(daemon: "Daemon", call: Call) -> Answer:
-    app = _of_process(daemon, call)
+    app = daemon.applications.find(call.name)
+    if not _of_process(call, app):
+        return _superseded(call)
     return Answer(200 if app.tasks.give_back(call.request.body) else EXPECTATION_FAILED)
 
 
-def _of_process(daemon: "Daemon", call: Call) -> Application:
-    """The app whose present process asks.
+def _of_process(call: Call, app: Application) -> bool:
+    """Whether the app's present process asks."""
+    return app.running and call.query("process_key") == app.process_key
 
-    Raises:
-        Refused: 412: a newer process has taken over, this one is to stop.
 
-    """
-    app = daemon.applications.find(call.name)
-    if call.query("process_key") != app.process_key:
-        raise Refused(SUPERSEDED, "Process key mismatch")
-    return app
+def _superseded(call: Call) -> Answer:
+    """Two answers to one request, as measured; over HTTPS the second one has no way to the client."""
+    answer = Answer(UNAVAILABLE)
+
+    async def say_why() -> None:
+        call.connection.push(message_answer(SUPERSEDED, "Process key mismatch").packed(call.request))
+
+    answer.then = say_why
+    return answer
 
 
 ROUTES = (
