@@ -107,6 +107,7 @@ class Application:
         self._loop = asyncio.get_running_loop()
         self._start_timer: asyncio.TimerHandle | None = None
         self._timers: set[asyncio.TimerHandle] = set()
+        self._was_killed = False
         self._held = False
         """It would run if its times, or its predecessor, let it."""
         self._predecessor_runs = False
@@ -223,6 +224,8 @@ class Application:
         collector = Collector(self.output.start(), self._emit_output)
         self.exit_code_known = True
         self.return_code = None if self.schedule.periodic is None else self.return_code
+        if self._was_killed:  # of that end the new process shows nothing (measured)
+            self.last_exit_time, self._was_killed = None, False
         process = Process(
             self._arguments(),
             environment=self._environment(),
@@ -264,6 +267,7 @@ class Application:
         last_error = ""
         self.last_exit_time = clock.now()
         self.return_code = code
+        self._was_killed = process.killed
         if not process.killed:
             last_error = f"{clock.text(time.time())} exited with return code: {code}" if code else ""
             self.last_error = last_error

@@ -12,7 +12,7 @@ import websocket
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.support import wait_for
 from tests.unit.emulator.golden import records
-from tests.unit.emulator.wire_client import Closed, WireClient, WssClient
+from tests.unit.emulator.wire_client import WireClient, WssClient
 
 HTTPS = {record["operation"]: record for record in records("https.jsonl")}
 VARIES = {"Date", "Content-Length", "Set-Cookie"}
@@ -103,7 +103,10 @@ def test_a_write_by_cookie_from_a_foreign_origin_is_refused(web: Browser) -> Non
     assert web.call("GET", "/appmesh/labels", headers=foreign).status_code == 200
     assert web.call("PUT", "/appmesh/label/zone?value=1", headers={"Origin": web.base}).status_code == 200
     with_token = {**foreign, "Authorization": f"Bearer {token}"}
+    assert web.call("PUT", "/appmesh/label/zone?value=1", headers=with_token).status_code == 403, "with any cookie"
+    web.cookies.clear()
     assert web.call("PUT", "/appmesh/label/zone?value=1", headers=with_token).status_code == 200
+    web.headers["Authorization"] = f"Bearer {token}"
     assert web.call("DELETE", "/appmesh/label/zone").status_code == 200
 
 
@@ -117,7 +120,9 @@ def test_an_older_daemon_wants_the_csrf_cookie_repeated() -> None:
 
 def test_a_path_that_is_none_is_not_found_and_a_3x_question_is_one(browser: Browser) -> None:
     assert browser.call("GET", "/appmesh/auth/config").status_code == 404
-    assert browser.call("OPTIONS", "/appmesh/login").status_code == 204
+    assert browser.call("OPTIONS", "/appmesh/login").status_code == 200
+    unknown = browser.call("PATCH", "/appmesh/login")
+    assert (unknown.status_code, unknown.json()) == (404, {"error": "Route not found"})
 
 
 def test_a_garbage_token_ends_as_500(browser: Browser) -> None:
@@ -150,7 +155,7 @@ def test_a_file_sent_to_the_wss_port_is_thrown_away_and_answered_with_a_token(
         assert (answer.status_code, answer.content, remote.exists()) == (200, b'{"message":""}', False)
         token = {"Authorization": answer.headers["Authorization"], "X-File-Path": str(remote)}
         sent = browser.call("POST", "/appmesh/file/upload/ws", headers=token, data=b"kept")
-        assert (sent.status_code, remote.read_bytes()) == (200, b"kept")
+        assert (sent.status_code, remote.read_bytes()) == (201, b"kept")
         got = browser.call("GET", "/appmesh/file/download/ws", headers=token)
         assert got.content == b"kept"
         assert browser.call("GET", "/appmesh/applications", headers=token).status_code == 401
@@ -174,10 +179,34 @@ def test_nothing_stays_of_a_file_whose_sender_goes(browser: Browser, tmp_path: P
     wait_for(lambda: not remote.exists())
 
 
-@pytest.mark.parametrize("path", ["relative", "/tmp/../etc/passwd"])
-def test_a_path_that_could_lead_elsewhere_is_refused(web: Browser, path: str) -> None:
-    headers = {"Authorization": f"Bearer {web.sign_in()}", "X-File-Path": path}
+def test_a_path_that_could_lead_elsewhere_is_refused(web: Browser) -> None:
+    headers = {"Authorization": f"Bearer {web.sign_in()}", "X-File-Path": "/tmp/../etc/passwd"}
     assert web.call("GET", "/appmesh/file/download", headers=headers).status_code == 403
+
+
+def test_the_wss_port_loses_what_ends_a_path_and_has_no_answer_for_an_empty_file(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    (tmp_path / "report").write_bytes(b"REPORT")
+    (tmp_path / "empty").write_bytes(b"")
+    with Browser(emulator, wss_port=True) as browser:
+        token = {"Authorization": f"Bearer {browser.sign_in()}", "X-File-Path": str(tmp_path / "report")}
+        ticket = browser.call("GET", "/appmesh/file/download", headers=token).headers["Authorization"]
+        lost: dict[str, Any] = {"Authorization": ticket, "X-File-Path": f"{tmp_path}/reporté ".encode()}
+        assert browser.call("GET", "/appmesh/file/download/ws", headers=lost).content == b"REPORT"
+        empty = {"Authorization": ticket, "X-File-Path": str(tmp_path / "empty")}
+        with pytest.raises(requests.ConnectionError, match="RemoteDisconnected"):
+            browser.call("GET", "/appmesh/file/download/ws", headers=empty)
+
+
+def test_headers_that_are_too_long_close_the_connection(browser: Browser) -> None:
+    answer = browser.call("GET", "/appmesh/labels", headers={"X-Pad": "x" * 5000})
+    assert (answer.status_code, answer.text[:20], answer.headers["Connection"]) == (
+        400,
+        "<h1>Bad Request</h1>",
+        "close",
+    )
+    assert browser.call("GET", "/appmesh/labels", headers={"X-Pad": "x" * 3500}).status_code == 401
 
 
 def test_wss_speaks_the_same_messages_and_pushes_events(emulator: Emulator) -> None:
@@ -197,11 +226,11 @@ def test_wss_agrees_on_the_daemons_subprotocol(emulator: Emulator) -> None:
         assert client.socket.subprotocol == "appmesh-ws"
 
 
-def test_wss_closes_on_a_message_that_is_none(emulator: Emulator) -> None:
+def test_wss_ignores_a_message_that_is_none(emulator: Emulator) -> None:
     with WssClient(emulator.wss_address, emulator.ca_file) as client:
-        client.send(b"not msgpack")
-        with pytest.raises(Closed):
-            client.receive()
+        for garbage in (b"not msgpack", b"", b"\xc1", b"\x93\x01\x02\x03"):
+            client.send(garbage)
+        assert client.login().http_status == 200
 
 
 def test_a_web_socket_is_not_served_on_the_https_port(emulator: Emulator) -> None:

@@ -49,7 +49,7 @@ def test_a_recorded_event_is_encoded_byte_for_byte_the_same(hub: EventHub) -> No
         expected = record["body"].replace(body["subscription_id"], subscription.id)
         assert message.body.decode() == expected.replace(str(body["timestamp"]), str(own["timestamp"]))
         assert list(msgpack.unpackb(raw)) == list(record)
-        assert isinstance(msgpack.unpackb(raw)["body"], str)
+        assert isinstance(msgpack.unpackb(raw)["body"], bytes), "always bin"
         hub.forget(client)
 
 
@@ -114,7 +114,11 @@ def test_history_keeps_the_latest_subscribers_or_not(hub: EventHub) -> None:
     [
         ("", list(EVENT_TYPES)),
         ("STDOUT,EXIT,REMOVED", ["EXIT", "STDOUT", "REMOVED"]),
-        ("start, nope", ["START"]),
+        ("START,nope", ["START"]),
+        ("ALL", list(EVENT_TYPES)),
+        ("NOPE,ALL", list(EVENT_TYPES)),
+        ("start", []),
+        (" START , EXIT ", []),
         ("NOPE", []),
     ],
 )

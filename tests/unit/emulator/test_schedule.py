@@ -23,13 +23,17 @@ def at(text: str) -> int:
         ("10-20/5,50 0 0 31 * ?", "2026-11-24T18:24:06", "2026-12-31T00:00:10"),
         ("0 0 0 29 2 *", "2026-11-24T18:24:06", "2028-02-29T00:00:00"),
         ("5/20 * * * * *", "2026-11-24T18:24:06", "2026-11-24T18:24:25"),
+        ("0 0 0 * JAN MON", "2026-11-28T12:12:48", "2027-01-04T00:00:00"),
+        ("0 0 0 1 1 ? 2028", "2026-11-28T12:12:48", "2028-01-01T00:00:00"),
     ],
 )
 def test_cron_gives_the_next_due_time_in_the_daemons_zone(expression: str, after: str, due: str) -> None:
     assert Cron.parse(expression).next(at(after)) == at(due)
 
 
-@pytest.mark.parametrize("expression", ["* * * * *", "61 * * * * *", "x * * * * *", "5-1 * * * * *", ""])
+@pytest.mark.parametrize(
+    "expression", ["* * * * *", "61 * * * * *", "x * * * * *", "5-1 * * * * *", "", "*/0 * * * * *", "0 0 0 0 * *"]
+)
 def test_what_is_no_cron_expression_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Cron.parse(expression)
@@ -67,7 +71,7 @@ def test_an_app_without_times_is_always_allowed_and_never_due_by_itself() -> Non
 
 def test_start_and_end_bound_it() -> None:
     definition = {
-        "start_time": "2026-11-24T10:00:00+08",
+        "start_time": at("2026-11-24T10:00:00"),
         "end_time": at("2026-11-24T12:00:00"),
         "start_interval_seconds": 3600,
     }
@@ -99,8 +103,6 @@ def test_the_time_of_day_bounds_it_also_over_midnight(start: int, end: int, allo
     "definition",
     [
         {"start_time": 20, "end_time": 10},
-        {"start_time": "soon"},
-        {"start_interval_seconds": "often"},
         {"start_interval_seconds": "* *", "cron": True},
     ],
 )

@@ -67,7 +67,7 @@ def test_an_unknown_audience_is_refused_and_another_one_is_not_for_the_service(
 
 def test_a_revoked_token_and_all_of_a_user_are_refused(tokens: Tokens, accounts: Accounts) -> None:
     first, second = (tokens.issue(accounts.users["mesh"], 60) for _ in range(2))
-    refresh = tokens.issue_refresh("mesh")
+    refresh = tokens.issue_refresh(accounts.users["mesh"])
     tokens.revoke(first.claims)
     with pytest.raises(Refused, match="Token has been revoked"):
         tokens.check(first.token)
@@ -75,7 +75,8 @@ def test_a_revoked_token_and_all_of_a_user_are_refused(tokens: Tokens, accounts:
     tokens.revoke_user("mesh")
     with pytest.raises(Refused, match="Token has been revoked"):
         tokens.check(second.token)
-    assert tokens.spend_refresh(refresh) is None
+    with pytest.raises(Refused, match="Refresh token has been revoked"):
+        tokens.spend_refresh(refresh)
 
 
 def test_an_expired_token_is_taken_for_the_leeway_only(tokens: Tokens, accounts: Accounts) -> None:
@@ -85,9 +86,27 @@ def test_an_expired_token_is_taken_for_the_leeway_only(tokens: Tokens, accounts:
     assert refusal(expired) == (401, "Authentication failed: token expired")
 
 
-def test_garbage_is_no_token_and_a_foreign_signature_is_refused(tokens: Tokens, accounts: Accounts) -> None:
-    with pytest.raises(jwt.DecodeError):
-        tokens.check("abc.def.ghi")
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", (400, "invalid token supplied")),
+        ("garbage", (400, "invalid token supplied")),
+        ("a.b", (400, "invalid token supplied")),
+        ("x.y.z", (412, "Invalid input: too much fill")),
+        ("a.b.c.d", (412, "Invalid input: too much fill")),
+        ("bearer abc.def.ghi", (412, "Invalid input: not within alphabet")),
+        ("abc.def.ghi", (500, "Internal server error")),
+        ("W10.W10.W10", (500, "Internal server error")),
+        ("e30.e30.e30", (401, "Authentication failed: wrong algorithm")),
+    ],
+)
+def test_each_text_that_is_no_token_has_its_answer(tokens: Tokens, text: str, answer: tuple[int, str]) -> None:
+    with pytest.raises(Refused) as refused:
+        tokens.check(text)
+    assert refusal(refused) == answer
+
+
+def test_a_foreign_signature_is_refused(tokens: Tokens, accounts: Accounts) -> None:
     foreign = Tokens("node-b", "f" * 32, 60).issue(accounts.users["mesh"], 60).token
     with pytest.raises(Refused, match="invalid signature"):
         tokens.check(foreign)
@@ -108,12 +127,13 @@ def test_what_was_revoked_is_forgotten_once_it_has_expired_anyway(
     assert (len(tokens._revoked), len(tokens._of_user["mesh"])) == (1, 1)
 
 
-def test_a_refresh_token_is_good_once_and_not_for_ever(tokens: Tokens, clock: Clock) -> None:
-    refresh = tokens.issue_refresh("mesh")
-    assert (tokens.spend_refresh(refresh), tokens.spend_refresh(refresh)) == ("mesh", None)
-    late = tokens.issue_refresh("mesh")
-    clock.now += 40 * 86_400
-    assert tokens.spend_refresh(late) is None
+def test_a_refresh_token_is_good_once(tokens: Tokens, accounts: Accounts) -> None:
+    refresh = tokens.issue_refresh(accounts.users["mesh"])
+    with pytest.raises(Refused, match="required audience"):
+        tokens.check(refresh)
+    assert tokens.spend_refresh(refresh) == "mesh"
+    with pytest.raises(Refused, match="Refresh token has been revoked"):
+        tokens.spend_refresh(refresh)
 
 
 def test_a_challenge_is_good_for_one_try_of_its_user_in_time(tokens: Tokens, clock: Clock) -> None:
