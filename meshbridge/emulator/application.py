@@ -138,12 +138,14 @@ class Application:
             self._schedule_start(0)
 
     def enable(self) -> None:
+        self.listed_status = None
         if self.status == DISABLED:
             self.status = ENABLED
             self._emit("STATUS", {"previous_status": "disabled", "status": "enabled"})
             self._schedule_start(ENABLE_SECONDS)
 
     def disable(self) -> None:
+        self.listed_status = None
         if self.status == ENABLED:
             self.status = DISABLED
             self._emit("STATUS", {"previous_status": "enabled", "status": "disabled"})

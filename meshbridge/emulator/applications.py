@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from meshbridge.emulator.application import ENABLED, ONE_OFF, Application, Surroundings
+from meshbridge.emulator.application import DISABLED, ENABLED, ONE_OFF, Application, Surroundings
 from meshbridge.emulator.errors import NoSuchApplication, Refused
 from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.identifiers import Identifiers
@@ -64,8 +64,8 @@ class Applications:
         """
         self.not_busy(definition["name"])
         status = int(definition.get("status", ENABLED))
-        app = self._make(definition, owner, status)
-        app.listed_status = status
+        app = self._make(definition, owner, status if status == ENABLED else DISABLED)
+        app.listed_status = None if status in {ENABLED, DISABLED} else status
         old = self._by_name.pop(app.name, None)
         if old is None:
             self._add(app)

@@ -50,7 +50,7 @@ class UserSettings(Options):
 
 
 class PasswordChange(Options):
-    """A new password; one's own needs the old one too."""
+    """A new password; the daemon wants the old one, also of another user."""
 
     old_password: SecretStr = SecretStr("")
     new_password: SecretStr = Field(min_length=1)

@@ -25,6 +25,7 @@ from meshbridge.appmesh import AppMeshClient
 from meshbridge.emulator import Emulator, EmulatorOptions
 
 TRANSPORTS = ("https", "tcp", "wss")
+WSS_PORT = 6058
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Daemon:
     user: str
     password: str
     emulator: Emulator | None = None
+
+    def loses_attributes(self, transport: str) -> bool:
+        """Whether files go in two steps there: the daemon ignores mode and owner of an upload."""
+        return transport == "wss" or self.addresses[transport][1] == WSS_PORT
 
     @property
     def is_local(self) -> bool:

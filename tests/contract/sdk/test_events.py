@@ -49,11 +49,14 @@ def test_all_events_of_all_applications(client: Any, janitor: AppMeshClient, nam
     assert result.app_name == "*"
     assert len(result.events) == 6
     janitor.add_app(App({"name": name, "command": "exit 3", "shell": True}))
-    wait_for(lambda: "EXIT" in types(events))
+
+    def mine() -> list[Any]:
+        """Others run there, too."""
+        return [event for event in list(events) if event.app_name == name]
+
+    wait_for(lambda: "EXIT" in types(mine()))
     janitor.delete_app(name)
-    wait_for(lambda: "REMOVED" in types(events))
-    removed = next(event for event in events if event.event_type == "REMOVED")
-    assert removed.app_name == name
+    wait_for(lambda: "REMOVED" in types(mine()))
     client.unsubscribe(result.subscription_id)
 
 
@@ -133,20 +136,25 @@ def test_a_flood_reaches_a_callback_whole_and_in_order(sdk: Sdk, daemon: Daemon,
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000])
-def test_a_file_goes_there_and_back_with_its_mode(
-    sdk: Sdk, transport: str, client: Any, host_directory: Path, size: int
+def test_a_file_goes_there_and_back_with_its_mode(  # noqa: PLR0917 fixtures
+    sdk: Sdk, transport: str, daemon: Daemon, client: Any, host_directory: Path, size: int
 ) -> None:
-    """The daemon ignores the mode of an upload over WSS."""
-    mode = 0o644 if transport == "wss" else 0o640
+    """Over WSS the daemon ignores the mode of an upload, and has no answer for an empty file."""
+    two_steps = daemon.loses_attributes(transport)
+    if two_steps and not sdk.is_ours and (transport == "https" or not size):
+        pytest.skip("the official client does not do it there")
     local, remote, back = (host_directory / name for name in ("local", "remote", "back"))
     local.write_bytes(os.urandom(size))
     local.chmod(0o640)
     client.upload_file(str(local), str(remote))
+    mode = 0o644 if two_steps else 0o640
     wait_for(lambda: remote.exists() and remote.stat().st_size == size and remote.stat().st_mode & 0o777 == mode)
     assert remote.read_bytes() == local.read_bytes()
+    remote.chmod(0o604)
     client.download_file(str(remote), str(back))
     assert back.read_bytes() == local.read_bytes()
-    assert back.stat().st_mode & 0o777 == mode
+    if sdk.is_ours or not two_steps:  # the official client looks for it in the second answer
+        assert back.stat().st_mode & 0o777 == 0o604
 
 
 def test_files_that_are_refused(sdk: Sdk, client: Any, host_directory: Path) -> None:
@@ -182,7 +190,6 @@ client.close()
 
 
 @pytest.mark.ours
-@pytest.mark.slow
 def test_a_large_file_takes_no_more_memory_than_a_small_one(
     transport: str, daemon: Daemon, client: Any, host_directory: Path
 ) -> None:
