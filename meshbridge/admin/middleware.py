@@ -15,6 +15,7 @@ from meshbridge.admin.audit import Audit, shown_query
 from meshbridge.admin.auth import Authenticate, peer_of
 from meshbridge.admin.problem_handlers import problem_response
 from meshbridge.admin.problems import SECURITY_HEADERS, Problem
+from meshbridge.web.asgi import shown_path
 
 __all__ = ["ApiMiddleware", "install", "of_any_length"]
 
@@ -58,7 +59,7 @@ class ApiMiddleware:
                 await problem_response(said)(call.scope, call.receive, call.send)
             raise
         except Exception as error:  # noqa: BLE001 the caller gets one line, the log the rest
-            telemetry.admin_bug(request.url.path, error)
+            telemetry.admin_bug(shown_path(call.scope), error)
             if call.status is None:  # else the connection is closed: half an answer must not look like a whole one
                 said = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an error of this bridge's own: its log says more")
                 await problem_response(said)(call.scope, call.receive, call.send)
@@ -110,7 +111,7 @@ class _Call:
             "who": self.state.get("caller"),
             "peer": peer_of(Request(scope)),
             "method": scope["method"],
-            "path": scope["path"][:_LONGEST_PATH],
+            "path": shown_path(scope)[:_LONGEST_PATH],
             "query": shown_query(scope["query_string"]),
             "daemon": None if daemon is None else daemon[1],
             "scope": self.state.get("needed"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import meshbridge
-from meshbridge.cli.control import speaking
+from meshbridge.cli.control import journal_directory, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
 from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, fail
 
@@ -124,10 +124,18 @@ def healthcheck(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
 ) -> None:
     """Ask the bridge that runs here how it is: for a container's health check and for probes."""
-    from meshbridge.service.healthcheck import CannotAskError, ask, exporter_url
+    from meshbridge.service.healthcheck import CannotAskError, CredentialsNeededError, ask, ask_control, exporter_url
 
     try:
-        fine, answer = ask(url or exporter_url(config, os.environ), ready=ready, timeout_seconds=timeout)
+        try:
+            fine, answer = ask(url or exporter_url(config, os.environ), ready=ready, timeout_seconds=timeout)
+        except CredentialsNeededError as error:
+            if url is None:
+                fine, answer = ask_control(journal_directory(config), ready=ready, timeout_seconds=timeout)
+            elif ready:
+                fail(f"{error}: leave out --url, and the bridge is asked over its control socket")
+            else:
+                fine, answer = True, f"meshbridge is alive: {error}"
     except CannotAskError as error:
         fail(str(error))
     print(answer)

@@ -1,6 +1,7 @@
 """``meshbridge logs``: what an app has written."""
 
 import json
+import sys
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,8 @@ import typer
 from meshbridge.cli.completion import AppArgument, DaemonOption
 from meshbridge.cli.control import Patience, Place, app_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
-from meshbridge.cli.output import WRONG_USAGE, complain, fail, see_that_it_is_read, writing
+from meshbridge.cli.output import WRONG_USAGE, RawOption, complain, fail, see_that_it_is_read, writing
+from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -29,18 +31,21 @@ def logs(
         int, typer.Option("--previous", "-p", min=0, help="Of the process so many starts before the present one.")
     ] = 0,
     position: Annotated[int, typer.Option(min=0, help="Begin at this byte.")] = 0,
+    raw: RawOption = False,
     daemon: DaemonOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Print what an app's present process has written, or the last one's where none runs.
 
-    With --json, a line for each piece: {daemon, app, position, output}.
+    On a terminal control characters are escaped. With --json, a line for each piece: {daemon, app, position, output}.
     """
     if follow and previous:
         fail("--follow goes with the present process, not with --previous", WRONG_USAGE)
     with speaking(config) as client:
-        reader = _Reader(client, locate(client, name, daemon), position, as_json=as_json)
+        reader = _Reader(
+            client, locate(client, name, daemon), position, as_json=as_json, escape=sys.stdout.isatty() and not raw
+        )
         try:
             kept = reader.read_all(previous)
             if follow:
@@ -68,11 +73,12 @@ def _follow(reader: "_Reader") -> None:
 class _Reader:
     """Reads an app's output piece by piece, and notices when another process has taken over."""
 
-    def __init__(self, client: "Client", place: Place, position: int, *, as_json: bool) -> None:
+    def __init__(self, client: "Client", place: Place, position: int, *, as_json: bool, escape: bool) -> None:
         self.place = place
         self._client = client
         self._name = str(place.app["name"])
         self._as_json = as_json
+        self._escape = escape
         self._starts = int(place.app.get("starts") or 0)  # when the process that is read was the present one
         self._position = position
 
@@ -119,5 +125,6 @@ class _Reader:
             if self._as_json:
                 print(json.dumps({**place, "output": piece["output"]}), flush=True)
             else:
-                print(piece["output"], end="", flush=True)
+                text = str(piece["output"])
+                print("\n".join(map(printable, text.split("\n"))) if self._escape else text, end="", flush=True)
         self._position = int(piece["position"])

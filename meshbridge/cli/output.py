@@ -8,16 +8,22 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from meshbridge.outside import printable
 
+RawOption = Annotated[
+    bool,
+    typer.Option("--raw", help="Print the output as it is, also what steers a terminal (colours, control characters)."),
+]
+
 __all__ = [
     "FAILED",
     "WRONG_USAGE",
     "CannotWriteError",
+    "RawOption",
     "SignalledError",
     "brought_out",
     "complain",

@@ -10,7 +10,7 @@ import typer
 from meshbridge.cli.completion import EVENTS, DaemonOption, app_patterns, one_of
 from meshbridge.cli.control import Patience, chosen_daemons, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, moment
-from meshbridge.cli.output import WRONG_USAGE, complain, fail, while_read, writing
+from meshbridge.cli.output import WRONG_USAGE, RawOption, complain, fail, while_read, writing
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -42,6 +42,7 @@ def tail(
     event: EventFilter = None,
     since: SinceOption = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many events.")] = None,
+    raw: RawOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -54,7 +55,7 @@ def tail(
         if name not in EVENTS:
             fail(f"--event: not {name!r} but one of {', '.join(EVENTS)}", WRONG_USAGE)
     begin = None if since is None else moment("--since", since)
-    show = _print_json if as_json else _printer()
+    show = _print_json if as_json else _printer(raw=raw)
     with speaking(config, _SILENCE_SECONDS) as client:
         if daemon is not None:
             chosen_daemons(client, daemon)
@@ -98,7 +99,7 @@ def _print_json(sent: "ServerSent") -> None:
     print(sent.data, flush=True)
 
 
-def _printer() -> Show:
+def _printer(*, raw: bool) -> Show:
     from meshbridge.model.event_summary import COLOURS, summary
     from meshbridge.outside import printable
 
@@ -117,7 +118,7 @@ def _printer() -> Show:
         )
         after = paint("  (found by looking)", "bright_black") if event.get("reconciled") else ""
         for line in _written(data) if sent.event == "stdout" else [summary(sent.event, data)]:
-            print(f"{before}  {printable(line)}{after}", flush=True)
+            print(f"{before}  {line if raw else printable(line)}{after}", flush=True)
 
     return show
 

@@ -10,7 +10,7 @@ from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, 
 from meshbridge.exporter.pages import landing_page, readiness
 from meshbridge.exporter.sources import Sources
 from meshbridge.exporter.webconfig import Users, WebConfig
-from meshbridge.web.asgi import Message, Receive, Send
+from meshbridge.web.asgi import Message, Receive, Send, shown_path
 
 __all__ = ["HEALTH_PATHS", "Application"]
 
@@ -43,7 +43,7 @@ class Application:
         try:
             status, answer = await self._reply(scope)
         except Exception:  # noqa: BLE001 the client gets one line, the log the rest
-            telemetry.exporter_bug(scope["path"])
+            telemetry.exporter_bug(shown_path(scope))
             status, answer = _line(500, "internal error: see the log")
         headers = [*answer.headers, *self._headers, ("content-length", str(sum(map(len, answer.pieces))))]
         await send(

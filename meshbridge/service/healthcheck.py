@@ -10,7 +10,7 @@ from pathlib import Path
 from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.config.peek import part_of, read_file
 
-__all__ = ["CannotAskError", "ask", "exporter_url"]
+__all__ = ["CannotAskError", "CredentialsNeededError", "ask", "ask_control", "exporter_url"]
 
 LISTEN = "0.0.0.0:9665"
 _OK, _UNAUTHORIZED = 200, 401
@@ -40,13 +40,35 @@ def exporter_url(config: Path | None, environ: Mapping[str, str]) -> str:
     return f"{'https' if tls else 'http'}://{here}:{port}"
 
 
-def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
-    """Whether the bridge is healthy (or ready), and what it answers.
+class CredentialsNeededError(CannotAskError):
+    """The exporter is alive, and asks for a user or a client certificate."""
 
-    One that asks for a user is healthy; whether it is ready it does not tell.
+
+def ask_control(directory: Path, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
+    """As :func:`ask`, over the control socket, which needs no user; ``directory`` is that of the journal.
 
     Raises:
-        CannotAskError: nobody answers.
+        CannotAskError: there is no answer, or this user must not ask.
+
+    """
+    from meshbridge.admin.client import Client, NotRunningError, RefusedError  # noqa: PLC0415 seldom needed
+
+    try:
+        state = Client(directory, timeout_seconds).get("/api/v1/bridge")
+    except (NotRunningError, RefusedError, OSError) as error:
+        raise CannotAskError(f"no answer over the control socket in {directory}: {error}") from error
+    if not ready:
+        return True, "meshbridge is healthy."
+    # The socket is served from the end of the start to the beginning of the stop.
+    return (True, "ready") if state["journal"]["open"] else (False, "not ready: the journal is not open")
+
+
+def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
+    """Whether the bridge is healthy (or ready), and what its exporter answers.
+
+    Raises:
+        CredentialsNeededError: it asks for a user or a client certificate.
+        CannotAskError: there is no answer.
 
     """
     scheme, _, address = url.rstrip("/").partition("://")
@@ -59,12 +81,14 @@ def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
     except (OSError, http.client.HTTPException) as error:
         # In TLS 1.3 a client without a certificate learns so after the handshake, by an alert or by being hung up on.
         hung_up = isinstance(error, ConnectionResetError) or "CERTIFICATE_REQUIRED" in str(error)
-        if scheme == "https" and hung_up and not ready:
-            return True, "it asks for a client certificate"
+        if scheme == "https" and hung_up:
+            raise CredentialsNeededError("the exporter asks for a client certificate") from error
         raise CannotAskError(f"no answer from {url}: {error}") from error
     finally:
         connection.close()
-    return answer.status == _OK or (answer.status == _UNAUTHORIZED and not ready), text
+    if answer.status == _UNAUTHORIZED:
+        raise CredentialsNeededError("the exporter asks for a user")
+    return answer.status == _OK, text
 
 
 def _connection(scheme: str, address: str, timeout_seconds: float) -> http.client.HTTPConnection:

@@ -1,5 +1,6 @@
 """ASGI, as far as it is spoken here (HTTP, specification 2.3)."""
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
@@ -9,7 +10,11 @@ import h11
 
 from meshbridge.web.head import BadRequestError
 
-__all__ = ["Application", "Message", "Receive", "Send", "scope_of"]
+__all__ = ["ENCODED_SLASH", "Application", "Message", "Receive", "Send", "scope_of", "shown_path"]
+
+ENCODED_SLASH = "\udc2f"
+"""Stands in a path where ``%2F`` was: a slash in a name, which does not divide the path. UTF-8 has no such sign."""
+_ENCODED = re.compile(rb"%2f", re.IGNORECASE)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -43,8 +48,13 @@ def scope_of(request: h11.Request, *, scheme: str, client: Any, server: Any) -> 
         "scheme": scheme,
         "method": request.method.decode("ascii"),
         "root_path": "",
-        "path": unquote(raw_path.decode("ascii")),
+        "path": ENCODED_SLASH.join(unquote(part.decode("ascii")) for part in _ENCODED.split(raw_path)),
         "raw_path": raw_path,
         "query_string": query,
         "headers": list(request.headers),
     }
+
+
+def shown_path(scope: Message) -> str:
+    """For logs."""
+    return str(scope["path"]).replace(ENCODED_SLASH, "%2F")

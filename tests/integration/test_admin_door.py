@@ -120,6 +120,15 @@ def test_without_a_token_nothing_is_told_or_read(opened: Callable[..., Door]) ->
     assert door.ask(*EXPLAIN, body=b"{" * 5000)[0].status == 401
 
 
+@pytest.mark.parametrize("name", ["a%2Fb", "a%2fb%20%25", "web.prod", "..", "%E6%97%A5"])
+def test_any_name_of_an_app_has_its_place_in_a_path(opened: Callable[..., Door], name: str, tmp_path: Path) -> None:
+    door = opened(audit_file=tmp_path / "audit")
+    response, problem = door.ask("GET", f"/api/v1/daemons/ghost/apps/{name}/output", ADMIN)
+    assert (response.status, problem["type"]) == (404, "/problems/unknown-daemon"), "the path was understood"
+    assert door.ask("POST", f"/api/v1/daemons/ghost/users/{name}", ADMIN)[0].status < 500
+    assert json.loads((tmp_path / "audit").read_text().splitlines()[0])["status"] == 404
+
+
 def test_a_body_has_a_bound(opened: Callable[..., Door]) -> None:
     door = opened(max_request_bytes=2048)
     headers = {"Content-Type": "application/json"}

@@ -1,5 +1,6 @@
 """``meshbridge healthcheck`` against a real exporter."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,9 +11,13 @@ import pytest
 import trustme
 import yaml
 
+from meshbridge.admin.control import ControlSocket
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
+from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.status import JournalStatus
-from meshbridge.service.healthcheck import CannotAskError, ask
+from meshbridge.service.healthcheck import CannotAskError, CredentialsNeededError, ask
+from tests.command_line import run_command
+from tests.integration.admin_api import application_for
 from tests.support import free_port, meshbridge_command
 
 Start = Callable[..., str]
@@ -61,10 +66,11 @@ def test_healthy_is_told_from_ready(start: Start, reasons: list[str]) -> None:
     assert "the journal is not open" in answer
 
 
-def test_one_that_wants_a_user_is_healthy(start: Start) -> None:
+def test_one_that_wants_a_user_says_so(start: Start) -> None:
     url = start(basic_auth_users={"prometheus": bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()})
-    assert ask(url, ready=False, timeout_seconds=5)[0]
-    assert not ask(url, ready=True, timeout_seconds=5)[0]
+    for ready in (False, True):
+        with pytest.raises(CredentialsNeededError, match="the exporter asks for a user"):
+            ask(url, ready=ready, timeout_seconds=5)
 
 
 def test_tls_is_spoken_whatever_name_the_certificate_has(start: Start, tmp_path: Path) -> None:
@@ -72,13 +78,37 @@ def test_tls_is_spoken_whatever_name_the_certificate_has(start: Start, tmp_path:
     assert ask(url, ready=True, timeout_seconds=5)[0]
 
 
-def test_one_that_wants_a_client_certificate_is_healthy(start: Start, tmp_path: Path) -> None:
+def test_one_that_wants_a_client_certificate_says_so(start: Start, tmp_path: Path) -> None:
     tls = issue(tmp_path, trustme.CA())
     client = {"client_ca_file": "ca.pem", "client_auth_type": "RequireAndVerifyClientCert"}
     url = start(tls_server_config={**tls, **client})
-    assert ask(url, ready=False, timeout_seconds=5) == (True, "it asks for a client certificate")
-    with pytest.raises(CannotAskError):
-        ask(url, ready=True, timeout_seconds=5)
+    for ready in (False, True):
+        with pytest.raises(CredentialsNeededError, match="the exporter asks for a client certificate"):
+            ask(url, ready=ready, timeout_seconds=5)
+
+
+def test_a_bridge_whose_exporter_asks_for_a_user_is_asked_over_its_control_socket(start: Start, tmp_path: Path) -> None:
+    url = start(basic_auth_users={"prometheus": bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()})
+    directory = tmp_path / "journal"
+    journal = Journal(JournalOptions(path=directory))
+    journal.open()
+    control = ControlSocket(directory, application_for([], journal))
+    control.start()
+    environ = {
+        **os.environ,
+        "MESHBRIDGE_EXPORTER__LISTEN": url.removeprefix("http://"),
+        "MESHBRIDGE_JOURNAL__PATH": str(directory),
+    }
+    assert run_command("healthcheck", env=environ).stdout == "meshbridge is healthy.\n"
+    done = run_command("healthcheck", "--ready", env=environ)
+    assert (done.returncode, done.stdout) == (0, "ready\n")
+    journal.close()
+    done = run_command("healthcheck", "--ready", env=environ)
+    assert (done.returncode, done.stdout) == (1, "not ready: the journal is not open\n")
+    control.stop(5)
+    done = run_command("healthcheck", env=environ)
+    assert done.returncode == 1
+    assert "no answer over the control socket" in done.stderr
 
 
 def test_nobody_there_is_told() -> None:

@@ -1,7 +1,9 @@
 """The operator's commands as they are called, on the control socket of a bridge with two emulated daemons."""
 
+import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from meshbridge.admin.api import Api
 from meshbridge.admin.control import ControlSocket
-from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP
+from meshbridge.appmesh import App, AppMeshClient, AppMeshClientTCP, AppMeshError
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
@@ -128,6 +130,37 @@ def test_an_app_is_shown_whole(site: Site) -> None:
     assert "daemon: node-a\nstate: running\n" in done.stdout
     assert "description: d\n" in done.stdout
     assert site.json("app", "db")["pid"] == site.clients["node-a"].get_app("db").pid
+
+
+@pytest.mark.parametrize("name", ["web.prod", "two words", "naïve-日本", "50%", "a+b?c#d", "x"])
+def test_an_app_that_is_listed_can_be_addressed(site: Site, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daemons before 2.2.7 allow such names."""
+    monkeypatch.setattr("meshbridge.emulator.applications.NAME", re.compile(r".+"))
+    site.clients["node-a"].add_app(App({"name": name, "command": "echo hello; exec sleep 600", "shell": True}))
+    try:
+        assert name in [one["name"] for one in site.json("apps")]
+        assert site.json("app", name)["name"] == name
+        assert site.call("disable", name).returncode == 0
+        assert site.json("app", name)["status"] == 0
+        assert site.call("enable", name).returncode == 0
+        wait_for(lambda: "hello" in site.call("logs", name).stdout, "its output")
+    finally:
+        with contextlib.suppress(AppMeshError):
+            site.clients["node-a"].delete_app(name)
+
+
+def test_what_an_app_prints_does_not_steer_a_terminal(site: Site, tmp_path: Path) -> None:
+    site.clients["node-b"].add_app(
+        App({"name": "wild", "command": "printf '\\033]0;owned\\007\\t1\\n'; exec sleep 600", "shell": True})
+    )
+    try:
+        wait_for(lambda: site.call("logs", "wild").stdout == "\x1b]0;owned\x07\t1\n", "its output, as it is in a pipe")
+        for raw, shown in (([], r"\x1b]0;owned\x07"), (["--raw"], "\x1b]0;owned\x07")):
+            with terminal(meshbridge_command("logs", "wild", *raw), tmp_path, on_a_terminal(site)) as screen:
+                wait_for(lambda: screen.process.poll() is not None, "its end")
+                wait_for(lambda: shown in screen.screen, shown)  # noqa: B023 as above
+    finally:
+        site.clients["node-b"].delete_app("wild")
 
 
 @pytest.mark.parametrize("command", ["app", "enable", "disable", "logs"])

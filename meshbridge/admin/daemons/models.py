@@ -6,15 +6,23 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from meshbridge.appmesh import App
 from meshbridge.appmesh.app import second_of_day, unix_seconds
 from meshbridge.fields import Options
+from meshbridge.web.asgi import ENCODED_SLASH
 
 __all__ = ["AppName", "AppSettings", "Done", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
 
-AppName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+AppName = Annotated[
+    str,
+    BeforeValidator(lambda value: value.replace(ENCODED_SLASH, "/") if isinstance(value, str) else value),
+    StringConstraints(min_length=1, max_length=1024),
+]
+"""Whatever a daemon lists: those before 2.2.7 allow dots, spaces, slashes (``%2F`` in a path) and letters beyond ASCII.
+Which names it takes, the daemon itself says.
+"""
 
 Moment = Annotated[
     int | str,
