@@ -11,6 +11,7 @@ import pytest
 import trustme
 import yaml
 
+from meshbridge.admin.api import Api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.exporter import Exporter, ExporterOptions, Sources
 from meshbridge.journal import Journal, JournalOptions
@@ -92,7 +93,7 @@ def test_a_bridge_whose_exporter_asks_for_a_user_is_asked_over_its_control_socke
     directory = tmp_path / "journal"
     journal = Journal(JournalOptions(path=directory))
     journal.open()
-    control = ControlSocket(directory, application_for([], journal))
+    control = ControlSocket(directory, Api(lambda: application_for([], journal)))
     control.start()
     environ = {
         **os.environ,
