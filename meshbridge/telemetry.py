@@ -546,6 +546,16 @@ def output_limit_found(destination: str, refused_bytes: int, limit: int) -> None
     )
 
 
+def sink_cleared(sink: str, left: int, why: str) -> None:
+    """A sink that leaves has removed what it had left at its destination, or not all of it."""
+    if left:
+        log.warning(
+            "retained topics left", sink=sink, topics=left, error=why, hint="meshbridge sinks clear NAME removes them"
+        )
+    else:
+        log.info("retained topics cleared", sink=sink)
+
+
 def sink_memory_unusable(sink: str, what: str, count: int) -> None:
     log.warning("sink memory unusable", sink=sink, what=what, count=count, hint="removed; the sink runs without it")
 

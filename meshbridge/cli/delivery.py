@@ -11,7 +11,7 @@ from urllib.parse import quote
 import typer
 
 from meshbridge.cli.control import speaking, speaking_of_journal
-from meshbridge.cli.options import ConfigOption, JsonOption, moment
+from meshbridge.cli.options import ConfigOption, JsonOption, load_settings, moment
 from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
 from meshbridge.cli.tables import age, print_table
 from meshbridge.outside import printable
@@ -19,9 +19,10 @@ from meshbridge.outside import printable
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
 
-__all__ = ["drop", "letters", "pause", "replay", "resume", "retry", "sinks"]
+__all__ = ["clear", "drop", "letters", "pause", "replay", "resume", "retry", "sinks"]
 
 _BRIDGE = "/api/v1/bridge"
+_CLEAR_SECONDS = 15.0
 _LOOK_SECONDS = 0.2  # at a replay's progress
 _PAGE = 1000  # dead letters at a time
 
@@ -67,6 +68,46 @@ def resume(sink: Annotated[str, typer.Argument(help="Name of the sink.")], confi
     with speaking(config) as client:
         client.post(f"{_BRIDGE}/sinks/{quote(sink, safe='')}/resume")
     print(f"{sink} goes on")
+
+
+def clear(
+    sink: Annotated[str, typer.Argument(help="Name of the sink whose broker is to be cleared.")],
+    every: Annotated[
+        bool, typer.Option("--all", help="Also what belongs to the daemons of this configuration.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Clear without a question.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Clear retained topics that former bridges, sinks and daemons have left at the broker of an MQTT sink.
+
+    Shows what it finds under the sink's topics: of bridges that are offline, and of daemons that are not in this
+    configuration. Answer no where another bridge uses them. Exit code 1 when something is left.
+    """
+    from meshbridge.sinks.base import SinkError
+    from meshbridge.sinks.mqtt.sink import MqttOptions
+
+    settings = load_settings(config)
+    options = settings.sinks.get(sink)
+    if options is None:
+        fail(f"there is no sink {sink!r} in the configuration (there are: {', '.join(settings.sinks)})", WRONG_USAGE)
+    if not isinstance(options, MqttOptions):
+        fail(f"sink {sink} is not of type mqtt, and leaves nothing at its destination", WRONG_USAGE)
+    leftovers = options.leftovers()
+    try:
+        found = leftovers.find([] if every else list(settings.daemons), _CLEAR_SECONDS)
+        for topic in found:
+            print(printable(topic))
+        if not found:
+            print("nothing is left")
+            return
+        if not yes and not typer.confirm(f"Clear these {len(found)} topics?"):
+            raise typer.Exit(FAILED)
+        refused = leftovers.clear(found, _CLEAR_SECONDS)
+    except SinkError as error:
+        fail(str(error))
+    print(f"{len(found) - len(refused)} topics cleared")
+    if refused:
+        fail(f"the broker does not let this user clear {', '.join(refused)}")
 
 
 # --- replays -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ the first event that is none of these. Replays and dead letters to be offered ag
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from meshbridge import telemetry
 from meshbridge.delivery.breaker import Breaker
@@ -17,7 +17,7 @@ from meshbridge.fields import When, chance_of_jitter
 from meshbridge.journal import Journal, steady_now
 from meshbridge.model.status import BreakerState, ReplayStatus, SinkState, SinkStatus
 from meshbridge.outside import said
-from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
+from meshbridge.sinks.base import Clearing, Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.supervision import SupervisedThread
 
@@ -27,6 +27,7 @@ __all__ = ["Courier"]
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
+_CLEAR_SECONDS = 3.0  # of a sink that is removed: a reload waits for it
 _BRIEF_SECONDS = 10.0  # a connection that is lost so soon, again and again, is no recovery
 _LEAST_SECONDS = 0.1  # between attempts, also where the far end wishes for no wait at all: never a hot loop
 _STRIKES = 3  # unforeseen errors on the same event, in a row
@@ -108,6 +109,26 @@ class Courier:
             self.name, self._journal, self._new_route(), self._options.batch, cursor=cursor, hurry=self._stop.is_set
         )
         self._thread.start()
+
+    @property
+    def options(self) -> SinkOptions:
+        return self._options
+
+    def kept_topics(self) -> set[str]:
+        """Where the sink may have left something at its destination."""
+        return self._sink.kept_topics() if isinstance(self._sink, Clearing) else set()
+
+    def clear(self, keep: Collection[str]) -> None:
+        """Removes what the sink has left at its destination, but at ``keep``. Once the courier has ended."""
+        if not isinstance(self._sink, Clearing):
+            return
+        try:
+            left, why = self._sink.clear(keep, _CLEAR_SECONDS), "not all of it was acknowledged in time"
+        except SinkError as error:
+            left, why = len(self.kept_topics() - set(keep)), str(error)
+        except Exception as bug:  # noqa: BLE001 as in a write
+            left, why = 1, repr(bug)
+        telemetry.sink_cleared(self.name, left, why)
 
     def request_stop(self) -> None:
         """Asks the courier to end after the write at hand; :meth:`stop` waits for it."""

@@ -88,6 +88,7 @@ class Parts:
         for name in hanging:
             telemetry.part_hangs(name)
         gone = (set(old_links) - set(hanging_links)) | (set(old_couriers) - set(hanging_couriers))
+        self._clear_left([one for one in old_couriers if one in gone], settings)
         links = [link for link in new_links if link.name not in _names(hanging_links)]
         couriers = [courier for courier in new_couriers if courier.name not in _names(hanging_couriers)]
         self.links = _in_order(settings.daemons, [link for link in self.links if link not in gone] + links)
@@ -98,6 +99,14 @@ class Parts:
                 courier.pause()
         _start([*couriers, *links])
         return hanging
+
+    def _clear_left(self, ended: Sequence[Courier], settings: Settings) -> None:
+        """Sinks that have left, or have gone to another destination, take with them what they left at theirs."""
+        for courier in ended:
+            new = settings.sinks.get(courier.name)
+            if new is None or not courier.options.is_same_place(new):
+                stay = [one for one in self.couriers if one not in ended and courier.options.is_same_place(one.options)]
+                courier.clear({topic for one in stay for topic in one.kept_topics()})
 
     def request_stop(self) -> None:
         """Asks all of them to end."""

@@ -28,13 +28,24 @@ any other            a bug in the sink                             traceback onc
 ==================== ============================================= ==================================================
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from meshbridge.model.events import Envelope, Event
 
-__all__ = ["Found", "Gone", "NotConnected", "Preview", "Previewing", "Refused", "Retry", "Sink", "SinkError"]
+__all__ = [
+    "Clearing",
+    "Found",
+    "Gone",
+    "NotConnected",
+    "Preview",
+    "Previewing",
+    "Refused",
+    "Retry",
+    "Sink",
+    "SinkError",
+]
 
 
 class SinkError(Exception):
@@ -118,6 +129,25 @@ class Previewing(Protocol):
 
         """
         ...
+
+
+@runtime_checkable
+class Clearing(Protocol):
+    """A sink that leaves something at its destination that outlasts it, by topics or the like, and can remove it."""
+
+    def kept_topics(self) -> set[str]:
+        """Where something of this sink may be left. For any thread."""
+
+    def clear(self, keep: Collection[str], timeout_seconds: float) -> int:
+        """Removes all of it but at ``keep``, over a connection of its own; called once, after the last ``close``.
+
+        Returns:
+            How much is left, for want of time or of the right.
+
+        Raises:
+            SinkError: the destination can't be reached.
+
+        """
 
 
 class Sink(Protocol):

@@ -381,7 +381,7 @@ class KafkaSink:
             return NotConnected(f"{self._place} speaks TLS; set tls", reason="tls")
         if self._options.tls is not None and speaks is None and told.code() == Codes._SSL:  # noqa: SLF001
             return NotConnected(f"{self._place} speaks no TLS; see tls and the port", reason="tls")
-        if told.code() == Codes._SSL:  # noqa: SLF001
+        if told.code() == Codes._SSL or "certificate verify failed" in told.str():  # noqa: SLF001
             return NotConnected(f"no TLS with {self._place}, or its certificate is not trusted", reason="tls")
         return NotConnected(f"cannot connect to {self._place}: {_cause_of(told)}", reason="unreachable")
 

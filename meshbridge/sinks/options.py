@@ -36,6 +36,10 @@ class SinkOptions(Selection):
     batch: Batch = Field(default=Batch(), description="how many events go out in one write")
     retry: Retry = Field(default=Retry(), description="waits between attempts")
 
+    def is_same_place(self, other: "SinkOptions") -> bool:
+        """Whether a sink of the other settings finds what one of these has left at its destination (``Clearing``)."""
+        return type(other) is type(self)
+
     @property
     def write_seconds(self) -> float:
         """How long one write may take. A stop waits 8 s at most: what is not acknowledged then is sent again later."""

@@ -365,3 +365,48 @@ def test_states_follow_the_daemon_through_kills_removals_and_its_own_end(mosquit
     assert (there[BRIDGE], there[DAEMON]) == (b"offline", b"offline")
     assert "meshbridge/node-a/after/state" in there
     assert not {STATE, device} & {*there}
+
+
+def test_a_daemon_that_leaves_the_configuration_is_cleared_at_once(mosquitto: Mosquitto) -> None:
+    states = States()
+    states.put("web", LISTED)
+    sink = teller(mosquitto, states, home_assistant=True)
+    sink.connect(5)
+    assert {DAEMON, "meshbridge/node-a/web/state", discovery_topic("node-a", "web")} < {*retained(mosquitto)}
+    states.up = {"node-b": True}
+    states.table.clear()
+
+    def cleared() -> bool:
+        sink.idle()
+        return {*retained(mosquitto)} == {BRIDGE, "meshbridge/node-b/availability"}
+
+    wait_for(cleared, "the clearing")
+    sink.close(2)
+
+
+@pytest.mark.parametrize("keep", [set(), {"meshbridge/node-a/web/state"}])
+def test_a_sink_that_is_removed_takes_its_topics_along(mosquitto: Mosquitto, keep: set[str]) -> None:
+    states = States()
+    states.put("web", LISTED)
+    sink = teller(mosquitto, states, home_assistant=True)
+    sink.connect(5)
+    assert sink.kept_topics() == {*retained(mosquitto)}
+    sink.close(2)
+    assert sink.clear(keep, 5) == 0
+    assert {*retained(mosquitto)} == keep
+
+
+def test_what_others_have_left_is_found_and_cleared(mosquitto: Mosquitto) -> None:
+    states = States()
+    states.put("web", LISTED)
+    old = teller(mosquitto, states, home_assistant=True)
+    old.connect(5)
+    old.close(2)
+    options = MqttOptions.model_validate({"type": "mqtt", "url": mosquitto.url})
+    assert options.leftovers().find(["node-a"], 5) == [BRIDGE]
+    everything = options.leftovers().find([], 5)
+    assert everything[0] == discovery_topic("node-a", "web")
+    assert {*everything} == {*retained(mosquitto)}
+    assert options.leftovers().clear(everything, 5) == []
+    assert retained(mosquitto) == {}
+    assert options.leftovers().find([], 5) == []

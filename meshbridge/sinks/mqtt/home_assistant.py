@@ -33,6 +33,11 @@ def prefix(daemon: str) -> str:
     return f"{_PREFIX}/device/meshbridge_{daemon}_"
 
 
+def is_own(topic: str) -> bool:
+    """Whether a bridge has announced a device there."""
+    return topic.startswith(f"{_PREFIX}/device/meshbridge_")
+
+
 def discovery_first(topic: str) -> int:
     """A key to sort by: what is cleared must be gone as a device before the topics that its entities read."""
     return 0 if topic.startswith(f"{_PREFIX}/") else 1

@@ -9,7 +9,7 @@ its acknowledgements count for nobody's cursor.
 import contextlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,6 +25,7 @@ from meshbridge.sinks.memory import Memory, VolatileMemory
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE, Meaning, label_of, meaning_of, name_of
 from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerOptions, Connection, Will
+from meshbridge.sinks.mqtt.leftovers import Leftovers
 from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
     PUBREC,
@@ -121,6 +122,15 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
             connection.close(timeout_seconds)
         untried = f"the right to publish to {', '.join(self._topics_used())}"
         return Found(f"{place} lets this bridge in (MQTT {self.protocol})", untried=untried)
+
+    def leftovers(self) -> Leftovers:
+        """What bridges have left at this broker, under the levels of ``topic``."""
+        properties = packed_properties("application/json", {}) if self.protocol == "5" else b""
+        client_id = f"meshbridge-clear-{uuid.uuid4().hex[:7]}"
+        return Leftovers(self, Topics.beside(self.topic, client_id), client_id, properties)
+
+    def is_same_place(self, other: SinkOptions) -> bool:
+        return isinstance(other, MqttOptions) and other.url == self.url
 
     def _topics_used(self) -> list[str]:
         places = dict.fromkeys(("daemon", "app", "event"), "+")
@@ -263,6 +273,25 @@ class MqttSink:
         if self._connection.will is not None:  # which a good-bye takes back
             last_words = self._retained(self._connection.will.topic, self._connection.will.payload)
         self._connection.close(timeout_seconds, last_words)
+
+    def kept_topics(self) -> set[str]:
+        """See :class:`meshbridge.sinks.base.Clearing`."""
+        return set() if self._states is None else self._states.retained.topics(lambda _topic: True)
+
+    def clear(self, keep: Collection[str], timeout_seconds: float) -> int:
+        """See :class:`meshbridge.sinks.base.Clearing`."""
+        if self._states is None:
+            return 0
+        deadline = time.monotonic() + timeout_seconds
+        self._connection.will = self._connection.subscription = None
+        retained = self._states.retained
+        try:
+            self._connection.open(timeout_seconds)
+            retained.connected({}, keep, home_assistant.discovery_first)
+            self._send_states(retained, deadline)
+        finally:
+            self._connection.close(1.0)
+        return len(retained.topics(lambda topic: topic not in keep))
 
     def preview(self, event: Event) -> list[Preview]:
         topic = self._topic(event.daemon, event.app, event.type.label).decode()
