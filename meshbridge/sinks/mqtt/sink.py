@@ -306,13 +306,16 @@ class MqttSink:
         """As many PUBLISH packets as the window has room for."""
         packets: list[bytes] = []
         try:
-            while flight.sent < flight.end and len(flight.packets) < self._room(flight):
+            room = self._room(flight)
+            while flight.sent < flight.end and len(flight.packets) < room:
                 if flight.parts:
                     packets.append(self._packet(*flight.parts.popleft()))
                     flight.begin_part(self._packet_id)
+                    room = self._room(flight)
                     continue
                 event = batch[flight.sent].event
-                self._see_whether_condemned(event)
+                if self._condemned:
+                    self._see_whether_condemned(event)
                 payload = encode(event, self._options.format)
                 packet = self._packet(event, payload)
                 if len(payload) <= self._payload_limit(event) and len(packet) <= self._largest_packet:
@@ -320,6 +323,7 @@ class MqttSink:
                     flight.begin(self._packet_id)
                 else:
                     flight.divide(self._parts(event))
+                    room = self._room(flight)
         except Refused as refused:
             flight.refuse(refused)  # told once those before it are safe
         return packets
