@@ -34,6 +34,7 @@ from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.redis import RedisOptions
+from meshbridge.sinks.syslog import SyslogOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
 __all__ = ["ConfigError", "Settings", "inline_secrets", "leftover_secrets", "load", "service_links", "shown"]
@@ -43,7 +44,7 @@ _NOT_SETTINGS = frozenset({"MESHBRIDGE_CONFIG"})  # names the file itself
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-_SINKS = discover((FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, RedisOptions, WebhookOptions))
+_SINKS = discover((FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, RedisOptions, SyslogOptions, WebhookOptions))
 SinkSettings = Annotated[typing.Union[_SINKS.models], Field(discriminator="type")]  # type: ignore[name-defined]  # noqa: UP007 made at run time, of other packages' models too
 
 

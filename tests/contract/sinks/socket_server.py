@@ -40,6 +40,11 @@ class SocketServer:
             thread.join(DEADLINE_SECONDS)
             assert not thread.is_alive()
 
+    def connections(self) -> list[socket.socket]:
+        """Those that are accepted and not ended."""
+        with self._lock:
+            return list(self._socks)
+
     def _spawn(self, target: Callable[[socket.socket], None], sock: socket.socket) -> None:
         thread = threading.Thread(target=target, args=(sock,), name="far-end", daemon=True)
         self._threads.append(thread)

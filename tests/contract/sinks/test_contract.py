@@ -21,6 +21,7 @@ from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
 from tests.contract.sinks.far_nats import NatsFarEnd
 from tests.contract.sinks.far_redis import RedisFarEnd
+from tests.contract.sinks.far_syslog import SyslogFarEnd
 from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
 from tests.support import envelopes, make_event, returns_in_time
 
@@ -34,6 +35,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "mqtt": MqttFarEnd,
     "nats": NatsFarEnd,
     "redis": RedisFarEnd,
+    "syslog": SyslogFarEnd,
     "the guide's": LinesFarEnd,
 }
 
