@@ -346,7 +346,7 @@ resources:
 
 {{/* One port a line: where the daemons and sinks of the configuration listen. */}}
 {{- define "meshbridge.egressPorts" -}}
-{{- $defaults := dict "tcp" 6059 "wss" 6058 "https" 443 "http" 80 "mqtt" 1883 "mqtts" 8883 "ws" 80 "nats" 4222 "tls" 4222 -}}
+{{- $defaults := dict "tcp" 6059 "wss" 6058 "https" 443 "http" 80 "mqtt" 1883 "mqtts" 8883 "ws" 80 "nats" 4222 "tls" 4222 "redis" 6379 "rediss" 6379 "udp" 514 -}}
 {{- $ports := dict -}}
 {{- range $place, $named := dict "daemons" .Values.config.daemons "sinks" .Values.config.sinks -}}
 {{- range $name, $one := $named -}}
@@ -355,6 +355,7 @@ resources:
 {{- $port := regexFind ":[0-9]+$" $parts.host | trimPrefix ":" -}}
 {{- if and (not $port) (eq $place "daemons") (eq $parts.scheme "https") -}}{{- $port = "6060" -}}{{- end -}}
 {{- if and (not $port) (eq $place "sinks") (eq $parts.scheme "wss") -}}{{- $port = "443" -}}{{- end -}}
+{{- if and (not $port) (eq ($one.type | toString) "syslog") -}}{{- $port = ternary "6514" "514" (eq $parts.scheme "tls") -}}{{- end -}}
 {{- if not $port -}}{{- $port = get $defaults $parts.scheme | toString -}}{{- end -}}
 {{- if $port -}}{{- $_ := set $ports $port true -}}{{- end -}}
 {{- end -}}
