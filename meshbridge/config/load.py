@@ -44,7 +44,9 @@ _NOT_SETTINGS = frozenset({"MESHBRIDGE_CONFIG"})  # names the file itself
 _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # whose values are never repeated
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-_SINKS = discover((FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, RedisOptions, SyslogOptions, WebhookOptions))
+_SINKS = discover(
+    (FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, RedisOptions, SyslogOptions, WebhookOptions)
+)
 SinkSettings = Annotated[typing.Union[_SINKS.models], Field(discriminator="type")]  # type: ignore[name-defined]  # noqa: UP007 made at run time, of other packages' models too
 
 
