@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import orjson
 
+from meshbridge.appmesh.dialect import enabled_of
+
 __all__ = ["App", "request_of", "second_of_day", "unix_seconds"]
 
 T = TypeVar("T")
@@ -43,6 +45,8 @@ class App:
             """The default: ``restart``, ``standby``, ``keepalive`` or ``remove``."""
             self.control: dict[str, str] = _get(fields, "control", _map) or {}
             """Exit code (as text) to action; goes before :attr:`exit`."""
+            self.exit_code_actions: dict[str, str] = _get(fields, "exit_code_actions", _map) or {}
+            """As :attr:`control`, for daemons of 3.x of October 2026."""
 
         def set_exit_behavior(self, action: "App.Behavior.Action") -> None:
             """Sets what happens after an exit code that has no behavior of its own."""
@@ -51,6 +55,10 @@ class App:
         def set_control_behavior(self, control_code: int, action: "App.Behavior.Action") -> None:
             """Sets what happens after the exit code ``control_code``."""
             self.control[str(control_code)] = action.value
+
+        def set_exit_code_action(self, exit_code: int, action: "App.Behavior.Action") -> None:
+            """As :meth:`set_control_behavior`, for daemons of 3.x of October 2026."""
+            self.exit_code_actions[str(exit_code)] = action.value
 
     class DailyLimitation:
         """The part of the day in which the application runs."""
@@ -74,7 +82,7 @@ class App:
             self.memory_mb: int | None = _get(fields, "memory_mb", _integer)
             self.memory_virt_mb: int | None = _get(fields, "memory_virt_mb", _integer)
 
-    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, data: Mapping[str, Any] | None = None) -> None:  # noqa: PLR0915 a line for each field
         fields = _mapping(data)
 
         # What a client sets.
@@ -105,6 +113,17 @@ class App:
         self.resource_limit = App.ResourceLimitation(fields.get("resource_limit"))
         self.owner: str | None = _get(fields, "owner", _text)
 
+        # The same at daemons of 3.x of October 2026 (:mod:`meshbridge.appmesh.dialect`); an app is registered in the
+        # words of the daemon at hand, whichever were set.
+        self.enabled: bool | None = _get(fields, "enabled", _boolean)
+        self.stdout_backup_count: int | None = _get(fields, "stdout_backup_count", _integer)
+        self.interval: int | str | None = fields.get("interval")
+        self.cron_schedule: str | None = _get(fields, "cron_schedule", _text)
+        self.stop_grace_period: str | int | None = fields.get("stop_grace_period")
+        self.secret_env: dict[str, str] = _get(fields, "secret_env", _map) or {}
+        self.depends_on: Any = fields.get("depends_on")
+        self.execution_user: str | None = _get(fields, "execution_user", _text)
+
         # What a daemon reports.
         self.pid: int | None = _get(fields, "pid", _integer)
         self.user: str | None = _get(fields, "pid_user", _text) or _get(fields, "user", _text)
@@ -126,6 +145,12 @@ class App:
         self.version: int | None = _get(fields, "version", _integer)
         self.task_id: int | None = _get(fields, "task_id", _integer)
         self.task_status: str | None = _get(fields, "task_status", _text)
+        self.stdout_file_count: int | None = _get(fields, "stdout_file_count", _integer)
+        self.owner_principal_id: str | None = _get(fields, "owner_principal_id", _text)
+        self.owner_display_name: str | None = _get(fields, "owner_display_name", _text)
+        self.waiting_for: Any = fields.get("waiting_for")
+        self.system: bool | None = _get(fields, "system", _boolean)
+        self.startup_phase: str | int | None = fields.get("startup_phase")
         self.subscription_id: str | None = _get(fields, "subscription_id", _text)
         """Set by ``add_app(…, subscribe_events=…)`` over TCP and WSS."""
 
@@ -140,9 +165,23 @@ class App:
         """Sets an environment variable; a secure one is stored encrypted by the daemon."""
         (self.sec_env if secure else self.env)[key] = value
 
-    def set_permission(self, group_user: Permission, others_user: Permission) -> None:
-        """Sets what the owner's group and all others may do."""
-        self.permission = int(group_user.value + others_user.value)
+    def set_permission(self, group_user: Permission, others_user: Permission | None = None) -> None:
+        """Sets what the owner's group and all others may do; one alone, as for daemons of 3.x, is that of all others.
+
+        The tens digit, the group's, is the one that counts there.
+        """
+        self.permission = int(group_user.value + (others_user or group_user).value)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the daemon may start it, as a daemon of any generation says."""
+        return enabled_of(vars(self)) is not False
+
+    @property
+    def others_permission(self) -> "App.Permission | None":
+        """What others may do, of daemons of 3.x: by the tens digit."""
+        digit = str((self.permission or 0) // 10 % 10)
+        return next((one for one in App.Permission if one.value == digit), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, without what is empty; False and 0 stay, and so do empty environment variables."""

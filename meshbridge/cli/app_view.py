@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["STYLES", "RunsOption", "Seen", "look"]
 
-_ENABLED, _RUN = 1, 2  # the daemon's numbers of an app's status; 0: disabled
 STYLES: Mapping[str, str] = {
     "running": "green",
     "disabled": "bright_black",
@@ -39,7 +38,7 @@ class Seen:
 
     @property
     def is_run(self) -> bool:
-        return bool(self.fields.get("status") == _RUN)
+        return bool(self.fields.get("one_off"))
 
     @property
     def runs(self) -> bool:
@@ -49,13 +48,11 @@ class Seen:
     def state(self) -> str:
         if self.is_run:
             return "run" if self.runs else "run, ended"
-        if self.fields.get("status") != _ENABLED:
-            return "disabled"
-        return "running" if self.runs else "stopped"
+        return str(self.fields["state"])
 
     @property
     def health(self) -> str:
-        if self.fields.get("status") != _ENABLED:
+        if not self.fields.get("enabled"):
             return "-"
         return "healthy" if self.fields.get("health") == 0 else "unhealthy"
 

@@ -1,10 +1,13 @@
 """What is known of one app: from its events, and from the daemon's list. No clock, no I/O."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
 
+from meshbridge.appmesh import dialect
+from meshbridge.appmesh.dialect import DISABLED, ENABLED
 from meshbridge.model.events import (
     MAX_NAME_CHARACTERS,
     MAX_SEQUENCE,
@@ -17,13 +20,10 @@ from meshbridge.model.events import (
 
 __all__ = ["DISABLED", "ENABLED", "HEALTHY", "INVALID", "AppState", "Listed"]
 
-ENABLED, DISABLED = "enabled", "disabled"
 HEALTHY = 0
 INVALID = (KeyError, TypeError, ValueError, OverflowError)
 """What :meth:`Listed.from_json` raises of something that is no app."""
 _MAX_ERROR_CHARACTERS = 4096
-_STATUS_NAMES = {0: DISABLED, 1: ENABLED, 2: ENABLED}
-_ONE_OFF = 2  # the status of a one-off run (PROTOCOL.md, 'Events')
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +42,24 @@ class Listed:
     last_error: str
     registered_at: int | None
     owner: str
+    october: bool  # which dialect the daemon speaks (:mod:`meshbridge.appmesh.dialect`)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Of one element of ``GET /appmesh/applications``.
+    def from_json(cls, fields: dict[str, Any], names: Container[str] = ()) -> Self:
+        """Of one element of the daemon's list, of which ``names`` are all.
 
         Raises:
             KeyError, TypeError, ValueError, OverflowError: it is no app, or a value is out of range.
 
         """
-        status = _whole(fields.get("status", 1))
+        _whole(fields.get("status", 1))
+        one_off = dialect.is_one_off(fields, names)
+        enabled = one_off or dialect.enabled_of(fields) is not False
         return cls(
             app=_name(fields["name"]),
-            status=_STATUS_NAMES.get(status, ENABLED),
-            one_off=status == _ONE_OFF,
+            status=ENABLED if enabled else DISABLED,
+            one_off=one_off,
+            october=dialect.is_october(fields),
             health=_whole(fields.get("health", HEALTHY)),
             pid=_whole(fields["pid"]) if fields.get("pid") else None,
             starts=_whole(fields.get("starts", 0)),
@@ -64,7 +68,7 @@ class Listed:
             exit_code=_whole(fields["return_code"]) if fields.get("return_code") is not None else None,
             last_error=str(fields.get("last_error", ""))[:_MAX_ERROR_CHARACTERS],
             registered_at=_time(fields, "register_time"),
-            owner=str(fields.get("owner", ""))[:MAX_NAME_CHARACTERS],
+            owner=dialect.owner_of(fields)[:MAX_NAME_CHARACTERS],
         )
 
 
@@ -151,7 +155,7 @@ class AppState:
                 self.exit_code, self.exited_at = data.get("exit_code"), int(event.timestamp)
                 return False
             case EventType.STATUS:
-                self.status, self.status_sequence, self.status_corrections = data.get("status"), sequence, 0
+                self.status, self.status_sequence, self.status_corrections = dialect.status_of(data), sequence, 0
                 return self.status == DISABLED
             case EventType.HEALTH:
                 self.health, self.health_sequence, self.health_corrections = data.get("health"), sequence, 0
@@ -191,7 +195,11 @@ class AppState:
         self.status, self.health, self.starts = listed.status, listed.health, listed.starts
         self.running, self.pid, self.started_at = listed.pid is not None, listed.pid, listed.started_at
         self.exited_at, self.exit_code = listed.exited_at, listed.exit_code
-        self.registered_at, self.owner, self.one_off = listed.registered_at, listed.owner, listed.one_off
+        # Where nothing marks a run (3.x), it stays one once it was known as one.
+        self.one_off = listed.one_off or (
+            self.one_off and listed.october and self.registered_at == listed.registered_at
+        )
+        self.registered_at, self.owner = listed.registered_at, listed.owner
 
 
 def _differs(one: int | None, other: int | None) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from meshbridge.appmesh.dialect import status_data, status_of
 from meshbridge.link.app_state import INVALID, AppState, Listed
 from meshbridge.link.output import REPLACEMENT, Missing, Outputs
 from meshbridge.model.events import DAEMON_PLACE, Event, EventType, gap
@@ -150,7 +151,7 @@ class Apps:
             self._last_words.pop(next(iter(self._last_words)))
         words, data = self._last_words.setdefault(event.app, _LastWords()), orjson.loads(event.data) or {}
         if event.type is EventType.STATUS:
-            words.status, words.status_sequence = data.get("status"), event.sequence or 0
+            words.status, words.status_sequence = status_of(data), event.sequence or 0
         else:
             words.health, words.health_sequence = data.get("health"), event.sequence or 0
         self._changed.add(DAEMON_PLACE)
@@ -210,9 +211,11 @@ class Apps:
         """With the list of all apps: what was missed, with a gap event for each hole at the end."""
         found = Found()
         present = set()
+        listed = list(listed)
+        names = {name for fields in listed if isinstance(name := fields.get("name"), str)}
         for fields in listed:
             try:
-                one = Listed.from_json(fields)
+                one = Listed.from_json(fields, names)
             except INVALID:
                 found.invalid += 1
                 continue
@@ -233,7 +236,7 @@ class Apps:
             self._compare_absent(app, mark, now, found)
         else:
             try:
-                self._compare_app(Listed.from_json(fields), mark, now, found)
+                self._compare_app(Listed.from_json(fields, self.states), mark, now, found)
             except INVALID:
                 found.invalid += 1
         self.give_up()
@@ -281,7 +284,7 @@ class Apps:
         """First the status, then what processes did, then health, which is about the process that runs."""
         events = []
         if state.status is not None and state.status != listed.status:
-            data: dict[str, Any] = {"previous_status": state.status, "status": listed.status}
+            data: dict[str, Any] = status_data(listed.status, state.status, october=listed.october)
             key = f"status/{self.run}.{state.status_sequence}.{listed.status}{_again(state.status_corrections)}"
             state.status_corrections += 1
             events.append(self._event(EventType.STATUS, state.app, key, data, now))

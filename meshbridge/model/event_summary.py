@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from meshbridge.appmesh.dialect import status_of
 from meshbridge.outside import printable
 
 __all__ = ["COLOURS", "printable", "summary"]
@@ -38,6 +39,6 @@ _SUMMARIES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "start": lambda data: f"pid {data.get('pid')}",
     "exit": lambda data: f"exit code {data.get('exit_code')}",
     "health": lambda data: "healthy" if data.get("health") == 0 else "unhealthy",
-    "status": lambda data: str(data.get("status")),
+    "status": lambda data: str(status_of(data)),
     "gap": _missed,
 }

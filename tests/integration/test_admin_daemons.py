@@ -429,10 +429,10 @@ def test_what_only_the_other_generation_offers_is_said_so(api: Api) -> None:
         ("GET", "principals/self/permissions"),
         ("DELETE", "principals/x"),
     ):
-        refused = api.json(method, f"{NODE}/{path}", 404)
+        refused = api.json(method, f"{NODE}/{path}", 501)
         assert refused["kind"] == "not-offered"
         assert "2.x" in refused["detail"]
-    assert api.json("PUT", f"{NODE}/principals/x", 404, json={"roles": []})["kind"] == "not-offered"
+    assert api.json("PUT", f"{NODE}/principals/x", 501, json={"roles": []})["kind"] == "not-offered"
 
 
 PRINCIPAL = {"id": "x", "roles": ["view"], "client_secret": "hunter2"}
@@ -482,7 +482,7 @@ def test_what_only_the_newer_generation_offers(journal: Journal) -> None:
         assert orjson.loads(daemon.asked[-1].body) == {"roles": ["view"]}
         api.json("DELETE", f"{NODE}/principals/x")
         assert daemon.asked[-1].http_method == "DELETE"
-        refused = api.json("GET", f"{NODE}/users", 404)
+        refused = api.json("GET", f"{NODE}/users", 501)
         assert (refused["kind"], "3.x" in refused["detail"]) == ("not-offered", True)
         assert api.json("PUT", f"{NODE}/principals/x", 422, json=one)["kind"] == "masked"
 

@@ -18,7 +18,8 @@ ACTIONS = st.sampled_from(["register", "start", "exit", "crash loop", "disable",
 class ModelDaemon:
     """What a daemon does with its apps, and the events that it sends of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, october: bool = False) -> None:
+        self.october = october  # the dialect of 3.x of October 2026
         self.apps: dict[str, dict[str, Any]] = {}
         self.sequence = 0
         self.clock = 1000
@@ -26,6 +27,11 @@ class ModelDaemon:
 
     def _push(self, app: str, event_type: str, data: Any) -> bytes:
         self.sequence += 1
+        if self.october and event_type == "STATUS":
+            data = {
+                "enabled": data["status"] == "enabled",
+                "previous_enabled": data["previous_status"] == "enabled",
+            }
         body = orjson.loads(push_body(self.sequence, event_type, app, data))
         return orjson.dumps(body | {"timestamp": self.clock})
 
@@ -77,15 +83,20 @@ class ModelDaemon:
         return [self._push(app, "HEALTH", {"health": 1, "previous_health": 0}), self._push(app, "EXIT", data)]
 
     def listed(self) -> list[dict[str, Any]]:
-        return [dict(fields) for fields in self.apps.values()]
+        if not self.october:
+            return [dict(fields) for fields in self.apps.values()]
+        return [
+            {key: value for key, value in fields.items() if key != "status"} | {"enabled": fields["status"] != 0}
+            for fields in self.apps.values()
+        ]
 
 
 class Reconciliation(RuleBasedStateMachine):
     """Whatever is lost and however answers and events race, the end is the daemon's own state, told once."""
 
-    @initialize()
-    def begin(self) -> None:
-        self.daemon = ModelDaemon()
+    @initialize(october=st.booleans())
+    def begin(self, october: bool) -> None:
+        self.daemon = ModelDaemon(october=october)
         self.apps = Apps("node-a", {})
         self.apps.run = "17"
         self.connected = True
@@ -114,7 +125,8 @@ class Reconciliation(RuleBasedStateMachine):
             case EventType.HEALTH:
                 believed["health"] = data["health"]
             case EventType.STATUS:
-                believed["status"] = int(data["status"] == "enabled")
+                assert set(data) in ({"status", "previous_status"}, {"enabled", "previous_enabled"})
+                believed["status"] = int(data["enabled"] if "enabled" in data else data["status"] == "enabled")
 
     def _receive(self, count: int | None) -> None:
         received, self.under_way = self.under_way[:count], self.under_way[count:] if count is not None else []

@@ -17,6 +17,7 @@ from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import App, AppMeshClient, AppOutput
 from meshbridge.appmesh.harm import harms_of_app
 from meshbridge.fields import Options
+from meshbridge.model.app_state import described
 
 __all__ = ["router"]
 
@@ -24,6 +25,10 @@ _EXAMPLE = {
     "name": "web",
     "command": "python3 -m http.server",
     "status": 1,
+    "enabled": True,
+    "one_off": False,
+    "state": "running",
+    "schedule": None,
     "health": 0,
     "pid": 4242,
     "starts": 1,
@@ -32,11 +37,12 @@ _EXAMPLE = {
     "owner": "admin",
 }
 _AN_APP = {
-    "description": "the app as the daemon has it",
+    "description": "the app as the daemon has it; enabled, one_off, state, owner and schedule are the same at every "
+    "generation",
     "content": {"application/json": {"schema": {"type": "object"}, "example": _EXAMPLE}},
 }
 _APPS = {
-    "description": "all that the user of this bridge may see; one-off runs have status 2",
+    "description": "all that the user of this bridge may see; one-off runs have one_off true",
     "content": {"application/json": {"schema": {"type": "array", "items": {"type": "object"}}, "example": [_EXAMPLE]}},
 }
 
@@ -240,7 +246,8 @@ def no_such_app(ask: Asking, app: str) -> Problem:
 
 
 def _shown(app: App) -> Any:
-    return masked(app.to_dict())
+    """The daemon's own fields, with those that are the same at daemons of every generation."""
+    return masked(described(app.to_dict()))
 
 
 def _json(value: Any) -> Response:

@@ -1,6 +1,5 @@
 """What a daemon's refusal, or its silence, is to the caller of the API (PROTOCOL.md, 'Surprises')."""
 
-import re
 from http import HTTPStatus
 from typing import Any
 
@@ -10,20 +9,21 @@ from meshbridge.appmesh import (
     AppMeshConnectionError,
     AppMeshDeniedError,
     AppMeshError,
+    AppMeshIssuerError,
     AppMeshNotOfferedError,
     AppMeshTimeoutError,
 )
 
 __all__ = ["answers", "answers_of", "not_kept", "problem_of"]
 
-_PERMISSION = re.compile(r"lacks required permission '([^']+)'")
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
 _OF_THE_DAEMON = frozenset({400, 403, 404, 409, 412, 422})  # its statuses that mean to our callers what they mean to us
 _BY_TYPE: tuple[tuple[type[AppMeshError], HTTPStatus, ProblemKind], ...] = (
     (AppMeshTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, ProblemKind.DAEMON_TIMEOUT),
     (AppMeshConnectionError, HTTPStatus.BAD_GATEWAY, ProblemKind.DAEMON_UNREACHABLE),
-    (AppMeshNotOfferedError, HTTPStatus.NOT_FOUND, ProblemKind.NOT_OFFERED),
+    (AppMeshIssuerError, HTTPStatus.BAD_GATEWAY, ProblemKind.DAEMON_LOGIN),
+    (AppMeshNotOfferedError, HTTPStatus.NOT_IMPLEMENTED, ProblemKind.NOT_OFFERED),
 )
 
 
@@ -40,9 +40,10 @@ def problem_of(daemon: str, error: AppMeshError) -> Problem:
     403 'file already exist'               409
     400, 403, 404, 409, 412, 422           the same, in the daemon's words
     other 4xx                              400, in the daemon's words
-    does not know the operation            404
+    does not know the operation            501
     5xx, an answer that can't be read      502
     no connection; no answer in time       502; 504
+    the issuer of its tokens is silent     502
     =====================================  ==========================================
     """
     said, status = error.message, error.status
@@ -66,9 +67,8 @@ def _refused(daemon: str, said: str, status: int) -> Problem:
     return Problem(HTTPStatus.BAD_GATEWAY, detail, kind=ProblemKind.DAEMON_FAILED, daemon=daemon, daemon_status=status)
 
 
-def _denied(daemon: str, error: AppMeshError) -> Problem:
-    found = _PERMISSION.search(error.message)
-    extra: dict[str, Any] = {} if found is None else {"permission": found[1]}
+def _denied(daemon: str, error: AppMeshDeniedError) -> Problem:
+    extra: dict[str, Any] = {} if error.permission is None else {"permission": error.permission}
     return Problem(HTTPStatus.FORBIDDEN, error.message, kind=ProblemKind.DAEMON_DENIED, daemon=daemon, **extra)
 
 
@@ -105,12 +105,13 @@ _WHEN = {
     HTTPStatus.BAD_REQUEST: "the daemon does not take the request",
     HTTPStatus.UNAUTHORIZED: "no token, or one that is not known here",
     HTTPStatus.FORBIDDEN: "the token lacks the scope, or the user of this bridge a permission at the daemon",
-    HTTPStatus.NOT_FOUND: "no such daemon here, no such thing at the daemon, or an operation that it does not offer",
+    HTTPStatus.NOT_FOUND: "no such daemon here, no such thing at the daemon",
     HTTPStatus.REQUEST_TIMEOUT: "the body did not come to its end",
     HTTPStatus.CONFLICT: "there is one already",
     HTTPStatus.LENGTH_REQUIRED: "the body has no Content-Length",
     HTTPStatus.PRECONDITION_FAILED: "the daemon does not take the request as things are",
     HTTPStatus.UNPROCESSABLE_ENTITY: "the request says something that makes no sense",
+    HTTPStatus.NOT_IMPLEMENTED: "the daemon is of a generation that does not offer the operation",
     HTTPStatus.BAD_GATEWAY: "the daemon cannot be reached, failed, or does not let this bridge in",
     HTTPStatus.SERVICE_UNAVAILABLE: "too many requests to this daemon are under way",
     HTTPStatus.GATEWAY_TIMEOUT: "the daemon does not answer in time",

@@ -15,7 +15,7 @@ MASK = "********"
 _SECRET_PARTS = ("password", "passwd", "passphrase", "secret", "token", "salt", "credential", "apikey")
 _SECRET_ENDS = frozenset({"key", "keys", "pass", "pwd"})  # as a word at the end: mfa_key, apiKey, DB_PASS
 _PUBLIC = "public"
-_SECRET_NAMES = frozenset({"sec_env"})
+_SECRET_NAMES = frozenset({"sec_env", "secret_env"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _PASSWORD_OF_URL = re.compile(
     r"(\b[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/:@]*:)[^\s/]+@"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
@@ -76,6 +76,16 @@ _REPORTED = frozenset(
         "return_code",
         "starts",
         "stdout_cache_size",
+        "stdout_file_count",
+        "owner_principal_id",
+        "owner_display_name",
+        "waiting_for",
+        "execution_user",
+        "system",
+        "startup_phase",
+        "one_off",
+        "schedule",
+        "state",
         "subscription_id",
         "task_id",
         "task_status",
@@ -101,6 +111,9 @@ class Behavior(Options):
     exit: Action = Action.STANDBY
     control: dict[Annotated[str, StringConstraints(pattern=r"^-?\d+$")], Action] = Field(
         default={}, description="by exit code, before exit", examples=[{"0": "restart"}]
+    )
+    exit_code_actions: dict[Annotated[str, StringConstraints(pattern=r"^-?\d+$")], Action] = Field(
+        default={}, description="as control"
     )
 
 
@@ -128,17 +141,23 @@ class AppSettings(Options):
     description: str | None = None
     metadata: JsonValue = Field(default=None, description="text or JSON, which the process gets")
     working_dir: str | None = None
-    status: int | None = Field(default=None, ge=0, le=2, description="1 enabled, 0 disabled")
+    enabled: bool | None = Field(default=None, description="whether the daemon may start it")
+    status: int | None = Field(default=None, ge=0, le=2, description="as enabled: 1 enabled, 0 disabled")
     docker_image: str | None = None
     stdout_cache_num: int | None = Field(default=None, ge=0, description="how many outputs of processes are kept")
+    stdout_backup_count: int | None = Field(default=None, ge=0, description="as stdout_cache_num")
     start_time: Moment | None = None
     end_time: Moment | None = None
     start_interval_seconds: int | str | None = Field(
         default=None, description="seconds, an ISO 8601 duration, or with cron six fields"
     )
     cron: bool | None = None
+    interval: int | str | None = Field(default=None, description="as start_interval_seconds, without cron")
+    cron_schedule: str | None = Field(default=None, description="as start_interval_seconds, with cron")
     daily_limitation: DailyLimitation | None = None
     retention: str | None = Field(default=None, description="ISO 8601 duration that a process gets to end")
+    stop_grace_period: int | str | None = Field(default=None, description="as retention")
+    depends_on: JsonValue = Field(default=None, description="apps that are started before (3.x)")
     health_check_cmd: str | None = None
     permission: int | None = Field(default=None, description="two digits, group then others: 1 deny, 2 read, 3 write")
     behavior: Behavior | None = None
@@ -148,8 +167,15 @@ class AppSettings(Options):
         examples=[{"HOME": "/srv/web"}],
     )
     sec_env: dict[str, str] = Field(default={}, description="as env; the daemon encrypts it, and it is never shown")
+    secret_env: dict[str, str] = Field(default={}, description="as sec_env")
     resource_limit: ResourceLimit | None = None
-    owner: str | None = None
+    owner: str | None = Field(default=None, description="for daemons of 2.x; others keep the owner that they have")
+
+    @model_validator(mode="after")
+    def _one_word(self) -> Self:
+        if self.enabled is not None and self.status is not None and self.enabled != (self.status != 0):
+            raise ValueError(f"enabled is {str(self.enabled).lower()}, but status is {self.status}: set one of them")
+        return self
 
     @model_validator(mode="before")
     @classmethod

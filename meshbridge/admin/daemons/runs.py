@@ -20,11 +20,11 @@ from meshbridge.admin.daemons.models import AppName, AppSettings, JsonValue, app
 from meshbridge.admin.problems import Problem, ProblemKind, problem_content
 from meshbridge.admin.streams import Streamed
 from meshbridge.appmesh import App, AppMeshClient, AppRun
+from meshbridge.appmesh.dialect import is_one_off
 from meshbridge.fields import Duration, Options
 
 __all__ = ["router"]
 
-_ONE_OFF = 2  # the status that only runs have (PROTOCOL.md, 'Events')
 _LOOK_SECONDS = 0.25  # a daemon itself hands on output each 0.2 s
 _SELDOM_SECONDS = 1.0  # at a run that writes nothing: a daemon is not asked four times a second for hours
 _HEARTBEAT_SECONDS = 15.0
@@ -185,7 +185,7 @@ async def remove_run(ask: Ask, run: _Run) -> dict[str, Any]:
     """End a run, and have the daemon forget it. Not for apps: those take the scope admin."""
 
     def remove(client: AppMeshClient) -> bool:
-        return client.get_app(run).status == _ONE_OFF and client.delete_app(run)
+        return is_one_off(client.get_app_json(run)) and client.delete_app(run)
 
     if not await ask(remove):
         detail = f"{ask.daemon} has no run {run!r}"

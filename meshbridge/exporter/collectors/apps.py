@@ -1,6 +1,6 @@
 """``appmesh_app_*``: the state of every app, from the app list (PROTOCOL.md, 'App JSON').
 
-One-off runs get no series: they have ``status`` 2, which no other app has. An app without a process uses no memory, no
+One-off runs get no series. An app without a process uses no memory, no
 CPU and no descriptors, and says so by zeros, so that its graphs come down instead of breaking off; other fields that
 the daemon leaves out give no series.
 """
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from meshbridge.appmesh.dialect import enabled_of, is_one_off, owner_of
 from meshbridge.exporter.collectors import Deadline, InvalidAnswerError
 from meshbridge.exporter.exposition import MALFORMED, Family, escape_help, escape_value, number
 from meshbridge.exporter.sources import DaemonSource
@@ -17,7 +18,6 @@ __all__ = ["AppsCollector", "app_families"]
 
 _App = Mapping[str, Any]
 
-_ENABLED, _ONE_OFF = 1, 2
 _HEALTHY = 0
 _NUMBERS = (int, float)
 _INFO_LABELS = ("owner", "version", "description")
@@ -41,7 +41,7 @@ def _cores(app: _App) -> float | None:
 
 
 _GAUGES: dict[str, tuple[str, Callable[[_App], object]]] = {
-    "enabled": ("Whether the app is enabled", lambda app: app.get("status") == _ENABLED),
+    "enabled": ("Whether the app is enabled", enabled_of),
     "healthy": ("Whether the app is healthy: it runs, and its health check, if it has one, passes", _healthy),
     "running": ("Whether the app has a process", lambda app: bool(app.get("pid"))),
     "start_timestamp_seconds": ("When the present or last process of the app started", _field("last_start_time")),
@@ -82,7 +82,7 @@ def app_families(daemon: str, apps: Iterable[_App]) -> tuple[list[Family], int]:
         else:
             bad += 1
     head = f'{{daemon="{escape_value(daemon)}",app="'
-    rows = [(f'{head}{escape_value(name)}"', app) for name, app in by_name.items() if app.get("status") != _ONE_OFF]
+    rows = [(f'{head}{escape_value(name)}"', app) for name, app in by_name.items() if not is_one_off(app, by_name)]
     info = Family("appmesh_app_info", "gauge", escape_help("What is known of the app that is no number"))
     info.add([f"appmesh_app_info{start}{_info(app)}}} 1" for start, app in rows])
     return [info, *(_gauge(name, rows) for name in _GAUGES)], bad
@@ -98,4 +98,5 @@ def _gauge(name: str, rows: list[tuple[str, _App]]) -> Family:
 
 
 def _info(app: _App) -> str:
-    return "".join([f',{label}="{escape_value(app.get(label, ""))}"' for label in _INFO_LABELS])
+    values = (owner_of(app), app.get("version", ""), app.get("description", ""))
+    return "".join([f',{label}="{escape_value(value)}"' for label, value in zip(_INFO_LABELS, values, strict=True)])

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from meshbridge import __version__
+from meshbridge.model.app_state import State
 
 __all__ = ["BIRTH", "STATUS_TOPIC", "announcement", "topic"]
 
@@ -79,7 +80,7 @@ _COMPONENTS: dict[str, dict[str, Any]] = {
         "platform": "sensor",
         "name": "State",
         "device_class": "enum",
-        "options": ["running", "stopped", "disabled"],
+        "options": [state.value for state in State],
         "value_template": "{{ value_json.state if value_json is defined else None }}",
     },
     "health": {

@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from meshbridge.appmesh.dialect import DISABLED
+from meshbridge.model.app_state import state_of as app_state
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.publishing import topic_level
@@ -79,9 +81,8 @@ def state_of(daemon: str, app: str, text: str) -> dict[str, Any] | None:
         return None
     if not isinstance(fields, dict):
         return None
-    at_rest = "disabled" if fields.get("status") == "disabled" else "stopped"
-    word = "running" if fields.get("running") else at_rest
-    return {"daemon": daemon, "app": app, "state": word} | {key: fields.get(key) for key in _FIELDS}
+    now = app_state(enabled=fields.get("status") != DISABLED, running=bool(fields.get("running")))
+    return {"daemon": daemon, "app": app, "state": now.value} | {key: fields.get(key) for key in _FIELDS}
 
 
 class StateMessages:

@@ -50,8 +50,8 @@ export function showApp(main, signal, daemon, name) {
   }
 
   function offer() {
-    const isRun = app?.status === 2;
-    const shown = [!isRun && app?.status === 0, !isRun && app?.status === 1, !isRun && app !== null];
+    const isRun = app?.one_off;
+    const shown = [!isRun && app?.enabled === false, !isRun && app?.enabled === true, !isRun && app !== null];
     buttons.forEach((button, at) => {
       button.hidden = !shown[at] || !state.scopes.has("operate");
       allow(button, state.may("operate"));

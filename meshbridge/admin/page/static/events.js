@@ -179,7 +179,7 @@ function summaryOf(kind, data) {
     case "health":
       return data.health === 0 ? "healthy" : "unhealthy";
     case "status":
-      return String(data.status);
+      return typeof data.enabled === "boolean" ? (data.enabled ? "enabled" : "disabled") : String(data.status);
     case "gap":
       return data.missed === null ? "events were missed, nobody knows how many" : `${counted(data.missed, "event")} missed, ${count(data.reconciled)} repaired`;
     default:

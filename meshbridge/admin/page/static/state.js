@@ -123,13 +123,11 @@ export async function askForApps(name) {
 }
 
 /** How an app is, in the order of what should be looked at first. */
-export const APP_STATES = { unhealthy: "bad", waiting: "warn", running: "good", disabled: "idle", run: "idle" };
+export const APP_STATES = { unhealthy: "bad", stopped: "warn", running: "good", disabled: "idle", run: "idle" };
 
 export function stateOf(app) {
-  if (app.status === 2) return "run"; // only one-off runs have that
-  if (app.status === 0) return "disabled";
-  if (!app.pid) return "waiting"; // for its time, or to be started again
-  return app.health ? "unhealthy" : "running";
+  if (app.one_off) return "run";
+  return app.state === "running" && app.health ? "unhealthy" : app.state;
 }
 
 /** Waits; at least until the page is seen again. */
