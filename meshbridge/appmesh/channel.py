@@ -87,6 +87,7 @@ class Channel:
         self._reader: threading.Thread | None = None
         self._useless = 0  # messages in a row that were not asked for; the reader's
         self.last_received = 0.0  # monotonic seconds; when anything at all last came in
+        self.last_sent = 0.0  # the same, of what goes out
 
     def open(self, timeout_seconds: float | None = None) -> None:
         """Connects and begins to read. A channel is opened once.
@@ -96,7 +97,7 @@ class Channel:
 
         """
         self._transport.connect(timeout_seconds)
-        self.last_received = time.monotonic()
+        self.last_received = self.last_sent = time.monotonic()
         with self._lock:
             if self._closing:
                 self._transport.close()
@@ -125,6 +126,7 @@ class Channel:
             data = self._conversation.ask(message, waiter)
         try:
             self._transport.send_message(data)
+            self.last_sent = time.monotonic()
             answered = waiter.wait(timeout_seconds)
         except BaseException:
             with self._lock:

@@ -373,7 +373,7 @@ class LoginOperations(ClientSession):
 class _OwnLogin:
     """The client's own login as a source of tokens: it holds no password, so it can only renew what there is."""
 
-    renews, obtains, watches, follows = True, False, False, False
+    renews, obtains, early, watches, follows = True, False, False, False, False
 
     def __init__(self, renew: Callable[[Grant], Grant]) -> None:
         self._renew = renew

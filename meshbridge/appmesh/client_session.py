@@ -129,8 +129,12 @@ class ClientSession:
         token = self._bearer() if authorize else ""
         message = self._message(method, uri, query, headers, body, token, forward_to)
         deadline = time.monotonic() + timeout_seconds
-        response = self._exchanged(exchange, message, timeout_seconds)
-        refused = bool(token) and self._is_refused_by(response, token, exchange)
+        try:
+            response = self._exchanged(exchange, message, timeout_seconds)
+            refused = bool(token) and self._is_refused_by(response, token, exchange)
+        except AppMeshTokenError as error:  # by the upgrade to a WebSocket
+            response = ResponseMessage(http_status=error.status or 0, body=error.message.encode())
+            refused = True
         if refused and (newer := self._newer_token(token)):
             # Another one is to be had, and nothing was done yet.
             message = self._message(method, uri, query, headers, body, newer, forward_to)

@@ -50,7 +50,10 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
         )
 
     def _transport(self) -> WSSTransport:
-        return WSSTransport(self._address, self.ssl_verify, self.ssl_client_cert)
+        transport = WSSTransport(self._address, self.ssl_verify, self.ssl_client_cert)
+        if self._provider is not None:  # daemons of 3.x, which look at the upgrade
+            transport.set_bearer_token(self._bearer() or None)
+        return transport
 
     def close(self) -> None:
         """Ends the connection, the subscriptions and the client's threads."""

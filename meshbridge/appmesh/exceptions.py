@@ -5,6 +5,7 @@
   * :class:`AppMeshAuthError`: the daemon does not know who asks, or does not let them
 
     * :class:`AppMeshTokenError`: the daemon refuses the token
+    * :class:`OAuthError`: an issuer refuses what it is asked for
     * :class:`AppMeshLoginError`: there is no token to be had with these credentials
     * :class:`AppMeshDeniedError`: a permission is missing, or the user is not known
 
@@ -40,6 +41,7 @@ __all__ = [
     "AppMeshTokenError",
     "AppMeshUnsafeError",
     "LoginFault",
+    "OAuthError",
 ]
 
 _PERMISSION = re.compile(r"lacks required permission '?([^'\s]+)'?")
@@ -67,6 +69,16 @@ class AppMeshAuthError(AppMeshError):
 
 class AppMeshTokenError(AppMeshAuthError):
     """The daemon refuses the token: it is expired, revoked, or not one of its own."""
+
+
+class OAuthError(AppMeshAuthError):
+    """An issuer of tokens refuses what it is asked for; ``error`` is its code (RFC 6749, 5.2; RFC 8628, 3.5)."""
+
+    def __init__(
+        self, message: str = "", *, error: str = "", status: int | None = None, operation: str | None = None
+    ) -> None:
+        super().__init__(message, status=status, operation=operation)
+        self.error = error
 
 
 class LoginFault(StrEnum):

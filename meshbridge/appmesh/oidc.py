@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 import requests
+from requests.auth import HTTPBasicAuth
 
 from meshbridge.appmesh.exceptions import (
     AppMeshAuthError,
@@ -21,6 +22,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshLoginError,
     AppMeshRequestError,
     LoginFault,
+    OAuthError,
 )
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.grant import Grant
@@ -34,7 +36,9 @@ __all__ = [
     "IssuerLogin",
     "OidcTokens",
     "TokenEndpoint",
+    "discover",
     "find_token_url",
+    "is_loopback",
     "is_private",
     "issuer_errors",
     "refreshed",
@@ -45,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 # RFC 6749, 5.2, and what Keycloak adds: with these answers the same credentials will not do the next time either.
 _DEAD_CREDENTIALS = frozenset({"invalid_grant", "access_denied", "invalid_client", "unauthorized_client"})
+_CLIENT_REFUSED = frozenset({"invalid_client", "unauthorized_client"})
+# RFC 8628, 3.5: of a person who has not decided yet, or not in time.
+_OF_A_FLOW = frozenset({"authorization_pending", "slow_down", "expired_token"})
 _MAX_ANSWER_BYTES = 1024 * 1024  # discovery documents and tokens have a few KiB
 _MAX_REASON_CHARACTERS = 300  # of what an issuer says, in an error
 RENEWALS = Renewals(ahead_seconds=REFRESH_AHEAD_SECONDS, least_seconds=0.0)
@@ -82,6 +89,7 @@ class TokenEndpoint:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._session = new_session(ssl_verify, ssl_client_cert)
+        self._names_itself_in_form = False  # once the issuer has refused an empty secret
 
     def grant(self, grant_type: str, **fields: str) -> Grant:
         """A grant: ``password`` (with ``username`` and ``password``), ``refresh_token`` or ``client_credentials``.
@@ -93,12 +101,26 @@ class TokenEndpoint:
 
         """
         now = self._clock()
-        answer = self.post(self.token_url, {"grant_type": grant_type, **fields})
+        form = {"grant_type": grant_type, **fields}
+        answer = self._password_answer(form) if grant_type == "password" else self.post(self.token_url, form)
         try:
             return Grant.from_answer(answer, now=now)
         except AppMeshRequestError as error:
             operation = f"POST {self.token_url}"
             raise AppMeshRequestError(f"{self.token_url}: {error}", operation=operation) from None
+
+    def _password_answer(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """A public client names itself by HTTP Basic with an empty secret, as Dex wants it; else in the form."""
+        if self._client_secret or self._names_itself_in_form:
+            return self.post(self.token_url, form)
+        basic = HTTPBasicAuth(self.client_id.encode(), b"")
+        try:
+            return self._ask("POST", self.token_url, data=form, auth=basic)
+        except OAuthError as error:
+            if error.error not in _CLIENT_REFUSED:
+                raise
+        self._names_itself_in_form = True
+        return self.post(self.token_url, form)
 
     def post(self, url: str, fields: Mapping[str, str]) -> dict[str, Any]:
         """Posts a form as this client, and gives the JSON of the answer ({} where there is none)."""
@@ -134,16 +156,17 @@ class TokenEndpoint:
             return answer
         code = str(answer.get("error") or "")
         why = str(answer.get("error_description") or code or response.reason)[:_MAX_REASON_CHARACTERS]
-        kind: type[AppMeshError] = AppMeshRequestError
         if code in _DEAD_CREDENTIALS or response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            kind = AppMeshAuthError
-        raise kind(f"{url} refused: {why}", status=response.status_code, operation=operation)
+            raise OAuthError(f"{url} refused: {why}", error=code, status=response.status_code, operation=operation)
+        if code in _OF_A_FLOW:
+            raise OAuthError(f"{url}: {why}", error=code, status=response.status_code, operation=operation)
+        raise AppMeshRequestError(f"{url} refused: {why}", status=response.status_code, operation=operation)
 
 
 class IssuerLogin:
     """An issuer as a :class:`~meshbridge.appmesh.token_keeper.TokenSource`."""
 
-    renews, obtains, watches, follows = True, True, False, False
+    renews, obtains, early, watches, follows = True, True, True, False, False
 
     def __init__(self, endpoint: TokenEndpoint, credentials: Callable[[], Mapping[str, str]]) -> None:
         """``credentials`` is called for each grant, so that a password file is read again: the fields of the grant.
@@ -222,21 +245,71 @@ class OidcTokens(TokenKeeper):
 
 
 def find_token_url(
-    issuer: str,
+    issuer: str | None,
     *,
+    access_url: str | None = None,
     ssl_verify: SslVerify = True,
     ssl_client_cert: ClientCert = None,
     timeout_seconds: float = 60,
 ) -> str:
-    """The token endpoint of ``issuer``, which the caller trusts with secrets (OpenID Connect Discovery 1.0, section 4).
+    """The token endpoint of an issuer: :func:`discover`, which says the rest."""
+    found = discover(
+        issuer,
+        access_url=access_url,
+        ssl_verify=ssl_verify,
+        ssl_client_cert=ssl_client_cert,
+        timeout_seconds=timeout_seconds,
+    )
+    return found["token_endpoint"]
+
+
+def discover(
+    issuer: str | None,
+    *,
+    access_url: str | None = None,
+    ssl_verify: SslVerify = True,
+    ssl_client_cert: ClientCert = None,
+    timeout_seconds: float = 60,
+) -> dict[str, str]:
+    """The endpoints of an issuer, which the caller trusts with secrets (OpenID Connect Discovery 1.0, section 4).
+
+    ``issuer`` names it, and is no address where there is an ``access_url``: then the endpoints that the document names
+    below the issuer are given below that. ``issuer`` None: whoever answers there.
 
     Raises:
         AppMeshConnectionError: the issuer cannot be reached, or gives no discovery document.
         AppMeshAuthError: the document is another issuer's (section 4.3), or its endpoint must not get secrets.
 
     """
-    url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    base = (access_url or issuer or "").rstrip("/")
+    url = f"{base}/.well-known/openid-configuration"
     operation = f"GET {url}"
+    found = _discovery_document(url, operation, ssl_verify, ssl_client_cert, timeout_seconds)
+    named = found.get("issuer")
+    if not isinstance(named, str) or (issuer is not None and named.rstrip("/") != issuer.rstrip("/")):
+        said = repr(named)[:_MAX_REASON_CHARACTERS]
+        raise AppMeshAuthError(f"{url} names another issuer: {said}, expected {issuer!r}", operation=operation)
+    endpoints = {"issuer": named}
+    for name, value in found.items():
+        if name.endswith("_endpoint") and isinstance(value, str):
+            endpoints[name] = _reachable(value, named.rstrip("/"), base)
+    endpoint = endpoints.get("token_endpoint")
+    if endpoint is None or not is_private(endpoint) or not same_origin(endpoint, base):
+        said = repr(found.get("token_endpoint"))[:_MAX_REASON_CHARACTERS]
+        raise AppMeshAuthError(
+            f"{url} names a token endpoint that is not at the issuer's https:// address: {said}", operation=operation
+        )
+    return {name: value for name, value in endpoints.items() if name == "issuer" or same_origin(value, base)}
+
+
+def _reachable(endpoint: str, issuer: str, base: str) -> str:
+    """An endpoint below the issuer's name, below the address where the issuer is reached."""
+    return base + endpoint.removeprefix(issuer) if endpoint.startswith(f"{issuer}/") else endpoint
+
+
+def _discovery_document(
+    url: str, operation: str, ssl_verify: SslVerify, ssl_client_cert: ClientCert, timeout_seconds: float
+) -> dict[str, Any]:
     session = new_session(ssl_verify, ssl_client_cert)
     try:
         with session.get(
@@ -255,16 +328,16 @@ def find_token_url(
         raise AppMeshConnectionError(
             f"{url} is no discovery document (status {response.status_code})", operation=operation
         )
-    named, endpoint = found.get("issuer"), found.get("token_endpoint")
-    if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):
-        said = repr(named)[:_MAX_REASON_CHARACTERS]
-        raise AppMeshAuthError(f"{url} names another issuer: {said}, expected {issuer!r}", operation=operation)
-    if not isinstance(endpoint, str) or not is_private(endpoint) or not same_origin(endpoint, issuer):
-        said = repr(endpoint)[:_MAX_REASON_CHARACTERS]
-        raise AppMeshAuthError(
-            f"{url} names a token endpoint that is not at the issuer's https:// address: {said}", operation=operation
-        )
-    return endpoint
+    return found
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this very host."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == _LOOPBACK_NAME
 
 
 def is_private(url: str) -> bool:
@@ -279,11 +352,7 @@ def is_private(url: str) -> bool:
         return False
     if parts.scheme == "https":
         return True
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == _LOOPBACK_NAME
-    return parts.scheme == "http" and local
+    return parts.scheme == "http" and is_loopback(url)
 
 
 def same_origin(one: str, other: str) -> bool:

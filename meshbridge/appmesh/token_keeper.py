@@ -105,6 +105,8 @@ class TokenSource(Protocol):
     """Whether a token is renewed before it expires."""
     obtains: bool
     """Whether :meth:`obtain` can give another token at any time; else only :meth:`renew` can."""
+    early: bool
+    """Whether a token can be had before there is a connection to the daemon, whose first step may ask for it."""
     watches: bool
     """Whether there are secrets that may change by themselves, such as files: a change may end a refusal."""
     follows: bool

@@ -8,12 +8,12 @@ import os
 import threading
 from base64 import urlsafe_b64decode
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import orjson
 
-__all__ = ["CookieFile", "MemoryTokens", "TokenStore", "expiry"]
+__all__ = ["CookieFile", "MemoryTokens", "TokenStore", "claims", "expiry"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +107,15 @@ class CookieFile(MemoryTokens):
 
 def expiry(token: str) -> float | None:
     """When a JWT expires (unix seconds); None where it does not say, or is no JWT. Its signature is not looked at."""
+    exp = claims(token).get("exp")
+    return float(exp) if isinstance(exp, int | float) else None
+
+
+def claims(token: str) -> dict[str, Any]:
+    """What a JWT says; {} of what is no JWT. Its signature is not looked at: that is for who takes it."""
     try:
         payload = token.split(".")[1]
-        exp = orjson.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
-        return None
-    return float(exp) if isinstance(exp, int | float) else None
+        found = orjson.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError, binascii.Error):
+        return {}
+    return found if isinstance(found, dict) else {}

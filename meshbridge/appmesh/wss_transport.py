@@ -2,12 +2,13 @@
 
 import struct
 import time
+from http import HTTPStatus
 from typing import Any
 
 import websocket
 from websocket._abnf import frame_buffer
 
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshTimeoutError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshTimeoutError, AppMeshTokenError
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify, TlsStream, client_context
 
 __all__ = ["WSSTransport"]
@@ -40,15 +41,21 @@ class WSSTransport:
         self._ssl_verify = ssl_verify
         self._ssl_client_cert = ssl_client_cert
         self._max_message_bytes = self.WSS_MAX_BLOCK_SIZE if max_message_bytes is None else max_message_bytes
+        self._bearer_token: str | None = None
         self._stream: TlsStream | None = None
         self._socket: websocket.WebSocket | None = None
         self.close_code: int | None = None
         """By which code the daemon closed the connection (RFC 6455, 7.4)."""
 
+    def set_bearer_token(self, token: str | None) -> None:
+        """The token that the next :meth:`connect` shows: daemons of 3.x let its owner ask on the whole connection."""
+        self._bearer_token = token
+
     def connect(self, timeout_seconds: float | None = None) -> None:
         """Connects and upgrades, or does so afresh, all within ``timeout_seconds``.
 
         Raises:
+            AppMeshTokenError: the daemon refuses the token of :meth:`set_bearer_token`.
             AppMeshConnectionError: it could not; the message says why.
 
         """
@@ -68,12 +75,17 @@ class WSSTransport:
                 suppress_origin=True,
                 redirect_limit=0,
                 fire_cont_frame=True,  # fragments one by one, to be counted before they are put together
+                header=[f"Authorization: Bearer {self._bearer_token}"] if self._bearer_token else [],
             )
         except AppMeshTimeoutError as error:
             stream.close()
             raise AppMeshConnectionError(f"no WebSocket with {host}:{port} in time") from error
         except (websocket.WebSocketException, AppMeshError, OSError) as error:
             stream.close()
+            if self._bearer_token and getattr(error, "status_code", None) == HTTPStatus.UNAUTHORIZED:
+                raise AppMeshTokenError(
+                    f"{host}:{port} refused the token at the upgrade", status=HTTPStatus.UNAUTHORIZED
+                ) from error
             raise AppMeshConnectionError(f"{host}:{port} refused the WebSocket: {error}") from error
         connection.frame_buffer = _BoundedFrames(connection._recv, self._max_message_bytes)  # noqa: SLF001 no public hook
         stream.set_deadline(None)

@@ -42,7 +42,7 @@ def try_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
         try:
             yield from trial.reach()
             credentials = Credentials(name, options)
-            exchange = new_exchange(name, options, _SECONDS)
+            exchange = new_exchange(name, options, credentials, _SECONDS)
             client = cleanup.enter_context(LinkClient(exchange, credentials))
             cleanup.enter_context(client.using(timeout_seconds=_SECONDS))
             trial.aspect = "login"

@@ -13,7 +13,7 @@ from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.token_provider import TokenProvider
-from meshbridge.link.connections import new_exchange
+from meshbridge.link.connections import new_login_exchange
 from meshbridge.link.credentials import Credentials
 from meshbridge.link.options import DaemonOptions
 
@@ -33,9 +33,9 @@ class DaemonClient:
     is asked here. Each file has yet another one, and so has what waits by intent (:meth:`alone`).
     """
 
-    def __init__(self, daemon: str, options: DaemonOptions, credentials: Credentials) -> None:
+    def __init__(self, options: DaemonOptions, credentials: Credentials) -> None:
         self._options = options
-        self._tokens = _LinkTokens(credentials, lambda seconds: new_exchange(daemon, options, seconds))
+        self._tokens = _LinkTokens(credentials, lambda seconds: new_login_exchange(options, seconds))
         self._lock = threading.Lock()  # guards what follows
         self._client: AppMeshClient | None = None
         self._users = 0

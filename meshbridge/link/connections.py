@@ -1,5 +1,6 @@
 """How a daemon is reached: the transport that its URL names."""
 
+import contextlib
 import socket
 import ssl
 
@@ -25,7 +26,15 @@ from meshbridge.link.credentials import Credentials
 from meshbridge.link.options import DaemonOptions
 from meshbridge.link.permissions import LEAST_ROLE
 
-__all__ = ["CutOffError", "LinkClient", "explain", "new_exchange", "new_transport", "was_told_off"]
+__all__ = [
+    "CutOffError",
+    "LinkClient",
+    "explain",
+    "new_exchange",
+    "new_login_exchange",
+    "new_transport",
+    "was_told_off",
+]
 
 _TRY_AGAIN_LATER = 1013  # RFC 6455's registry: how a daemon closes on a client that does not read
 
@@ -37,10 +46,42 @@ class CutOffError(AppMeshConnectionError):
         super().__init__("the daemon cut the connection off, which was not read fast enough")
 
 
-def new_transport(options: DaemonOptions, *, max_message_bytes: int | None = None) -> Transport:
+class _LinkSocket(WSSTransport):
+    """A WSS transport that shows the link's token at the upgrade."""
+
+    def __init__(self, options: DaemonOptions, credentials: Credentials, max_message_bytes: int | None) -> None:
+        super().__init__(
+            options.address, options.ssl_verify, options.ssl_client_cert, max_message_bytes=max_message_bytes
+        )
+        self._options = options
+        self._credentials = credentials
+
+    def connect(self, timeout_seconds: float | None = None) -> None:
+        token = self._early_token()
+        self.set_bearer_token(token)
+        try:
+            super().connect(timeout_seconds)
+        except AppMeshTokenError:
+            self.set_bearer_token(self._early_token(refused=token))
+            super().connect(timeout_seconds)
+
+    def _early_token(self, refused: str | None = None) -> str | None:
+        """Daemons of 2.x, which give their tokens themselves, don't look at it."""
+        if not self._credentials.source.early:
+            return None
+        with contextlib.closing(new_login_exchange(self._options, self.WSS_CONNECT_TIMEOUT)) as exchange:
+            return self._credentials.token(exchange, refused=refused)
+
+
+def new_transport(
+    options: DaemonOptions, credentials: Credentials, *, max_message_bytes: int | None = None
+) -> Transport:
     """A transport, not yet connected. Not for https://."""
-    kind = WSSTransport if options.scheme == "wss" else TCPTransport
-    return kind(options.address, options.ssl_verify, options.ssl_client_cert, max_message_bytes=max_message_bytes)
+    if options.scheme == "wss":
+        return _LinkSocket(options, credentials, max_message_bytes)
+    return TCPTransport(
+        options.address, options.ssl_verify, options.ssl_client_cert, max_message_bytes=max_message_bytes
+    )
 
 
 def was_told_off(transport: Transport) -> bool:
@@ -63,7 +104,7 @@ class LinkClient(AppMeshClient):
         self.forward_to = forward_to or ""
 
 
-def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> Exchange:
+def new_exchange(name: str, options: DaemonOptions, credentials: Credentials, timeout_seconds: float) -> Exchange:
     """A connection of its own for requests.
 
     Raises:
@@ -71,12 +112,25 @@ def new_exchange(name: str, options: DaemonOptions, timeout_seconds: float) -> E
 
     """
     if options.scheme == "https":
-        host, port = options.address
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return HttpSession(f"https://{place}", options.ssl_verify, options.ssl_client_cert, timeout_seconds)
-    channel = Channel(new_transport(options), name=f"requests-{name}")
+        return _https(options, timeout_seconds)
+    channel = Channel(new_transport(options, credentials), name=f"requests-{name}")
     channel.open(timeout_seconds)
     return channel
+
+
+def new_login_exchange(options: DaemonOptions, timeout_seconds: float) -> Exchange:
+    """A connection that needs no token: for what has to be asked before there is one. Raises as above."""
+    if options.scheme != "tcp":
+        return _https(options, timeout_seconds)  # the port for WSS answers, too
+    channel = Channel(TCPTransport(options.address, options.ssl_verify, options.ssl_client_cert), name="login")
+    channel.open(timeout_seconds)
+    return channel
+
+
+def _https(options: DaemonOptions, timeout_seconds: float) -> HttpSession:
+    host, port = options.address
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return HttpSession(f"https://{place}", options.ssl_verify, options.ssl_client_cert, timeout_seconds)
 
 
 _REASONS: tuple[tuple[type[AppMeshError], str, str | None], ...] = (

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyotp
 
@@ -19,8 +20,9 @@ from meshbridge.appmesh.exceptions import (
 )
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.grant import Grant
-from meshbridge.appmesh.oidc import TokenEndpoint, find_token_url, issuer_errors, refreshed
+from meshbridge.appmesh.oidc import TokenEndpoint, find_token_url, is_loopback, issuer_errors, refreshed
 from meshbridge.appmesh.token_keeper import KeeperWatch, Renewals, TokenKeeper, TokenSource
+from meshbridge.appmesh.tokens import claims
 from meshbridge.fields import SecretFileError, SecretFiles, chance_of_jitter
 from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
 from meshbridge.outside import remember_secret
@@ -28,6 +30,8 @@ from meshbridge.outside import remember_secret
 __all__ = ["Credentials"]
 
 _SECONDS = 8.0
+_AGENT_PORT = 6060  # of a daemon's host, where its issuer is reached from elsewhere
+_AUDIENCE, _OFFLINE = "audience:", "offline_access"
 _ISSUER_SECONDS = 5.0  # to connect, and for each read: the link's thread waits for it, and must find a dead daemon
 
 RENEWALS = Renewals()
@@ -65,7 +69,7 @@ class _Reports(KeeperWatch):
 def _source_of(options: DaemonOptions) -> TokenSource:
     """The way that is configured."""
     if options.oidc is not None:
-        return _Issuer(options.oidc)
+        return _Issuer(options.oidc, options.address[0])
     if options.username is not None:
         return _User(options)
     return _GivenToken(options)
@@ -75,6 +79,7 @@ class _FromFiles:
     """Secrets of the settings, some of them in files."""
 
     obtains = True
+    early = True
 
     def __init__(self, options: SecretFiles, *keys: str) -> None:
         self._secrets = options
@@ -118,6 +123,7 @@ def _client(exchange: Exchange | None) -> AppMeshClient:
 class _User(_FromFiles):
     """A user of the daemon's own (2.x): name and password, and the code of a second factor."""
 
+    early = False
     renews, follows = True, False
 
     def __init__(self, options: DaemonOptions) -> None:
@@ -190,9 +196,10 @@ class _Issuer(_FromFiles):
 
     renews, follows = True, False
 
-    def __init__(self, options: OidcOptions) -> None:
+    def __init__(self, options: OidcOptions, daemon_host: str) -> None:
         super().__init__(options, "client_secret", "password")
         self._options = options
+        self._daemon_host = daemon_host
         self._told: dict[str, Any] | None = None  # what the daemon says of its issuer; asked again after a failure
         self._token_url = options.token_url
 
@@ -208,7 +215,9 @@ class _Issuer(_FromFiles):
                 fields["scope"] = scope
             endpoint = self._endpoint(exchange)
             with issuer_errors(), contextlib.closing(endpoint):  # a grant each few minutes is not worth more
-                return endpoint.grant(fields.pop("grant_type"), **fields)
+                grant = endpoint.grant(fields.pop("grant_type"), **fields)
+            self._check_issuer(exchange, grant)
+            return grant
         except AppMeshError:
             self._told, self._token_url = None, options.token_url
             raise
@@ -238,12 +247,27 @@ class _Issuer(_FromFiles):
         )
 
     def _scope(self, exchange: Exchange | None) -> str | None:
+        """What the daemon says that tokens need; a client's own credentials have less to ask for than a user's."""
         if self._options.scope is not None:
             return self._options.scope
-        if self._options.token_url is not None and self._options.client_id is not None:
-            return None  # all is configured: the daemon need not be asked
-        scopes = self._daemon_says(exchange).get("scopes")
-        return " ".join(str(scope) for scope in scopes) if isinstance(scopes, list) else scopes
+        told = self._daemon_says(exchange)
+        scopes = told.get("scopes")
+        named = scopes.split() if isinstance(scopes, str) else [str(scope) for scope in scopes or ()]
+        if self._options.username is None:
+            named = [scope for scope in named if scope.startswith(_AUDIENCE)] or named
+        if self._options.username is None or told.get("refresh_token") is False:
+            named = [scope for scope in named if scope != _OFFLINE]
+        return " ".join(named) or None
+
+    def _check_issuer(self, exchange: Exchange | None, grant: Grant) -> None:
+        """A token of another issuer than the daemon's is refused there without a reason: it is better said here."""
+        expected, found = self._daemon_says(exchange).get("issuer"), claims(grant.access_token).get("iss")
+        if isinstance(expected, str) and isinstance(found, str) and expected.rstrip("/") != found.rstrip("/"):
+            raise AppMeshLoginError(
+                f"the token is of the issuer {found!r}, but the daemon takes tokens of {expected!r}",
+                fault=LoginFault.ISSUER,
+                hint="set oidc.issuer and oidc.access_url (or oidc.token_url) to the issuer that the daemon names",
+            )
 
     def _daemon_says(self, exchange: Exchange | None) -> dict[str, Any]:
         if self._told is None:
@@ -257,17 +281,28 @@ class _Issuer(_FromFiles):
         """Where the settings say; nothing that the daemon says has a part in it."""
         if self._token_url is None:
             tls = self._options.tls
-            assert self._options.issuer is not None  # the settings have one of both
             try:
                 with issuer_errors():
                     self._token_url = find_token_url(
                         self._options.issuer,
+                        access_url=self._access_url(),
                         ssl_verify=ssl_verify(tls),
                         ssl_client_cert=ssl_client_cert(tls),
                         timeout_seconds=_ISSUER_SECONDS,
                     )
             except AppMeshAuthError as error:
                 raise AppMeshLoginError(
-                    error.message, hint="set oidc.issuer to the issuer's own name, or oidc.token_url"
+                    error.message,
+                    hint="set oidc.issuer to the issuer's name and oidc.access_url to its address",
                 ) from error
         return self._token_url
+
+    def _access_url(self) -> str | None:
+        """The issuer that comes with App Mesh has a loopback address; its daemon's host hands requests on to it."""
+        issuer = self._options.issuer
+        if self._options.access_url is not None or issuer is None:
+            return self._options.access_url
+        host = f"[{self._daemon_host}]" if ":" in self._daemon_host else self._daemon_host
+        if is_loopback(issuer) and not is_loopback(f"//{host}"):
+            return f"https://{host}:{_AGENT_PORT}{urlsplit(issuer).path}"
+        return None

@@ -29,7 +29,13 @@ class OidcOptions(SecretFiles):
 
     issuer: str | None = Field(
         default=None,
-        description="the issuer's address, as its discovery document names it; the token endpoint is found there",
+        description="the issuer's name, as its discovery document and its tokens have it; "
+        "the token endpoint is found there",
+    )
+    access_url: str | None = Field(
+        default=None,
+        description="where the issuer is reached, if not at its name; null: issuer, or for an issuer at a loopback "
+        "address (the one that comes with App Mesh) https:// on port 6060 of the daemon's host",
     )
     token_url: str | None = Field(
         default=None,
@@ -45,7 +51,7 @@ class OidcOptions(SecretFiles):
     scope: str | None = Field(default=None, description="scopes, separated by spaces; null: those the daemon names")
     tls: Tls = Field(default=Tls(), description="how the issuer is trusted; the daemon has tls of its own")
 
-    @field_validator("issuer", "token_url")
+    @field_validator("issuer", "access_url", "token_url")
     @classmethod
     def _secured(cls, value: str | None) -> str | None:
         if value is not None:
@@ -72,7 +78,7 @@ class OidcOptions(SecretFiles):
             raise ValueError(
                 "set username and password_file (the user's grant), or client_id and client_secret_file (the client's)"
             )
-        if self.issuer is None and self.token_url is None:
+        if self.issuer is None and self.access_url is None and self.token_url is None:
             raise ValueError(
                 "issuer or token_url is missing: set issuer to the address of the OpenID Connect issuer "
                 "(a daemon must not decide where secrets go)"

@@ -15,6 +15,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshRequestError,
     AppMeshTimeoutError,
 )
+from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.tcp_messages import MessageError
 from meshbridge.appmesh.token_keeper import LOOK_SECONDS
 from meshbridge.fields import Retry, chance_of_jitter
@@ -38,6 +39,7 @@ __all__ = ["Link"]
 # In between, the token may be seen to, which takes a request, or as long as the issuer may take.
 _CONNECT_SECONDS = 8.0
 _PROBE_AFTER_SECONDS = 10.0
+_SEND_AFTER_SECONDS = 60.0  # a WebSocket over which nothing is sent for 120 s is closed by daemons of 3.x
 _REQUEST_SECONDS = 8.0
 _LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
 _REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
@@ -82,15 +84,15 @@ class Link:
         self._credentials = Credentials(daemon, options, chance=chance)
         self.requests = DaemonRequests(
             daemon,
-            lambda seconds: LinkClient(new_exchange(daemon, options, seconds), self._credentials, options.forward_to),
+            lambda seconds: LinkClient(self._new_exchange(seconds), self._credentials, options.forward_to),
         )
         # What is compared with the events must come from the node that sends them.
         self._own_requests = self.requests
         if options.forward_to is not None:
             self._own_requests = DaemonRequests(
-                daemon, lambda seconds: LinkClient(new_exchange(daemon, options, seconds), self._credentials)
+                daemon, lambda seconds: LinkClient(self._new_exchange(seconds), self._credentials)
             )
-        self.client = DaemonClient(daemon, options, self._credentials)
+        self.client = DaemonClient(options, self._credentials)
         self._repair = Repair(
             daemon,
             self._own_requests,
@@ -283,7 +285,7 @@ class Link:
             ended.append(error)
             self._wake.set()
 
-        transport = new_transport(self._options, max_message_bytes=_MAX_MESSAGE_BYTES)
+        transport = new_transport(self._options, self._credentials, max_message_bytes=_MAX_MESSAGE_BYTES)
         channel = Channel(
             transport,
             name=f"events-{self.name}",
@@ -364,13 +366,15 @@ class Link:
     def _keep_alive(self, channel: Channel, client: AppMeshClient) -> None:
         """Waits for the next thing to do, then sees to the token or asks a silent daemon whether it is there."""
         probe_at = channel.last_received + _PROBE_AFTER_SECONDS
+        if self._options.scheme == "wss":
+            probe_at = min(probe_at, channel.last_sent + _SEND_AFTER_SECONDS)
         due_at = self._credentials.due_at
         if self._wake.wait(max(0.0, min(probe_at, due_at) - time.monotonic())):
             return
         now = time.monotonic()
         try:
             # Whether the daemon is there comes first: to see to the token may take long, again and again.
-            if now >= channel.last_received + _PROBE_AFTER_SECONDS:
+            if now >= probe_at:
                 token = self._credentials.present
                 if not self._probe(client) and token is not None:
                     self._credentials.token(channel, refused=token)
@@ -384,6 +388,9 @@ class Link:
         else:
             if self._credentials.failure is None:
                 self._last_error = self._last_error_at = None
+
+    def _new_exchange(self, timeout_seconds: float) -> Exchange:
+        return new_exchange(self.name, self._options, self._credentials, timeout_seconds)
 
     def _fence(self) -> None:
         """Returns once every event has come that the daemon sent before: its answer stands behind them."""

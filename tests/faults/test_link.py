@@ -21,7 +21,7 @@ from meshbridge.emulator import Emulator, EmulatorOptions, RecordedEvent
 from meshbridge.fields import Retry, Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.link.connections import new_exchange
+from meshbridge.link.connections import new_login_exchange
 from meshbridge.link.permissions import LEAST_ROLE
 from tests.faults.oracle import check_events, events_of, holes_not_told, states_that_differ
 from tests.faults.proxy import Proxy
@@ -216,7 +216,7 @@ class Scene:
         token = self.link._credentials.present
         assert token is not None
         direct = self.options.model_copy(update={"url": f"{self.options.scheme}://127.0.0.1:{self.node.address[1]}"})
-        exchange = new_exchange("other", direct, 5)
+        exchange = new_login_exchange(direct, 5)
         with contextlib.suppress(AppMeshError):
             AppMeshClient(exchange=exchange).end_grant(Grant(token, 0))
         exchange.close()

@@ -14,7 +14,7 @@ from meshbridge.appmesh.exchange import Exchange
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
-from meshbridge.link.connections import new_exchange
+from meshbridge.link.connections import new_login_exchange
 from tests.integration.admin_api import Api, application_for, options_for, serving
 from tests.support import free_port, wait_for
 
@@ -104,7 +104,7 @@ def test_a_silent_daemon_is_a_502_and_takes_no_others_time(
 
     def connect(seconds: float) -> Exchange:
         attempts.append(seconds)
-        return new_exchange("silent", links["silent"]._options, 1.0)
+        return new_login_exchange(links["silent"]._options, 1.0)
 
     monkeypatch.setattr(links["silent"].client._tokens, "_open_exchange", connect)
     said: list[int] = []

@@ -420,7 +420,7 @@ AT_ONCE = Backoff(0.001, 0.002)
 class Renewed:
     """A source that renews: a token that is due, and errors on the way."""
 
-    renews, obtains, watches, follows = True, False, False, False
+    renews, obtains, early, watches, follows = True, False, False, False, False
 
     def __init__(self, *outcomes: AppMeshError) -> None:
         self.outcomes = list(outcomes)
