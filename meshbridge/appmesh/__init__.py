@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from meshbridge.appmesh.client_tcp import AppMeshClientTCP
     from meshbridge.appmesh.client_wss import AppMeshClientWSS
     from meshbridge.appmesh.exceptions import (
+        AppMeshAppRemovedError,
         AppMeshAuthError,
         AppMeshConnectionError,
         AppMeshDeniedError,
@@ -35,20 +36,30 @@ if TYPE_CHECKING:
         AppMeshIssuerError,
         AppMeshLoginError,
         AppMeshNotOfferedError,
+        AppMeshProcessSupersededError,
         AppMeshRequestError,
         AppMeshTimeoutError,
         AppMeshTokenError,
         AppMeshUnsafeError,
+        AppMeshWorkerRejectedError,
+        OAuthError,
     )
     from meshbridge.appmesh.harm import AppMeshUnsafeWarning
+    from meshbridge.appmesh.oauth import OAuthClient
+    from meshbridge.appmesh.password_provider import PasswordGrantProvider
     from meshbridge.appmesh.server_http import AppMeshServer
     from meshbridge.appmesh.server_tcp import AppMeshServerTCP
     from meshbridge.appmesh.server_wss import AppMeshServerWSS
     from meshbridge.appmesh.subscribe import AppEvent, SubscriptionResult
+    from meshbridge.appmesh.token_provider import StaticAccessTokenProvider, TokenProvider
+    from meshbridge.appmesh.worker_http import AppMeshWorker
+    from meshbridge.appmesh.worker_tcp import AppMeshWorkerTCP
+    from meshbridge.appmesh.worker_wss import AppMeshWorkerWSS
 
 __all__ = [
     "App",
     "AppEvent",
+    "AppMeshAppRemovedError",
     "AppMeshAuthError",
     "AppMeshClient",
     "AppMeshClientOAuth",
@@ -60,6 +71,7 @@ __all__ = [
     "AppMeshIssuerError",
     "AppMeshLoginError",
     "AppMeshNotOfferedError",
+    "AppMeshProcessSupersededError",
     "AppMeshRequestError",
     "AppMeshServer",
     "AppMeshServerTCP",
@@ -68,14 +80,30 @@ __all__ = [
     "AppMeshTokenError",
     "AppMeshUnsafeError",
     "AppMeshUnsafeWarning",
+    "AppMeshWorker",
+    "AppMeshWorkerRejectedError",
+    "AppMeshWorkerTCP",
+    "AppMeshWorkerWSS",
     "AppOutput",
     "AppRun",
+    "OAuthClient",
+    "OAuthError",
     "OutputHandler",
+    "PasswordGrantProvider",
+    "StaticAccessTokenProvider",
     "SubscriptionResult",
+    "TokenProvider",
     "print_output_handler",
 ]
 
 _HOMES = {
+    "OAuthClient": "oauth",
+    "PasswordGrantProvider": "password_provider",
+    "TokenProvider": "token_provider",
+    "StaticAccessTokenProvider": "token_provider",
+    "AppMeshWorker": "worker_http",
+    "AppMeshWorkerTCP": "worker_tcp",
+    "AppMeshWorkerWSS": "worker_wss",
     "App": "app",
     "AppEvent": "subscribe",
     "AppMeshClient": "client_http",

@@ -18,3 +18,8 @@ class AppOutput:
     """Where the next read goes on, in bytes; None where the daemon did not say."""
     exit_code: int | None
     """Of the process, once it has ended; else None."""
+
+    @property
+    def output_position(self) -> int | None:
+        """As :attr:`out_position`, by its name in the SDK of 3.x."""
+        return self.out_position

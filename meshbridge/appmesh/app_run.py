@@ -34,6 +34,11 @@ class AppRun:
         self._client = client
         self._forward_to = client.forward_to
 
+    @property
+    def process_uuid(self) -> str:
+        """As ``proc_uid``, by its name in the SDK of 3.x."""
+        return self.proc_uid
+
     @contextmanager
     def forward_to(self) -> Iterator[None]:
         """While it lasts, this thread's requests go where the run is; those of other threads are left alone."""

@@ -46,8 +46,10 @@ _WSS_PORT = 6058  # there the paths for files only hand out a token
 class FileOperations(LoginOperations):
     """The operations on files, over HTTPS; a client over TCP has a way of its own for the transfer itself."""
 
-    def download_file(self, remote_file: str, local_file: str, preserve_permissions: bool = True) -> None:
+    def download_file(self, remote_file: str, local_file: str | None = None, preserve_permissions: bool = True) -> None:
         """Copies a file from the daemon's host; it is in its place only once all of it is there.
+
+        Without ``local_file``, into the present directory, under its own name.
 
         With ``preserve_permissions`` it gets mode, owner and group of the original, as far as this host allows.
 
@@ -57,13 +59,17 @@ class FileOperations(LoginOperations):
         """
         with (
             self.open_download(remote_file) as remote,
-            replacing(local_file, remote.attributes if preserve_permissions else {}) as file,
+            replacing(
+                local_file or remote_file.rpartition("/")[2], remote.attributes if preserve_permissions else {}
+            ) as file,
         ):
             for chunk in remote.chunks:
                 file.write(chunk)
 
-    def upload_file(self, local_file: str, remote_file: str, preserve_permissions: bool = True) -> None:
+    def upload_file(self, local_file: str, remote_file: str | None = None, preserve_permissions: bool = True) -> None:
         """Copies a file to the daemon's host, with its mode, owner and group where ``preserve_permissions``.
+
+        Without ``remote_file``, to the same path.
 
         Over WSS a daemon of 2.x ignores them: the file has mode 0644 and belongs to the daemon's user.
 
@@ -75,7 +81,7 @@ class FileOperations(LoginOperations):
         with open_local(local_file) as file:
             attributes = file_attributes(local_file) if preserve_permissions else {}
             name = os.path.basename(local_file)  # noqa: PTH119 the reference takes strings
-            self._send_file(remote_file, Upload(file, os.fstat(file.fileno()).st_size, name, attributes))
+            self._send_file(remote_file or local_file, Upload(file, os.fstat(file.fileno()).st_size, name, attributes))
 
     @contextlib.contextmanager
     def open_download(self, remote_file: str) -> Iterator[RemoteFile]:

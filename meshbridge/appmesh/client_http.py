@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from meshbridge.appmesh import paths
+from meshbridge.appmesh import dialect, paths
 from meshbridge.appmesh.answers import integer_header, json_of, reason_of, text_of
 from meshbridge.appmesh.app import App, request_of
 from meshbridge.appmesh.app_output import AppOutput
@@ -57,7 +57,8 @@ class AppMeshClient(FileOperations):
     arguments that make no sense (``ValueError``, ``TypeError``).
     """
 
-    _TAKES_EVENTS = False
+    supports_events = False
+    """Whether it carries events: over TCP and WSS."""
     # Over HTTPS the usual timeout: the daemon sees the connection end, and gives nobody's task away.
     _FETCH_SECONDS = 0.0
 
@@ -95,12 +96,12 @@ class AppMeshClient(FileOperations):
             ValueError: a time is none.
 
         """
-        return self._add_app(app, subscribe_events if self._TAKES_EVENTS else None, unsafe=unsafe)
+        return self._add_app(app, subscribe_events if self.supports_events else None, unsafe=unsafe)
 
     def _add_app(
         self, app: App, subscribe_events: list[str] | None, over: Exchange | None = None, *, unsafe: bool = False
     ) -> App:
-        fields = request_of(app)
+        fields = self._in_dialect(request_of(app))
         refuse_harm(harms_of_app(fields), "add_app", unsafe=unsafe)
         response = self._request(
             "PUT",
@@ -214,7 +215,7 @@ class AppMeshClient(FileOperations):
     ) -> ResponseMessage:
         if isinstance(app, str):
             app = App({"command": app, "shell": True})
-        fields = request_of(app)
+        fields = self._in_dialect(request_of(app))
         refuse_harm([harm for harm in harms_of_app(fields) if harm.stops_daemon], uri, unsafe=False)
         return self._request(
             "POST",
@@ -225,8 +226,35 @@ class AppMeshClient(FileOperations):
             waits_seconds=waits_seconds,
         )
 
+    def _in_dialect(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Settings in the words that the daemon takes; it is asked only where they differ."""
+        older, newer = (dialect.request_fields(fields, october=october) for october in (False, True))
+        if older == newer:
+            return older
+        unasked = self._provider is None and self._generations.get(self._forward_header()) != 3  # noqa: PLR2004
+        if fields == older and unasked:
+            return fields  # words of 2.x, at a daemon that nothing says is another
+        return newer if self._speaks_october() else older
+
+    def _speaks_october(self) -> bool:
+        """Whether the daemon has the app JSON of October 2026: told by any app of its list, never by a version."""
+        node = self._forward_header()
+        if node not in self._october:
+            if self._generation() != 3:  # noqa: PLR2004 only those of 3.x can
+                return False
+            apps = self.list_apps_json()
+            if not apps:
+                return True
+            self._october[node] = dialect.is_october(apps[0])
+        return self._october[node]
+
     def wait_for_async_run(
-        self, run: AppRun, print_stdout: bool | OutputHandler = True, timeout: int = 0
+        self,
+        run: AppRun,
+        print_stdout: bool | OutputHandler = True,
+        timeout: int = 0,
+        *,
+        stdout_handler: OutputHandler = None,
     ) -> int | None:
         """Waits for a run to end and gives its exit code; the run is then removed from the daemon.
 
@@ -234,12 +262,13 @@ class AppMeshClient(FileOperations):
             run: what :meth:`run_app_async` gave.
             print_stdout: whether to print its output, or a function that gets each piece of it and its position.
             timeout: at most so many seconds, 0 for ever.
+            stdout_handler: as ``print_stdout``, by its name in the SDK of 3.x.
 
         Returns:
             The exit code; None when ``timeout`` passed, or the daemon does not know the run (any more).
 
         """
-        return self._poll_run(run, _handler(print_stdout), timeout)
+        return self._poll_run(run, stdout_handler or _handler(print_stdout), timeout)
 
     def _poll_run(self, run: AppRun, handler: OutputHandler, timeout: float) -> int | None:
         """Waits for ``run`` by asking for its output again and again."""
@@ -308,13 +337,25 @@ class AppMeshClient(FileOperations):
 
     def _fetch_task(self, app_name: str, process_key: str) -> bytes:
         """What the next :meth:`run_task` hands to this process; waits for it. ``AppMeshServer`` calls it."""
-        uri = paths.app(app_name, "task")
-        query = {"process_key": process_key}
-        return self._request("GET", uri, query=query, authorize=False, waits_seconds=self._FETCH_SECONDS).body
+        return self._of_process("GET", app_name, process_key, waits_seconds=self._FETCH_SECONDS).body
 
     def _return_task(self, app_name: str, process_key: str, result: bytes) -> None:
-        uri = paths.app(app_name, "task")
-        self._request("PUT", uri, query={"process_key": process_key}, body=result, authorize=False)
+        self._of_process("PUT", app_name, process_key, body=result)
+
+    def _of_process(
+        self, method: str, app_name: str, key: str, *, body: bytes = b"", waits_seconds: float = 0
+    ) -> ResponseMessage:
+        """By the process's key alone: daemons of 3.x refuse it in the query, those of 2.x know no header."""
+        newer = self._generation() == 3  # noqa: PLR2004 as told above
+        return self._request(
+            method,
+            paths.app(app_name, "task"),
+            query=None if newer else {"process_key": key},
+            headers={"X-AppMesh-Process-Key": key} if newer else None,
+            body=body,
+            waits_seconds=waits_seconds,
+            authorize=False,
+        )
 
     # --- the daemon ----------------------------------------------------------------------------------------------
 
@@ -482,13 +523,15 @@ class AppMeshClient(FileOperations):
         """What the principal of this client's token may do."""
         return json_of(self._request_of(3, "GET", paths.PRINCIPAL_PERMISSIONS), list)
 
-    def update_principal(self, principal_id: str, principal: Mapping[str, Any]) -> None:
-        """Adds or changes a principal, for example its ``roles``."""
+    def update_principal(self, principal_id: str, principal_data: Mapping[str, Any]) -> None:
+        """Adds or changes a principal: ``roles``, ``status``, ``execution_user``."""
         uri = paths.principal(principal_id)
-        self._request_of(3, "PUT", uri, headers=_JSON, body=_dump(principal))
+        self._request_of(3, "POST", uri, headers=_JSON, body=_dump(principal_data))
 
     def delete_principal(self, principal_id: str) -> None:
-        self._request_of(3, "DELETE", paths.principal(principal_id))
+        """Removes a principal; the daemon refuses that (403) while it owns apps."""
+        uri = paths.principal(principal_id)
+        self._request_of(3, "DELETE", uri, accept=(HTTPStatus.NO_CONTENT,))
 
 
 def _handler(print_stdout: bool | OutputHandler) -> OutputHandler:

@@ -27,7 +27,7 @@ from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.token_keeper import Renewals, RenewalThread, TokenKeeper
-from meshbridge.appmesh.token_provider import TokenProvider
+from meshbridge.appmesh.token_provider import StaticAccessTokenProvider, TokenProvider
 from meshbridge.appmesh.tokens import REFRESH_AHEAD_SECONDS, REFRESH_EVERY_SECONDS, CookieFile, MemoryTokens, TokenStore
 
 __all__ = ["LoginOperations"]
@@ -62,6 +62,7 @@ class LoginOperations(ClientSession):
         *,
         exchange: Exchange | None = None,
         token_provider: TokenProvider | None = None,
+        bearer_token: str | None = None,
     ) -> None:
         """Connects to nothing yet.
 
@@ -75,8 +76,13 @@ class LoginOperations(ClientSession):
             auto_refresh_token: renew the token before it expires, from the first login on.
             exchange: carries the requests, instead of an HTTPS session of the client's own; closed with the client.
             token_provider: gives bearer tokens, for daemons of 3.x. The client then neither logs in nor renews.
+            bearer_token: as a ``StaticAccessTokenProvider`` of it.
 
         """
+        if bearer_token is not None and token_provider is not None:
+            raise ValueError("give bearer_token or token_provider")
+        if bearer_token is not None:
+            token_provider = StaticAccessTokenProvider(bearer_token)
         super().__init__(
             base_url, ssl_verify, ssl_client_cert, request_timeout, exchange=exchange, token_provider=token_provider
         )
@@ -95,6 +101,26 @@ class LoginOperations(ClientSession):
         self._refresher.stop(wait=False)
         super().close()  # which wakes a renewal that waits for its answer
         self._refresher.stop()
+
+    # --- tokens of others ----------------------------------------------------------------------------------------
+
+    @property
+    def token_provider(self) -> TokenProvider | None:
+        """Who gives the tokens; None where the client logs in itself."""
+        return self._provider
+
+    def set_token_provider(self, provider: TokenProvider) -> None:
+        """Takes the tokens from ``provider``, from the next request on."""
+        self._provider = provider
+
+    def set_bearer_token(self, token: str) -> None:
+        """Sends ``token``, which the program got elsewhere, from the next request on."""
+        self._provider = StaticAccessTokenProvider(token)
+
+    def clear_bearer_token(self) -> None:
+        """Sends no token any more."""
+        if self._provider is not None:
+            self._provider.clear()
 
     # --- the client's own token ----------------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ class ClientSession:
         self._provider = token_provider
         self._forward_to = ""
         self._here = _Here()
+        self._october: dict[str, bool] = {}  # by node, too
         self._generations: dict[str, int | None] = {}  # by node as in forward_to ("": connected), as measured
 
     def __enter__(self) -> Self:
@@ -313,12 +314,18 @@ class ClientSession:
                 self.get_auth_config()
         return self._generations[node] or 0
 
-    def _request_of(
-        self, generation: int, method: str, uri: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    def _request_of(  # noqa: PLR0917 as _request
+        self,
+        generation: int,
+        method: str,
+        uri: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        accept: Sequence[int] = (),
     ) -> ResponseMessage:
         """A request that only daemons of one generation know; others answer 404, as for something that is missing."""
         try:
-            return self._request(method, uri, headers=headers, body=body)
+            return self._request(method, uri, headers=headers, body=body, accept=accept)
         except AppMeshRequestError as error:
             if error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
                 self._require_generation(generation, f"{method} {uri}")

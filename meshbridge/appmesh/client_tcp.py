@@ -34,6 +34,7 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
         auto_refresh_token: bool = False,
         *,
         token_provider: TokenProvider | None = None,
+        bearer_token: str | None = None,
         connect_timeout_seconds: float | None = None,
     ) -> None:
         """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``tcp_address`` is host and port."""
@@ -48,6 +49,7 @@ class AppMeshClientTCP(TransportClientMixin, AppMeshClient):
             auto_refresh_token=auto_refresh_token,
             exchange=self._events,
             token_provider=token_provider,
+            bearer_token=bearer_token,
         )
 
     def _transport(self) -> TCPTransport:

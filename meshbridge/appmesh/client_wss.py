@@ -32,6 +32,7 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
         auto_refresh_token: bool = False,
         *,
         token_provider: TokenProvider | None = None,
+        bearer_token: str | None = None,
         connect_timeout_seconds: float | None = None,
     ) -> None:
         """As :class:`~meshbridge.appmesh.client_http.AppMeshClient`; ``wss_address`` is host and port."""
@@ -47,6 +48,7 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
             auto_refresh_token=auto_refresh_token,
             exchange=self._events,
             token_provider=token_provider,
+            bearer_token=bearer_token,
         )
 
     def _transport(self) -> WSSTransport:

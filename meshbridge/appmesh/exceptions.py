@@ -19,6 +19,8 @@
 
     * :class:`AppMeshTimeoutError`: no answer in time, on a connection that may be fine
 
+  * :class:`AppMeshProcessSupersededError`, :class:`AppMeshWorkerRejectedError`, :class:`AppMeshAppRemovedError`: a
+    worker is to end
   * :class:`AppMeshIssuerError`: the issuer of tokens gives no usable answer; the daemon may be fine
 
 Each keeps what is known: ``status`` (HTTP status of the answer, None where there was none) and ``operation``
@@ -29,6 +31,7 @@ import re
 from enum import StrEnum
 
 __all__ = [
+    "AppMeshAppRemovedError",
     "AppMeshAuthError",
     "AppMeshConnectionError",
     "AppMeshDeniedError",
@@ -36,10 +39,12 @@ __all__ = [
     "AppMeshIssuerError",
     "AppMeshLoginError",
     "AppMeshNotOfferedError",
+    "AppMeshProcessSupersededError",
     "AppMeshRequestError",
     "AppMeshTimeoutError",
     "AppMeshTokenError",
     "AppMeshUnsafeError",
+    "AppMeshWorkerRejectedError",
     "LoginFault",
     "OAuthError",
 ]
@@ -62,9 +67,24 @@ class AppMeshError(Exception):
             return self.message
         return f"{self.operation}: {self.message} (status {self.status})"
 
+    @property
+    def status_code(self) -> int | None:
+        """As :attr:`status`, by its name in the official client of 3.x."""
+        return self.status
+
 
 class AppMeshAuthError(AppMeshError):
     """Not logged in, a refused login, or a permission that is missing."""
+
+    def __init__(
+        self,
+        message: str = "",
+        status_code: int | None = None,
+        *,
+        status: int | None = None,
+        operation: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status_code if status is None else status, operation=operation)
 
 
 class AppMeshTokenError(AppMeshAuthError):
@@ -148,3 +168,20 @@ class AppMeshTimeoutError(AppMeshConnectionError):
 
 class AppMeshIssuerError(AppMeshError):
     """The issuer of tokens gives no usable answer, or cannot be reached; the daemon may be fine."""
+
+
+class AppMeshAppRemovedError(AppMeshError):
+    """The application of a worker was removed: there are no more tasks for it."""
+
+
+class AppMeshProcessSupersededError(AppMeshError):
+    """The daemon has started a newer process in the place of this worker's, which is to end."""
+
+
+class AppMeshWorkerRejectedError(AppMeshError):
+    """The daemon does not take this process for a worker, and will not the next time."""
+
+    def __init__(
+        self, message: str = "", status_code: int = 400, *, status: int | None = None, operation: str | None = None
+    ) -> None:
+        super().__init__(message, status=status_code if status is None else status, operation=operation)

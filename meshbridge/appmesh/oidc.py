@@ -168,24 +168,26 @@ class IssuerLogin:
 
     renews, obtains, early, watches, follows = True, True, True, False, False
 
-    def __init__(self, endpoint: TokenEndpoint, credentials: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, endpoint: TokenEndpoint | Callable[[], TokenEndpoint], credentials: Callable[[], Mapping[str, str]]
+    ) -> None:
         """``credentials`` is called for each grant, so that a password file is read again: the fields of the grant.
 
         For example ``{"grant_type": "password", "username": …, "password": …, "scope": "openid"}``, or
         ``{"grant_type": "client_credentials"}``.
         """
-        self._endpoint = endpoint
+        self._endpoint = endpoint if callable(endpoint) else lambda: endpoint
         self._credentials = credentials
 
     def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:  # noqa: ARG002 each grant differs
         with issuer_errors():
             fields = dict(self._credentials())
-            return self._endpoint.grant(fields.pop("grant_type"), **fields)
+            return self._endpoint().grant(fields.pop("grant_type"), **fields)
 
     def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
         if not grant.refresh_token:
             return self.obtain(exchange, None)
-        return refreshed(self._endpoint, grant) or self.obtain(exchange, None)
+        return refreshed(self._endpoint(), grant) or self.obtain(exchange, None)
 
     def end(self, exchange: Exchange | None, grant: Grant) -> None:
         """It ends by itself; to revoke one is optional for an issuer."""

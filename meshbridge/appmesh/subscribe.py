@@ -7,9 +7,12 @@ from typing import Any
 
 import orjson
 
+from meshbridge.appmesh.paths import EVENT as EVENT_URI
+
 __all__ = [
     "EVENT_TYPE_DISCONNECTED",
     "EVENT_TYPE_MISSED",
+    "EVENT_URI",
     "AppEvent",
     "EventCallback",
     "Listener",

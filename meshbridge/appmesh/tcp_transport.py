@@ -64,6 +64,11 @@ class TCPTransport:
         """Whether :meth:`connect` has succeeded and :meth:`close` was not called since."""
         return self._stream is not None
 
+    @property
+    def is_connected(self) -> bool:
+        """As :meth:`connected`."""
+        return self.connected()
+
     def settimeout(self, timeout_seconds: float | None) -> None:
         """How long one receive or send may wait; None, the default: for ever."""
         self._connected_stream().settimeout(timeout_seconds)

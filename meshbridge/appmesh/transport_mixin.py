@@ -32,7 +32,7 @@ class TransportClientMixin(AppMeshClient):
     ``__disconnected__``: subscribe again then.
     """
 
-    _TAKES_EVENTS = True
+    supports_events = True
     # For ever: the answer to a request that was given up would be a lost task.
     _FETCH_SECONDS = threading.TIMEOUT_MAX / 2
     _events: ReopeningConnection

@@ -95,6 +95,15 @@ class WSSTransport:
         """Whether :meth:`connect` has succeeded and :meth:`close` was not called since."""
         return self._socket is not None
 
+    @property
+    def is_connected(self) -> bool:
+        """As :meth:`connected`."""
+        return self.connected()
+
+    def abort(self) -> None:
+        """As :meth:`interrupt`, by its name in the SDK of 3.x."""
+        self.interrupt()
+
     def settimeout(self, timeout_seconds: float | None) -> None:
         """How long one receive or send may wait; None, the default: for ever."""
         if self._stream is not None:

@@ -20,6 +20,7 @@ from meshbridge.cli import (
     emulation,
     execute,
     journal,
+    login,
     logs,
     output,
     tail,
@@ -63,6 +64,7 @@ config_app.command()(configuration.schema)
 token_app = typer.Typer(help="Make tokens for the admin API.", no_args_is_help=True)
 app.add_typer(token_app, name="token", rich_help_panel=_SETTING_UP)
 token_app.command()(token.new)
+app.command(rich_help_panel=_SETTING_UP)(login.login)
 app.command(rich_help_panel=_SETTING_UP)(completion_scripts.completion)
 app.command(rich_help_panel=_SETTING_UP)(bridge.version)
 

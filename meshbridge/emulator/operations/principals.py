@@ -60,6 +60,6 @@ ROUTES = (
     Route("GET", "/appmesh/principals", list_principals, "user-list"),
     Route("GET", "/appmesh/principal/self", get_self, ANYONE),
     Route("GET", "/appmesh/principal/self/permissions", get_own_permissions, ANYONE),
-    Route("PUT", "/appmesh/principal/{}", update_principal, "user-add"),
+    Route("POST", "/appmesh/principal/{}", update_principal, "user-add"),
     Route("DELETE", "/appmesh/principal/{}", delete_principal, "user-delete"),
 )
