@@ -22,6 +22,7 @@ from meshbridge.appmesh.app_run import AppRun, OutputHandler, print_output_handl
 from meshbridge.appmesh.client_files import FileOperations
 from meshbridge.appmesh.durations import seconds_of
 from meshbridge.appmesh.exceptions import (
+    AppMeshAuthError,
     AppMeshDeniedError,
     AppMeshError,
     AppMeshIssuerError,
@@ -346,7 +347,19 @@ class AppMeshClient(FileOperations):
         self, method: str, app_name: str, key: str, *, body: bytes = b"", waits_seconds: float = 0
     ) -> ResponseMessage:
         """By the process's key alone: daemons of 3.x refuse it in the query, those of 2.x know no header."""
-        newer = self._generation() == 3  # noqa: PLR2004 as told above
+        node = self._forward_header()
+        newer = self._generations.get(node) == 3  # noqa: PLR2004 as told above
+        try:
+            return self._of_process_by(newer, method, app_name, key, body, waits_seconds)
+        except (AppMeshRequestError, AppMeshAuthError) as error:
+            refused = error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}
+            if not refused or self._generations.get(node) is not None or self._generation() != 3:  # noqa: PLR2004
+                raise
+        return self._of_process_by(True, method, app_name, key, body, waits_seconds)
+
+    def _of_process_by(  # noqa: PLR0917 called in one place
+        self, newer: bool, method: str, app_name: str, key: str, body: bytes, waits_seconds: float
+    ) -> ResponseMessage:
         return self._request(
             method,
             paths.app(app_name, "task"),

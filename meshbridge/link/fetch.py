@@ -44,7 +44,7 @@ def _listed(requests: DaemonRequests, app: str) -> Listed | None:
     try:
         return Listed.from_json(fields)
     except INVALID as error:
-        raise AppMeshRequestError(f"GET /appmesh/app/{app}: the answer is no app: {error!r}") from error
+        raise AppMeshRequestError(f"what the daemon says of {app} is no app: {error!r}") from error
 
 
 def _index(listed: Listed, missing: Missing) -> int | None:

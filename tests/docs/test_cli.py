@@ -9,7 +9,7 @@ from tools.manpage import commands
 
 TEXT = PAGE.read_text(encoding="utf-8")
 # They are shown, but not run: the demo has its ports, which may be in use here.
-NOT_RUN = {"meshbridge demo"}
+NOT_RUN = {"meshbridge demo", "meshbridge login"}
 
 
 def test_every_command_has_its_place() -> None:

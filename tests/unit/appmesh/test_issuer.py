@@ -119,7 +119,7 @@ def test_a_bad_password_is_dead_credentials(access_url: str, ca: str, tmp_path: 
     assert len(dex.forms) == 1, "no hot loop"
 
 
-def test_a_refused_token_is_replaced_and_a_missing_permission_is_not(access_url: str, ca: str, dex: Dex) -> None:
+def test_a_refused_token_is_replaced_but_not_for_a_missing_permission(access_url: str, ca: str, dex: Dex) -> None:
     denied = refusal(403, "Permission denied: principal 'x' lacks required permission 'app-view'")
     unready = refusal(503, "signing keys not available")
     gone = refusal(404, "Path not found POST:/appmesh/auth")
@@ -135,7 +135,7 @@ def test_a_refused_token_is_replaced_and_a_missing_permission_is_not(access_url:
     assert len(dex.forms) == 2
 
 
-def test_a_refused_token_is_replaced_but_not_for_a_missing_permission(access_url: str, ca: str, dex: Dex) -> None:
+# --- flows for people ------------------------------------------------------------------------------------------------
 
 
 def person(access_url: str, ca: str, **options: Any) -> OAuthClient:

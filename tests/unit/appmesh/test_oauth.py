@@ -17,6 +17,7 @@ from meshbridge.appmesh.exceptions import (
     AppMeshConnectionError,
     AppMeshIssuerError,
     AppMeshRequestError,
+    OAuthError,
 )
 from meshbridge.appmesh.oidc import OidcTokens, TokenEndpoint
 from tests.unit.appmesh.fakes import FakeExchange, answer, eventually, jwt, no_thread_left, refusal
@@ -110,11 +111,11 @@ def test_its_token_is_renewed_in_time(server: HttpsServer, issuer: Issuer) -> No
 @pytest.mark.parametrize(
     ("status", "fields", "kind"),
     [
-        (401, {"error": "invalid_grant", "error_description": "Invalid user credentials"}, AppMeshAuthError),
-        (400, {"error": "invalid_grant"}, AppMeshAuthError),
-        (400, {"error": "access_denied"}, AppMeshAuthError),
-        (401, {"error": "unauthorized_client"}, AppMeshAuthError),
-        (403, b"no", AppMeshAuthError),
+        (401, {"error": "invalid_grant", "error_description": "Invalid user credentials"}, OAuthError),
+        (400, {"error": "invalid_grant"}, OAuthError),
+        (400, {"error": "access_denied"}, OAuthError),
+        (401, {"error": "unauthorized_client"}, OAuthError),
+        (403, b"no", OAuthError),
         (400, {"error": "invalid_request"}, AppMeshRequestError),
         (503, b"<html>", AppMeshRequestError),
         (200, {}, AppMeshRequestError),

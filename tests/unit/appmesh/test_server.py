@@ -1,14 +1,26 @@
 """The application's side of tasks."""
 
 import logging
+import threading
 
 import pytest
 
 from meshbridge.appmesh.client_http import AppMeshClient
-from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshError, AppMeshRequestError
+from meshbridge.appmesh.exceptions import (
+    AppMeshAppRemovedError,
+    AppMeshConnectionError,
+    AppMeshError,
+    AppMeshProcessSupersededError,
+    AppMeshRequestError,
+    AppMeshWorkerRejectedError,
+)
 from meshbridge.appmesh.server_http import AppMeshServer
 from meshbridge.appmesh.server_tcp import AppMeshServerTCP
 from meshbridge.appmesh.server_wss import AppMeshServerWSS
+from meshbridge.appmesh.tcp_messages import ResponseMessage
+from meshbridge.appmesh.worker_http import AppMeshWorker
+from meshbridge.appmesh.worker_tcp import AppMeshWorkerTCP
+from meshbridge.appmesh.worker_wss import AppMeshWorkerWSS
 from tests.unit.appmesh.fakes import Answer, FakeExchange, answer, refusal
 
 
@@ -94,3 +106,69 @@ def test_the_other_transports_wait_for_ever() -> None:
     for server, for_ever in servers:
         assert (server._client._FETCH_SECONDS > 1e9) == for_ever
         server.close()
+
+
+# --- the names of 3.x ------------------------------------------------------------------------------------------------
+
+
+def worker_over(*answers: Answer) -> tuple[AppMeshWorker, FakeExchange]:
+    exchange = FakeExchange(*answers)
+    return AppMeshWorker(client=AppMeshClient(exchange=exchange)), exchange
+
+
+def test_a_worker_gives_its_key_as_the_daemon_wants_it() -> None:
+    rejected = refusal(400, "process_key must not be in the query")
+    worker, exchange = worker_over(rejected, answer({"issuer": "i"}), answer(b"pay"), answer())
+    assert worker.fetch_task() == b"pay"
+    worker.send_task_result("done")
+    sent = [(one.request_uri, one.query, one.headers.get("X-AppMesh-Process-Key")) for one in exchange.requests]
+    task = "/appmesh/app/name/task"
+    assert sent == [
+        (task, {"process_key": "key"}, None),
+        ("/appmesh/auth/config", {}, None),
+        (task, {}, "key"),
+        (task, {}, "key"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (refusal(412), AppMeshProcessSupersededError),
+        (refusal(404, "No such application"), AppMeshAppRemovedError),
+    ],
+)
+def test_a_worker_is_told_why_it_is_to_end(given: ResponseMessage, kind: type[AppMeshError]) -> None:
+    worker, exchange = worker_over(given, given)
+    with pytest.raises(kind):
+        worker.fetch_task()
+    with pytest.raises(kind):
+        worker.send_task_result("x")
+    assert len(exchange.requests) == 2
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_worker_that_is_rejected_does_not_try_again(status: int) -> None:
+    older = refusal(404, "Path not found GET:/appmesh/auth/config")
+    worker, exchange = worker_over(refusal(status, "no"), older)
+    with pytest.raises(AppMeshWorkerRejectedError) as caught:
+        worker.fetch_task()
+    assert caught.value.status_code == status
+    assert len(exchange.requests) == 2
+
+
+def test_a_worker_tries_only_as_often_as_it_may() -> None:
+    worker, exchange = worker_over(*[answer(b"", 503)] * 9)
+    with pytest.raises(AppMeshError):
+        worker.fetch_task(max_retries=2)
+    assert len(exchange.requests) == 3
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(AppMeshError, match="stopped"):
+        worker.fetch_task(stop_event=stop)
+
+
+def test_the_other_transports_have_workers() -> None:
+    for worker in (AppMeshWorkerTCP(), AppMeshWorkerWSS()):
+        assert worker._client._FETCH_SECONDS > 1e9
+        worker.close()
