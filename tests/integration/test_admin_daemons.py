@@ -21,6 +21,7 @@ from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import Link
+from meshbridge.model.app_state import described
 from meshbridge.model.status import LinkStatus
 from tests.integration.admin_api import Api, application_for, gate, options_for, serving
 from tests.support import wait_for
@@ -86,7 +87,7 @@ def test_apps_are_registered_seen_and_removed_as_by_the_sdk(api: Api, sdk: AppMe
     assert "hunter2" not in str(added)
     wait_for(lambda: sdk.get_app("web").pid, "its process")
     (listed,) = api.json("GET", f"{NODE}/apps")
-    one, same = api.json("GET", f"{NODE}/apps/web"), sdk.get_app("web").to_dict()
+    one, same = api.json("GET", f"{NODE}/apps/web"), described(sdk.get_app("web").to_dict())
     changing = {"cpu", "memory", "pstree", "fd", "sec_env"}
     assert {key: one[key] for key in one.keys() - changing} == {key: same[key] for key in same.keys() - changing}
     assert listed["pid"] == one["pid"]
@@ -441,7 +442,7 @@ NEWER = {
     "GET /appmesh/principals": [PRINCIPAL],
     "GET /appmesh/principal/self": PRINCIPAL,
     "GET /appmesh/principal/self/permissions": ["app-view"],
-    "PUT /appmesh/principal/x": {},
+    "POST /appmesh/principal/x": {},
     "DELETE /appmesh/principal/x": {},
 }
 

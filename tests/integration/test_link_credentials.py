@@ -170,7 +170,7 @@ def test_events_flow_on_while_the_tokens_of_an_issuer_come_and_go(
 def test_an_issuer_that_refuses_is_asked_again_when_the_secret_on_disk_changes(
     newer: Emulator, bridge: Any, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "password", "wrong\n")
+    path = write(tmp_path / "password", "mistaken-7\n")
     made = bridge(newer, oidc={"username": "admin", "password_file": path})
     made.wait_refused("Invalid user credentials")
     write(path, "admin123\n")
