@@ -102,7 +102,7 @@ def serve_connection(connection: ssl.SSLSocket, bursts: dict[int, list[bytes]]) 
                 answers.append(answer(request, SUBSCRIBED))
             elif uri == "/appmesh/label/burst":
                 connection.sendall(answer(request, "{}"))
-                for piece in bursts[int(request["query"]["value"])]:
+                for piece in bursts[int(request["query"]["value"].removeprefix("n"))]:
                     connection.sendall(piece)
             else:
                 answers.append(answer(request, LOGIN if uri == "/appmesh/login" else "{}"))
@@ -141,7 +141,7 @@ def events_a_second(client: Any, size: int) -> float:
 
     subscription = client.subscribe("*", ["STDOUT"], on_event)
     begun = time.perf_counter()
-    client.add_label("burst", str(size))
+    client.add_label("burst", f"n{size}")
     if not done.wait(120):
         raise RuntimeError(f"only {received} of {size} events came")
     took = time.perf_counter() - begun
