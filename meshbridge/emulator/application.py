@@ -312,7 +312,7 @@ class Application:
         given = {**(self.definition.get("env") or {}), **(self.definition.get("sec_env") or {})}
         return {
             **self._surroundings.environment,
-            **{str(name): str(value) for name, value in given.items()},
+            **{str(name): str(value) for name, value in given.items() if name and "=" not in name},
             "APP_MESH_APPLICATION_NAME": self.name,
             "APP_MESH_PROCESS_KEY": self.process_key,
         }

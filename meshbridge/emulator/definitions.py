@@ -9,6 +9,8 @@ from meshbridge.emulator.errors import Refused
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_COMMAND_CHARACTERS = 2048
+BEYOND_NUMBERS = 2**37
+"""Times beyond cannot be shown: they are of the year 6325 and later."""
 RESERVED = "agent"
 ACTIONS = frozenset({"restart", "standby", "keepalive", "remove"})
 LEAST_CPU_SHARES, MOST_CPU_SHARES = 2, 262_144
@@ -62,15 +64,18 @@ def check_command(definition: Mapping[str, Any]) -> None:
 
 
 def _of_type(definition: dict[str, Any], name: str, kind: type) -> None:
-    if name in definition and not isinstance(definition[name], kind):
+    value = definition.get(name)
+    if value is not None and not isinstance(value, kind):
         raise TypeError(name)
+    if isinstance(value, str):
+        definition[name] = value.partition("\0")[0]  # where a C string ends
 
 
 def _number(definition: dict[str, Any], name: str) -> None:
     value = definition.get(name)
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < BEYOND_NUMBERS:
         raise TypeError(name)
     definition[name] = int(value)
 
@@ -86,7 +91,7 @@ def _variables(definition: dict[str, Any], name: str) -> None:
         value = {"": value}
     if not all(isinstance(item, str) for item in value.values()):
         raise TypeError(name)
-    definition[name] = value
+    definition[name] = {key.partition("\0")[0]: item.partition("\0")[0] for key, item in value.items()}
 
 
 def _times(definition: dict[str, Any]) -> None:
@@ -121,6 +126,8 @@ def _behavior(definition: dict[str, Any]) -> None:
     if action is not None and not isinstance(action, str):
         raise TypeError("exit")
     control = behavior.get("control") or {}
+    if not isinstance(control, dict):
+        raise TypeError("control")
     for code, what in control.items():
         if not re.fullmatch(r"-?\d+", code, re.ASCII):
             raise Refused(400, "invalid control code")

@@ -19,6 +19,10 @@ _HORIZON_YEARS = 5
 DAY_SECONDS = 86_400
 
 
+class NeverDueError(ValueError):
+    """A cron expression without a time."""
+
+
 class CronError(ValueError):
     """A cron expression that cannot be read, in the daemon's words."""
 
@@ -46,7 +50,7 @@ class Cron:
         """Unix seconds of the first due time later than ``after``.
 
         Raises:
-            ValueError: it is never due.
+            NeverDueError: there is none.
 
         """
         from croniter import CroniterBadDateError, croniter  # noqa: PLC0415 only the extra `demo` has it
@@ -63,7 +67,7 @@ class Cron:
         try:
             return int(times.get_next(datetime).timestamp())
         except CroniterBadDateError as error:
-            raise ValueError("cron expression that is never due") from error
+            raise NeverDueError("cron expression that is never due") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,10 @@ class Schedule:
         """The next due time of a periodic app; None where there is none."""
         if self.periodic is None:
             return None
-        due = self.periodic.next(max(after, (self.start_time or 0) - 1))
+        try:
+            due = self.periodic.next(max(after, (self.start_time or 0) - 1))
+        except NeverDueError:
+            return None
         return None if self.end_time is not None and due >= self.end_time else due
 
 

@@ -130,5 +130,5 @@ class TcpProtocol(asyncio.Protocol):
         try:
             await answer.then()
         except OSError as error:  # the file has gone, or the disk is full: the client sees the connection end
-            log.warning("file transfer failed: %s", error)
+            log.warning("file transfer broke off: %s", error)
             self.abort()

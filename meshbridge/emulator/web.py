@@ -33,6 +33,7 @@ from meshbridge.emulator.operations.files import (
     TicketRefused,
     apply_attributes,
     attributes,
+    is_there,
     path_by_ticket,
     path_for_https,
 )
@@ -416,13 +417,13 @@ def _check_new(path: Path) -> None:
     """Raises TicketRefused: there is something."""
     if path.is_symlink():
         raise TicketRefused(400, "Symlinks not allowed")
-    if path.exists():
+    if is_there(path) or path.is_dir():
         raise TicketRefused(409, "File already exists")
 
 
 def _size_to_send(path: Path) -> int:
     """Raises TicketRefused: there is no such file."""
-    if not path.exists():
+    if not is_there(path) and not path.is_dir():
         raise TicketRefused(404, "File not found")
     if not path.is_file():
         raise TicketRefused(400, "Path is not a regular file")

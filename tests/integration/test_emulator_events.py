@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshbridge.emulator import Emulator, EmulatorOptions
-from tests.support import thread
+from tests.support import thread, wait_for
 from tests.unit.emulator.golden import event_story, records
 from tests.unit.emulator.wire_client import Closed, TcpClient, WireClient, WssClient
 
@@ -146,15 +146,60 @@ def test_registering_again_is_finished_even_if_its_client_goes(emulator: Emulato
     assert client.json("GET", "/appmesh/app/web")["command"] == "sleep 200"
 
 
-def test_a_killed_process_has_a_negative_code_if_the_daemon_did_not_kill_it(client: TcpClient) -> None:
-    client.add_app("killed", "kill -KILL $$", shell=True)
-    assert client.wait_type("killed", "EXIT")["data"]["exit_code"] == -9
+@pytest.mark.parametrize("signal", ["KILL", "SEGV", "ABRT", "TERM"])
+def test_a_process_that_a_signal_of_others_ends_has_the_code_of_success(client: TcpClient, signal: str) -> None:
+    client.add_app("killed", f"kill -{signal} $$", shell=True)
+    ended = client.wait_type("killed", "EXIT")["data"]
+    assert (ended["exit_code"], ended["last_error"]) == (0, "")
+    shown = client.json("GET", "/appmesh/app/killed")
+    assert (shown["return_code"], shown.get("last_error")) == (0, None)
 
 
-def test_a_command_that_cannot_run_starts_and_ends_with_the_error_number(client: TcpClient) -> None:
-    client.add_app("absent", "/no/such/program")
-    assert client.wait_type("absent", "EXIT")["data"]["exit_code"] == 2
-    assert client.of("absent", "START")[0]["data"]["pid"] > 0
+def test_a_process_that_the_daemon_ended_has_the_code_9_in_the_app_too(client: TcpClient) -> None:
+    client.add_app("disabled", "sleep 300")
+    client.json("POST", "/appmesh/app/disabled/disable")
+    assert client.wait_type("disabled", "EXIT")["data"]["exit_code"] == 9
+    shown = client.json("GET", "/appmesh/app/disabled")
+    assert shown["return_code"] == 9
+    assert shown["last_exit_time"] > 0
+
+
+def test_a_program_that_is_not_there_neither_starts_nor_ends_and_is_tried_again(client: TcpClient) -> None:
+    shown = client.add_app("absent", "/no/such/program")
+    assert shown["last_error"].endswith("command file </no/such/program> does not exist")
+    assert (shown["health"], shown["starts"]) == (1, 1)
+    assert shown["next_start_time"] >= shown["last_start_time"]
+    wait_for(lambda: client.json("GET", "/appmesh/app/absent")["starts"] > 1)
+    client.json("DELETE", "/appmesh/app/absent")
+    client.wait_type("absent", "REMOVED")
+    assert not client.of("absent", "START")
+    assert not client.of("absent", "EXIT")
+
+
+def test_a_run_of_a_program_that_is_not_there_is_removed_again(client: TcpClient) -> None:
+    answer = client.request("POST", "/appmesh/app/run", {"name": "absent-run", "command": "/no/such/program"})
+    assert (answer.http_status, b"does not exist" in answer.body) == (400, True)
+    client.wait_type("absent-run", "REMOVED")
+    assert [event["event_type"] for event in client.of("absent-run")] == ["HEALTH", "REMOVED"]
+
+
+def test_a_name_that_is_being_replaced_is_a_conflict(emulator: Emulator, client: TcpClient) -> None:
+    body = {"name": "often", "command": "sleep 300"}
+    client.add_app(**body)
+    uuids = [client.ask("PUT", "/appmesh/app/often", body) for _ in range(10)]
+    answers: list[Any] = []
+    while len(answers) < len(uuids):
+        answers += [message for message in [client.receive()] if message.uuid in uuids]
+    assert {answer.http_status for answer in answers} == {200, 409}
+    assert all(not answer.body for answer in answers if answer.http_status == 409)
+
+
+def test_a_negative_number_of_kept_outputs_has_no_answer(emulator: Emulator, client: TcpClient) -> None:
+    with TcpClient(emulator.tcp_address, emulator.ca_file) as other:
+        other.login()
+        with pytest.raises(Closed):
+            other.add_app("ends-it", "sleep 30", stdout_cache_num=-1)
+    assert client.request("GET", "/appmesh/app/ends-it").http_status == 404
 
 
 def test_a_subscription_in_the_same_step_misses_nothing_and_events_come_before_the_answer(emulator: Emulator) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from meshbridge.appmesh.durations import seconds_of
@@ -15,6 +16,8 @@ from meshbridge.emulator.events import parse_events
 from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer, message_answer
 from meshbridge.emulator.output import LARGEST_READ, SMALLEST_READ
 from meshbridge.emulator.routes import ANYONE, Route
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
@@ -55,6 +58,8 @@ async def add_app(daemon: "Daemon", call: Call) -> Answer:
     if existing is not None:
         check_access(daemon, call, existing, write=True)
     check_command(definition)
+    if definition.get("stdout_cache_num", 0) < 0:
+        return _ended_by(call, definition["name"])
     wanted = call.query("subscribe_events")
     events = parse_events(wanted) if wanted else []
     if wanted and not events:
@@ -72,6 +77,14 @@ async def add_app(daemon: "Daemon", call: Call) -> Answer:
     if subscription is not None:
         shown["subscription_id"] = subscription.id
     return json_answer(shown)
+
+
+def _ended_by(call: Call, app: str) -> Answer:
+    """The real daemon ends here, and again at each start: this one goes on, and only the client sees it end."""
+    log.error("app %s has a negative stdout_cache_num: a real daemon would have ended", app)
+    if call.connection.sender is not None:
+        call.connection.sender.abort()
+    return Answer(500)
 
 
 async def delete_app(daemon: "Daemon", call: Call) -> Answer:

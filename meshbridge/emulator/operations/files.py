@@ -41,7 +41,7 @@ _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 async def upload(daemon: "Daemon", call: Call) -> Answer:
     """TCP: takes the file's frames after the answer. WSS and the WSS port: only gives a token for the HTTPS way."""
     path = _path(daemon, call)
-    if path.exists() and not path.is_dir():
+    if is_there(path):
         raise Refused(403, "file already exist")
     if call.header("X-Send-File-Socket") != "true":
         return _agreement(daemon, call)

@@ -245,6 +245,28 @@ def test_tasks(  # noqa: PLR0917 fixtures
     assert client.cancel_task(name) is False
 
 
+@pytest.mark.ours
+@pytest.mark.events
+def test_a_worker_that_was_replaced_ends(  # noqa: PLR0917 fixtures
+    sdk: Sdk, transport: str, daemon: Daemon, client: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon answers twice; only the second answer says so."""
+    add(sdk, client, name, "sleep 100", shell=False)
+    monkeypatch.setenv("APP_MESH_PROCESS_KEY", "of a process before")
+    monkeypatch.setenv("APP_MESH_APPLICATION_NAME", name)
+    address = daemon.addresses[transport]
+    server = (
+        sdk.package.AppMeshServerTCP(daemon.ca_file, tcp_address=address)
+        if transport == "tcp"
+        else sdk.package.AppMeshServerWSS(address, daemon.ca_file)
+    )
+    with server:
+        with pytest.raises(SystemExit):
+            server.task_fetch()
+        with pytest.raises(sdk.package.AppMeshRequestError, match="Process key mismatch"):
+            server.task_return(b"late")
+
+
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
