@@ -3,22 +3,25 @@
     python benchmarks/sinks.py [--quick] [--json FILE]
 
 Both send the same STDOUT events of 50 apps, encoded anew by each. Far ends are real and local: an HTTP server (in a
-process of its own, as fast as Python lets it be), mosquitto, nats-server, librdkafka's mock cluster, a file. What is
-missing here is left out and said. A sink gets its events as its courier hands them over: 100 at a time for a webhook's
-batches, else 500. Contenders take turns, and each figure is the best of several rounds, since other work on the machine
-can only make it worse.
+process of its own, as fast as Python lets it be), mosquitto, nats-server, librdkafka's mock cluster, redis-server,
+rsyslogd, a file. What is missing here is left out and said. A sink gets its events as its courier hands them over: 100
+at a time for a webhook's batches, else 500. Contenders take turns, and each figure is the best of several rounds, since
+other work on the machine can only make it worse.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import multiprocessing
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,14 @@ from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
+from meshbridge.sinks.otlp import OtlpOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the far ends that the tests have already
 from tests.contract.sinks.kafka_cluster import KafkaCluster
 from tests.integration.test_sink_nats import NatsServer
+from tests.integration.test_sink_redis import Server as RedisServer
+from tests.integration.test_sink_syslog import Server as SyslogServer
 from tests.support import Mosquitto, envelopes, make_event, program
 
 EVENTS, ROUNDS, SECONDS = 10_000, 3, 60.0
@@ -277,6 +283,63 @@ def kafka(events: int) -> Iterator[Comparison]:
     cluster.close()
 
 
+@contextlib.contextmanager
+def redis(events: int) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory() as directory:
+        server = RedisServer(Path(directory))
+        server.start()
+        client = server.client
+
+        def run(batch: Sequence[Envelope]) -> None:
+            for envelope in batch:
+                event = envelope.event
+                client.xadd("plain", {"id": event.id, "event": cloudevent(event)}, maxlen=100_000, approximate=True)
+
+        yield Contender("xadd, one by one", run, events // 5), [made(server.sink(), "redis, pipelined", 500, events)]
+        client.close()
+        server.stop()
+
+
+@contextlib.contextmanager
+def syslog(events: int) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory() as directory:
+        server = SyslogServer(Path(directory))
+        server.start()
+        handler = SysLogHandler(("127.0.0.1", server.port), socktype=socket.SOCK_STREAM)
+        handler.append_nul = False
+
+        def run(batch: Sequence[Envelope]) -> None:
+            for envelope in batch:
+                for line in orjson.loads(envelope.event.data)["output"].splitlines():
+                    handler.emit(logging.makeLogRecord({"msg": f"{line}\n", "levelno": logging.INFO}))
+
+        ours = made(server.sink(), "syslog over TCP, confirmed each 500", 500, events)
+        yield Contender("SysLogHandler over TCP, nothing waited for", run, events), [ours]
+        handler.close()
+        server.stop()
+
+
+@contextlib.contextmanager
+def otlp(events: int) -> Iterator[Comparison]:
+    with http_server() as url, requests.Session() as session:
+        sink = OtlpOptions.model_validate({"type": "otlp", "url": url}).build("otlp", Path())
+        uncompressed = OtlpOptions.model_validate({"type": "otlp", "url": url, "compression": "none"})
+
+        def push(envelope: Envelope) -> bytes:
+            event = envelope.event
+            body = {"stringValue": orjson.loads(event.data)["output"]}
+            record = {"timeUnixNano": str(time.time_ns()), "body": body, "eventName": event.type.cloudevents_type}
+            return orjson.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]})
+
+        yield (
+            Contender("requests.Session, JSON, one by one", poster(session, url, push), events // 10),
+            [
+                made(sink, "otlp, gzip", 500, events),
+                made(uncompressed.build("otlp", Path()), "otlp, not compressed", 500, events),
+            ],
+        )
+
+
 COMPARISONS: dict[str, tuple[Callable[[int], Any], str | None]] = {
     "webhook": (webhook, None),
     "loki": (loki, None),
@@ -284,6 +347,9 @@ COMPARISONS: dict[str, tuple[Callable[[int], Any], str | None]] = {
     "mqtt": (mqtt, "mosquitto"),
     "nats": (nats, "nats-server"),
     "kafka": (kafka, None),
+    "redis": (redis, "redis-server"),
+    "syslog": (syslog, "rsyslogd"),
+    "otlp": (otlp, None),
 }
 
 

@@ -33,6 +33,7 @@ from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
+from meshbridge.sinks.otlp import OtlpOptions
 from meshbridge.sinks.redis import RedisOptions
 from meshbridge.sinks.syslog import SyslogOptions
 from meshbridge.sinks.webhook import WebhookOptions
@@ -45,7 +46,17 @@ _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # w
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 _SINKS = discover(
-    (FileOptions, KafkaOptions, LokiOptions, MqttOptions, NatsOptions, RedisOptions, SyslogOptions, WebhookOptions)
+    (
+        FileOptions,
+        KafkaOptions,
+        LokiOptions,
+        MqttOptions,
+        NatsOptions,
+        OtlpOptions,
+        RedisOptions,
+        SyslogOptions,
+        WebhookOptions,
+    )
 )
 SinkSettings = Annotated[typing.Union[_SINKS.models], Field(discriminator="type")]  # type: ignore[name-defined]  # noqa: UP007 made at run time, of other packages' models too
 

@@ -44,7 +44,7 @@ _NOT_IN_VALUES = re.compile(r'(["\\\]])')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # RFC 5424, 6.4: before a text that is more than ASCII
 _LEAST_BYTES = 64  # of a line's piece: a header that leaves less is too large
 _MOST_PROCESSES = 20_000
-_OF_LINE = len(' line="000000000"')
+_OF_LINE = len(' line="000000000"] ')
 
 
 def severity(event: Event) -> str:
@@ -93,33 +93,33 @@ class Messages:
                 self._pids.popitem(last=False)
 
     def _whole(self, event: Event) -> bytes:
-        return self._head(event, {}) + _text(encode(event, self._shape))
+        return self._head(event) + b"] " + _text(encode(event, self._shape))
 
     def _lines(self, event: Event) -> Iterator[bytes]:
         output: str = orjson.loads(event.data)["output"]
         lines = output.split("\n")
-        budget = self._max_bytes - len(self._head(event, {})) - _OF_LINE - len(_BYTE_ORDER_MARK)
+        head = self._head(event)
+        budget = self._max_bytes - len(head) - _OF_LINE - len(_BYTE_ORDER_MARK)
         if budget < _LEAST_BYTES:
             raise Refused(f"event {event.id} leaves no room for text in {self._max_bytes} bytes", reason="too_large")
         number = 0
         for line in lines if lines[-1] else lines[:-1]:
             for piece in _pieces(printable(line.removesuffix("\r")).encode(), budget):
-                yield self._head(event, {"line": str(number)}) + _text(piece)
+                yield b'%b line="%d"] %b' % (head, number, _text(piece))
                 number += 1
 
-    def _head(self, event: Event, more: dict[str, str]) -> bytes:
+    def _head(self, event: Event) -> bytes:
+        """All up to the end of the structured data, which stays open."""
         attributes = cloudevent_attributes(event)
         moment = attributes.pop("time")
         if self._shape is not Format.BINARY or event.type is EventType.STDOUT:
             attributes.pop("datacontenttype")  # MSG is something else then
-        data = "".join(
-            f' {name}="{_NOT_IN_VALUES.sub(_escaped, value)}"' for name, value in (attributes | more).items()
-        )
+        data = "".join(f' {name}="{_NOT_IN_VALUES.sub(_escaped, value)}"' for name, value in attributes.items())
         app = "appmesh" if event.type is EventType.GAP else event.app
         process: Any = self._pids.get(event.process_uuid or "") or event.process_uuid
         fields = [_header(event.daemon, 255), _header(app, 48), _header(process, 128), event.type.name]
         priority = self._facility + SEVERITIES[severity(event)]
-        return f"<{priority}>1 {moment} {' '.join(fields)} [{self._element}{data}] ".encode()
+        return f"<{priority}>1 {moment} {' '.join(fields)} [{self._element}{data}".encode()
 
 
 def _value(event: Event, name: str) -> Any:

@@ -32,14 +32,15 @@ _MOST_PRINTABLE = 10  # of a text, at most one character in so many is a control
 class Answer:
     """What a server said. ``words``: the beginning of the body, see :func:`words_of`.
 
-    ``text`` is the body as it came, see :func:`readable`: to look into, never to be shown or kept, since it may repeat
-    secrets and events.
+    ``text`` is the body as it came, see :func:`readable`, and ``body`` its bytes: to look into, never to be shown or
+    kept, since they may repeat secrets and events.
     """
 
     status: int
     retry_after: str | None
     words: str = ""
     text: str = field(default="", repr=False)
+    body: bytes = field(default=b"", repr=False)
 
 
 def readable(body: bytes, headers: Mapping[str, str]) -> str:

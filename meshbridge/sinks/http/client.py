@@ -330,7 +330,7 @@ class HttpClient:
             exchange.deadline = min(exchange.deadline, time.monotonic() + _ANSWER_SECONDS)
             said = _finish(response, base.max_answer_bytes)
             text = readable(said, response.headers) if base.reads or status >= HTTPStatus.BAD_REQUEST else ""
-            answer = Answer(status, retry_after, words_of(text, base.secrets, body), text)
+            answer = Answer(status, retry_after, words_of(text, base.secrets, body), text, said)
         except (OSError, HTTPError, ValueError) as error:  # every exception of requests is an OSError
             raise self._translated(error, exchange, time.monotonic() - now) from None  # its text has the whole url
         finally:
