@@ -1,5 +1,6 @@
 """``GET /appmesh/resources``: the host as /proc and the file system show it (``golden``: get_host_resources)."""
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -79,21 +80,24 @@ def _file_systems() -> list[dict[str, Any]]:
         device, mount_point, kind = line.split()[:3]
         if kind not in _REAL_FILE_SYSTEMS or device in shown:
             continue
-        try:
-            space = os.statvfs(mount_point)
-        except OSError:
-            continue
-        size = space.f_blocks * space.f_frsize
-        used = size - space.f_bfree * space.f_frsize
-        shown[device] = {
-            "available": space.f_bavail * space.f_frsize,
-            "device": device,
-            "mount_point": mount_point,
-            "size": size,
-            "usage": used / size if size else 0.0,
-            "used": used,
-        }
-    return list(shown.values())
+        with contextlib.suppress(OSError):
+            shown[device] = _file_system(device, mount_point)
+    # In a chroot the mounts of the host can't be seen.
+    return list(shown.values()) or [_file_system("rootfs", "/")]
+
+
+def _file_system(device: str, mount_point: str) -> dict[str, Any]:
+    space = os.statvfs(mount_point)
+    size = space.f_blocks * space.f_frsize
+    used = size - space.f_bfree * space.f_frsize
+    return {
+        "available": space.f_bavail * space.f_frsize,
+        "device": device,
+        "mount_point": mount_point,
+        "size": size,
+        "usage": used / size if size else 0.0,
+        "used": used,
+    }
 
 
 def _addresses() -> list[dict[str, Any]]:

@@ -79,9 +79,7 @@ def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
         answer = connection.getresponse()
         text = answer.read(65536).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
-        # In TLS 1.3 a client without a certificate learns so after the handshake, by an alert or by being hung up on.
-        hung_up = isinstance(error, ConnectionResetError) or "CERTIFICATE_REQUIRED" in str(error)
-        if scheme == "https" and hung_up:
+        if scheme == "https" and _certificate_missed(error):
             raise CredentialsNeededError("the exporter asks for a client certificate") from error
         raise CannotAskError(f"no answer from {url}: {error}") from error
     finally:
@@ -89,6 +87,15 @@ def ask(url: str, *, ready: bool, timeout_seconds: float) -> tuple[bool, str]:
     if answer.status == _UNAUTHORIZED:
         raise CredentialsNeededError("the exporter asks for a user")
     return answer.status == _OK, text
+
+
+def _certificate_missed(error: Exception) -> bool:
+    """In TLS 1.3 a client without a certificate gets an alert after the handshake, or its connection is closed.
+
+    Which error a closed connection gives depends on what the client was doing at that moment.
+    """
+    closed = isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
+    return closed or "CERTIFICATE_REQUIRED" in str(error) or "EOF occurred" in str(error)
 
 
 def _connection(scheme: str, address: str, timeout_seconds: float) -> http.client.HTTPConnection:

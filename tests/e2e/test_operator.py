@@ -1,5 +1,6 @@
 """An operator's commands on delivery, with the installed program: against a bridge that runs, and one that does not."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ def test_a_damaged_journal_is_found_and_left_as_it_is(bridge: Bridge, emulator: 
     assert bridge.process.end() == 0
     assert "none damaged" in command(bridge, "journal", "verify")
     database = bridge.directory / "journal" / "journal.db"
-    with sqlite3.connect(database) as connection:
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE events SET body = x'00' WHERE offset = (SELECT min(offset) FROM events)")
     connection.close()
     assert "1 damaged" in command(bridge, "journal", "verify", code=1)

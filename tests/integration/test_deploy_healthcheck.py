@@ -1,6 +1,8 @@
 """``meshbridge healthcheck`` against a real exporter."""
 
+import http.client
 import os
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -86,6 +88,30 @@ def test_one_that_wants_a_client_certificate_says_so(start: Start, tmp_path: Pat
     for ready in (False, True):
         with pytest.raises(CredentialsNeededError, match="the exporter asks for a client certificate"):
             ask(url, ready=ready, timeout_seconds=5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(),
+        BrokenPipeError(),
+        http.client.RemoteDisconnected("Remote end closed connection without response"),
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+        ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_closed_for_want_of_a_certificate_is_known_by_any_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Which one comes depends on what the client is doing when the server closes."""
+
+    def request(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(http.client.HTTPSConnection, "request", request)
+    with pytest.raises(CredentialsNeededError, match="the exporter asks for a client certificate"):
+        ask("https://127.0.0.1:1", ready=False, timeout_seconds=5)
 
 
 def test_a_bridge_whose_exporter_asks_for_a_user_is_asked_over_its_control_socket(start: Start, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_every_field_of_an_event_comes_back_from_the_disk(tmp_path: Path) -> Non
 
 def test_an_event_is_on_the_disk_when_append_returns(tmp_path: Path, journal: Journal) -> None:
     journal.append([make_event(1)])
-    with sqlite3.connect(f"file:{tmp_path}/journal.db?mode=ro", uri=True) as other:
+    with contextlib.closing(sqlite3.connect(f"file:{tmp_path}/journal.db?mode=ro", uri=True)) as other, other:
         assert other.execute("SELECT count(*) FROM events").fetchone() == (1,)
 
 
@@ -462,7 +462,7 @@ def test_a_journal_of_the_first_version_is_upgraded_in_place(tmp_path: Path) -> 
 
 def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     opened(tmp_path).close()
-    with sqlite3.connect(tmp_path / "journal.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as database, database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(JournalError, match="written by a newer meshbridge"):
         opened(tmp_path)

@@ -1,5 +1,6 @@
 """What sinks remember in the journal: it survives what events survive, and costs nothing that is faulty."""
 
+import contextlib
 import sqlite3
 import threading
 from pathlib import Path
@@ -18,7 +19,7 @@ def opened(directory: Path) -> Journal:
 
 
 def on_disk(directory: Path) -> dict[tuple[str, str, str], str]:
-    with sqlite3.connect(directory / DATABASE) as connection:
+    with contextlib.closing(sqlite3.connect(directory / DATABASE)) as connection, connection:
         rows = connection.execute("SELECT sink, kind, key, text FROM sink_memory").fetchall()
     connection.close()
     return {(sink, kind, key): text for sink, kind, key, text in rows}
@@ -141,7 +142,7 @@ def test_damaged_rows_of_memory_are_left_out(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     journal.memory("s").save("topic", {"a": "", "b": ""}, 10.0)
     journal.close()
-    with sqlite3.connect(tmp_path / DATABASE) as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.execute("UPDATE sink_memory SET text = x'00ff' WHERE key = 'a'")
     connection.close()
     journal = opened(tmp_path)
