@@ -294,6 +294,10 @@ def part_hangs(part: str) -> None:
     log.error("part does not stop", part=part, hint="reload again once it has stopped, or restart the bridge")
 
 
+def start_abandoned() -> None:
+    log.warning("meshbridge stopped before it had started")
+
+
 def service_stopping(reason: str) -> None:
     log.info("meshbridge stopping", reason=reason)
 

@@ -35,6 +35,14 @@ __all__ = [
 ]
 
 FAILED, WRONG_USAGE = 1, 2
+_OF_A_STREAM = {
+    errno.EPIPE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EBADF,
+}  # EIO: no terminal any more
 _OF_A_SIGNAL = 128  # added to its number, as shells do
 
 
@@ -109,7 +117,7 @@ def brought_out() -> Iterator[None]:
             if sys.stdout is not None:  # as with >&-
                 sys.stdout.flush()
     except (OSError, CannotWriteError) as error:
-        if isinstance(error, OSError) and error.errno not in {errno.EPIPE, errno.ENOSPC}:
+        if isinstance(error, OSError) and error.errno not in _OF_A_STREAM:
             raise
         # What is left can't go anywhere, and the interpreter would try it once more, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,6 +33,7 @@ from meshbridge.service.watchdog import Look, Watchdog, journal_look, link_look,
 
 __all__ = ["Service"]
 
+_STARTED = b"\0"  # the number of no signal
 _STOP_SECONDS = 9.5  # of the 10 that an operator is promised
 _PRUNE_SECONDS = 30
 _FIGURES_SECONDS = 60
@@ -227,7 +228,9 @@ class Service:
         handlers = {signal.SIGTERM: on_end, signal.SIGINT: on_end, signal.SIGHUP: on_reload}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
-            self.start()
+            # A reload that was asked for while the process started: `meshbridge.__main__` has it wait.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            self._start_or_stop(wake, waker)
             self._notifier.ready()
             watchdog.start()
             try:
@@ -245,6 +248,36 @@ class Service:
             signal.set_wakeup_fd(fd_before)
             os.close(wake)
             os.close(waker)
+
+    def _start_or_stop(self, wake: int, waker: int) -> None:
+        """Starts in a thread of its own, so that a stop is obeyed in time whatever the start waits for.
+
+        The byte of a SIGHUP that comes meanwhile is put back: the reload follows.
+        """
+        failures: list[BaseException] = []
+
+        def begin() -> None:
+            try:
+                self.start()
+            except BaseException as error:  # noqa: BLE001 for the caller
+                failures.append(error)
+            finally:
+                os.write(waker, _STARTED)
+
+        thread = threading.Thread(target=begin, name="start", daemon=True)
+        thread.start()
+        reload = False
+        while (byte := os.read(wake, 1)) != _STARTED:
+            reload = reload or byte == bytes([signal.SIGHUP])
+            if self._ending.is_set():
+                thread.join(_STOP_SECONDS)
+                if thread.is_alive():
+                    telemetry.start_abandoned()
+                    os._exit(0)  # the journal survives that, as it survives a power cut
+        if failures:
+            raise failures[0]
+        if reload:
+            os.write(waker, bytes([signal.SIGHUP]))
 
     def _reload_or_say_why(self) -> None:
         try:
