@@ -9,7 +9,7 @@ SOURCES := meshbridge tests benchmarks deploy tools
 WORKERS ?= 6
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: all demo test test-slow test-all lint format bench faults lock release-check clean programs
+.PHONY: all demo test test-slow test-all lint format bench faults lock deb boot-test release-check clean programs
 
 all: lint test
 
@@ -69,6 +69,16 @@ lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
 	$(LOCK) --extra kafka --extra nats -o requirements.lock pyproject.toml
 	$(LOCK) -o requirements-build.lock requirements-build.in
+
+# A package for the Debian release that this runs on, in dist/.
+deb:
+	deploy/debian/build dist
+
+# As root: Debian 12 and 13 in containers, booted by systemd-nspawn, from the package's installation to its purge.
+# RELEASES=bookworm for one; needs debootstrap, systemd-container and the host's own apt sources. docs/adr has the report.
+RELEASES ?= bookworm trixie
+boot-test: $(VENV)/.dev
+	$(BIN)/python -m tests.boot $(RELEASES)
 
 # What can be checked before a release; it prints what is left for a person.
 release-check: $(VENV)/.dev

@@ -151,7 +151,7 @@ def _rights(subject: str, directory: Path, present: Path, running: RunningBridge
     if present != directory:
         return Verdict(subject, "rights", Grade.OK, f"will be created in {present}")
     try:
-        refuse_others(directory)
+        refuse_others(directory, user)
     except JournalError as error:
         return Verdict(subject, "rights", Grade.FAILED, str(error), f"chmod go-w {directory}")
     if running is not None:

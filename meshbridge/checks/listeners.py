@@ -17,6 +17,7 @@ from meshbridge.web.addresses import is_loopback, split_address
 
 __all__ = ["check_listeners"]
 
+_RUNTIME = Path("/run")  # where RuntimeDirectory= of the units makes a directory for as long as the bridge runs
 _LISTENING = "0A"  # of /proc/net/tcp (proc(5))
 
 
@@ -64,6 +65,8 @@ def _socket(subject: str, path: Path) -> Verdict:
     if path.exists() and not path.is_socket():
         said = f"{path} is there, and no socket"
         return Verdict(subject, "socket", Grade.FAILED, said, f"set {subject}.listen to another path, or move it away")
+    if not path.parent.exists() and path.parent.parent == _RUNTIME and path.parent.name.startswith("meshbridge"):
+        return Verdict(subject, "socket", Grade.OK, f"{path} can be made: systemd makes its directory at the start")
     if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
         said = f"no socket can be made in {path.parent}"
         remedy = "make that directory, and let this user write in it"

@@ -55,15 +55,17 @@ class DirectoryLock:
 _OURS = ("lock", "journal.db", "journal.db-wal", "journal.db-shm", "journal.db.new")
 
 
-def refuse_others(directory: Path) -> None:
+def refuse_others(directory: Path, user: int | None = None) -> None:
     """Whoever may write to the directory can put links and files of theirs in the place of the journal's.
+
+    ``user``: whose journal it is to be; default: this process's.
 
     Raises:
         JournalError: another user may write to it or owns it, or a file of the journal is a link or another user's.
 
     """
     found = directory.stat()
-    user = os.geteuid()
+    user = os.geteuid() if user is None else user
     if found.st_uid not in {user, 0}:
         raise JournalError(
             f"journal.path: {directory} belongs to user {found.st_uid}, and this is user {user}: "

@@ -1,0 +1,1 @@
+"""`make boot-test`: the Debian package on booted Debian releases, as an operator meets it (as root)."""
