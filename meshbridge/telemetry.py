@@ -257,9 +257,9 @@ def settings_reloaded(**facts: object) -> None:
 
 def secret_file_unused(path: str) -> None:
     log.warning(
-        "secret file not used: its daemon or sink is not in the configuration",
+        "secret file not used",
         path=path,
-        hint="remove the file, or correct its name",
+        hint="its daemon or sink is not in the configuration: remove the file, or correct its name",
     )
 
 
@@ -611,6 +611,10 @@ def command_ended(sink: str, command: str, result: str, seconds: float | None) -
     _commands.labels(sink, command, result).inc()
     if seconds is not None:
         _command_seconds.labels(sink, command).observe(seconds)
+
+
+def command_reply_refused(topic: str, reason: str) -> None:
+    log.warning("command reply refused", topic=topic, reason=reason, hint="allow this bridge to publish there")
 
 
 def command_bug(sink: str, command: str) -> None:

@@ -166,7 +166,8 @@ class Desk:
         """
         key = Record.key(message, command.id)
         with self._lock:
-            if key is not None and self._record.is_repeated(key):
+            certain = command.id is not None or message.correlation is not None or message.is_duplicate
+            if key is not None and self._record.is_repeated(key, certain=certain):
                 raise CommandError("repeated", result="repeated")
             lanes = self._lanes.setdefault(daemon, _Lanes())
             if self._stopping or lanes.accepted >= self._options.max_concurrent:
@@ -183,6 +184,12 @@ class Desk:
                 threading.Thread(target=self._work, args=(lanes,), name=f"commands-{daemon}", daemon=True).start()
 
     # --- any thread ----------------------------------------------------------------------------------------------
+
+    def daemons(self) -> Collection[str]:
+        return self._daemons()
+
+    def wake(self) -> None:
+        self._wake()
 
     def recent(self) -> list[Finished]:
         """The last commands, the newest first."""

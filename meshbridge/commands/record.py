@@ -51,11 +51,15 @@ class Record:
             digest.update(len(part).to_bytes(4, "big") + part)
         return digest.hexdigest()[:32]
 
-    def is_repeated(self, key: str) -> bool:
-        """Whether this key was accepted in the last ten minutes; from now on it is."""
+    def is_repeated(self, key: str, *, certain: bool = True) -> bool:
+        """Whether this key was accepted in the last ten minutes; from now on it is.
+
+        Without ``certain`` an equal key may be that of another command, and is none of a repetition.
+        """
         now = self._wall_clock()
         self._forget(now)
-        if key in self._seen:
+        if self._seen.pop(key, None) is not None and certain:
+            self._seen[key] = now
             return True
         self._seen[key] = now
         return False

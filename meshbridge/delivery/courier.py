@@ -218,6 +218,10 @@ class Courier:
             breaker=self._breaker.state,
         )
 
+    def wake(self) -> None:
+        """Has the sink's ``idle`` called now, unless a write is under way."""
+        self._look_again()
+
     def _look_again(self) -> None:
         self._nudge.set()
         self._journal.wake()

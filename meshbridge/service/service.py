@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -21,10 +20,10 @@ from meshbridge.admin.api import control_api, token_api
 from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.admin.listener import AdminListener
-from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
 from meshbridge.config.load import ConfigError, Settings
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
+from meshbridge.service.command_audit import CommandAudit
 from meshbridge.service.explanation import explained
 from meshbridge.service.notify import Notifier
 from meshbridge.service.reload import Changes, changes, put_in_force, still_in_force
@@ -58,7 +57,8 @@ class Service:
         self._settings = settings
         self._load = load or (lambda: settings)
         self.journal = Journal(settings.journal)
-        self.parts = Parts(self.journal)
+        self._audit = CommandAudit(settings.admin.audit_file)
+        self.parts = Parts(self.journal, self._audit.write)
         self.exporter = Exporter(
             settings.exporter,
             Sources(
@@ -75,8 +75,8 @@ class Service:
             journal=self.journal,
             explain=lambda asked: explained(asked, self.journal, self._settings),
             reload=self.reload,
-            client=self.client,
             configuration=configuration,
+            client=self.parts.client,
         )
         self._control = ControlSocket(settings.journal.path, control_api(self.bridge, settings.admin))
         self.admin: AdminListener | None = None
@@ -130,18 +130,6 @@ class Service:
             admin="off" if self.admin is None else self.admin.address,
             journal=str(self.journal.path),
         )
-
-    def client(self, daemon: str, *, alone: bool = False) -> AbstractContextManager[AppMeshClient]:
-        """The SDK's client of a daemon, with its link's login; ``alone``: one that nobody else uses.
-
-        Raises:
-            AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
-
-        """
-        link = next((link for link in self.parts.links if link.name == daemon), None)
-        if link is None:
-            raise AppMeshConnectionError(f"there is no daemon {daemon!r} here")
-        return link.client.alone() if alone else link.client.use()
 
     def _close_idle_clients(self) -> None:
         for link in self.parts.links:

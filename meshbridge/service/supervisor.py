@@ -2,17 +2,23 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from meshbridge import telemetry
+from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
+from meshbridge.commands import Desk, Finished
+from meshbridge.commands.record import Record
 from meshbridge.config.load import Settings
 from meshbridge.delivery import AppFigures, Courier, StateFeed, new_route
 from meshbridge.journal import Journal
 from meshbridge.link import Link
+from meshbridge.model.events import DAEMON_PLACE
 from meshbridge.model.status import LinkStatus, SinkState
 from meshbridge.service.reload import Changes
 from meshbridge.sinks.base import Sink
+from meshbridge.sinks.commands import CommandSource
 from meshbridge.sinks.memory import Remembering
 from meshbridge.sinks.states import StateTeller
 
@@ -41,12 +47,16 @@ class PartsError(Exception):
 class Parts:
     """See the module's text. All methods but :attr:`links` and :attr:`couriers` are for one thread at a time."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, command_ended: Callable[[Finished], None] = lambda _finished: None) -> None:
+        """``command_ended`` is called with each command that ended, from any thread."""
         self._journal = journal
         # Replaced as a whole, so that readers need no lock.
         self.links: tuple[Link, ...] = ()
         self.couriers: tuple[Courier, ...] = ()
         self.figures = AppFigures(lambda: [link.requests for link in self.links])
+        self._command_ended = command_ended
+        self._desks: dict[str, Desk] = {}
+        self._new_desks: dict[str, Desk] = {}  # of couriers that have not begun
 
     def start(self, settings: Settings) -> None:
         """Builds and starts all of them, couriers first: what comes in is on its way out at once.
@@ -59,6 +69,7 @@ class Parts:
         couriers = self._new_couriers(settings, settings.sinks)
         self.links, self.couriers = tuple(links), tuple(couriers)
         self._journal.retain_cursors(list(settings.sinks))
+        self._start_desks()
         _start([*couriers, *links])
 
     def exchange(self, settings: Settings, changes: Changes, *, ending: threading.Event) -> list[str]:
@@ -97,6 +108,8 @@ class Parts:
         for courier in couriers:
             if courier.name in paused:
                 courier.pause()
+        self._stop_desks(courier.name for courier in old_couriers)
+        self._start_desks()
         _start([*couriers, *links])
         return hanging
 
@@ -110,6 +123,7 @@ class Parts:
 
     def request_stop(self) -> None:
         """Asks all of them to end."""
+        self._stop_desks(list(self._desks))
         parts: list[_Part] = [*self.links, *self.couriers]
         for part in parts:
             part.request_stop()
@@ -134,7 +148,51 @@ class Parts:
         if isinstance(sink, StateTeller):
             sink.tell_states(StateFeed(self._journal, self.link_statuses, self.figures))
         labels = {name: daemon.labels for name, daemon in settings.daemons.items()}
-        return Courier(name, sink, self._journal, options, new_route=lambda: new_route(options, self._journal, labels))
+        courier = Courier(
+            name, sink, self._journal, options, new_route=lambda: new_route(options, self._journal, labels)
+        )
+        if isinstance(sink, CommandSource) and sink.command_options is not None:
+            desk = Desk(
+                name,
+                sink.command_options,
+                Record(self._journal.memory(name)),
+                daemons=lambda: [link.name for link in self.links],
+                known_apps=self._known_apps,
+                client=self.client,
+                place_of=sink.place_of,
+                ended=self._command_ended,
+                wake=courier.wake,
+            )
+            sink.take_commands(desk)
+            self._new_desks[name] = desk
+        return courier
+
+    def client(self, daemon: str, *, alone: bool = False) -> AbstractContextManager[AppMeshClient]:
+        """The SDK's client of a daemon, with its link's login; ``alone``: one that no other caller uses.
+
+        Raises:
+            AppMeshConnectionError: there is no such daemon (any more), or the bridge is stopping.
+
+        """
+        link = next((link for link in self.links if link.name == daemon), None)
+        if link is None:
+            raise AppMeshConnectionError(f"there is no daemon {daemon!r} here")
+        return link.client.alone() if alone else link.client.use()
+
+    def _known_apps(self, daemon: str) -> list[str]:
+        return [app for app in self._journal.app_states(daemon) if app != DAEMON_PLACE]
+
+    def _start_desks(self) -> None:
+        """Those of new couriers, whose sinks have no older form any more."""
+        for name, desk in self._new_desks.items():
+            desk.start()
+            self._desks[name] = desk
+        self._new_desks = {}
+
+    def _stop_desks(self, names: Iterable[str]) -> None:
+        for name in names:
+            if (desk := self._desks.pop(name, None)) is not None:
+                desk.stop()
 
 
 def _start(parts: Sequence[_Part]) -> None:

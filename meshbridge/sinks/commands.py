@@ -4,7 +4,7 @@ A sink that can receive messages hands each to a :class:`CommandDesk` and sends 
 It parses nothing and decides nothing: that is :mod:`meshbridge.commands`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -62,7 +62,7 @@ class CommandOptions(Options):
     max_concurrent: int = Field(
         default=8, ge=1, le=1000, description="for each daemon: commands under way; above it the answer is busy"
     )
-    max_payload_bytes: Size = Field(default=256 * 1024, ge=64, le=16 * 2**20, description="of a command or task")
+    max_payload_bytes: Size = Field(default=256 * 1024, ge=64, le=4 * 2**20, description="of a command or task")
 
     @field_validator("allow", mode="before")
     @classmethod
@@ -109,7 +109,9 @@ class CommandMessage:
     """Monotonic seconds after which the command must not begin."""
     is_retained: bool = False
     delivery: str | None = None
-    """Names this delivery over repetitions of it (MQTT: set where the broker marks a duplicate)."""
+    """Names this delivery over repetitions of it, for a time (MQTT: the packet's number)."""
+    is_duplicate: bool = False
+    """Whether the broker marks it as a repetition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,13 @@ class CommandReply:
 
 
 class CommandDesk(Protocol):
-    """Where a sink hands in what it received. Both methods return at once, and are for the sink's thread."""
+    """Where a sink hands in what it received. All methods return at once; but :meth:`wake` for the sink's thread."""
+
+    def daemons(self) -> Collection[str]:
+        """The names of the daemons as they are now."""
+
+    def wake(self) -> None:
+        """Has the sink's ``idle`` called soon, as something has come in. For any thread."""
 
     def submit(self, message: CommandMessage) -> None: ...
 
@@ -145,6 +153,9 @@ class CommandSource(Protocol):
     @property
     def command_options(self) -> CommandOptions | None:
         """None where commands are off."""
+
+    def place_of(self, name: str) -> str:
+        """A name as it stands in a topic."""
 
     def take_commands(self, desk: CommandDesk) -> None:
         """Called once, before the first ``connect``."""

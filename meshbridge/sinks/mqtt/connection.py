@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import Field, PlainSerializer, SecretStr, field_validator
 
 from meshbridge import telemetry
@@ -26,7 +29,7 @@ from meshbridge.fields import Duration, SecretFiles, Tls, strict_certificate_hin
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
 from meshbridge.sinks.mqtt.paho_socket import Tap
-from meshbridge.sinks.mqtt.publishing import SUBACK, Acknowledgements, PacketError, reason_in
+from meshbridge.sinks.mqtt.publishing import MAX_PUBLISH_BYTES, SUBACK, Acknowledgements, PacketError, reason_in
 from meshbridge.sinks.options import secret_of
 
 __all__ = ["CLOSED_BY_BROKER", "BrokerOptions", "Connection", "Will"]
@@ -121,8 +124,10 @@ class Connection:
         self.max_qos = 2
         self.retains = True
         self.will: Will | None = None
-        self.subscription: str | None = None  # a topic whose messages go to ``on_message``
-        self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self.on_message: Callable[[paho.MQTTMessage], None] = lambda _message: None
+        self._subscribed: dict[int, str] = {}  # topic filters by the packet id of their SUBSCRIBE
+        self.refused_filters: set[str] = set()  # which the broker does not let this bridge subscribe to
+        self.open_filters = 0  # whose SUBACK has not come
 
     @property
     def place(self) -> str:
@@ -155,7 +160,9 @@ class Connection:
         try:
             if self._url.scheme in {"ws", "wss"}:
                 self._try_upgrade(deadline - time.monotonic())
-            client.connect(self._host, self._port, keepalive=int(self._options.keepalive))
+            client.connect(
+                self._host, self._port, keepalive=int(self._options.keepalive), properties=self._connect_properties()
+            )
             if client.socket() is None:  # gone already, as when a client certificate is wanted
                 self._lost = self._lost or f"broker {self.place} closed the connection"
                 self._raise_if_lost()
@@ -175,8 +182,43 @@ class Connection:
             raise
         self._raise_if_refused(self._connack)
         self._connected_at = time.monotonic()
-        if self.subscription is not None:
-            client.subscribe(self.subscription, qos=1)
+
+    def subscribe(self, topic_filter: str, *, no_local: bool = False, with_retained: bool = False) -> None:
+        """Has messages go to ``on_message``. In MQTT 5 ``no_local`` leaves out one's own.
+
+        Without ``with_retained`` those that were retained before are left out in MQTT 5, and marked in 3.1.1.
+
+        Raises:
+            NotConnected: the connection is lost.
+
+        """
+        self.check()
+        assert self._client is not None
+        if self._v5:
+            handling = SubscribeOptions.RETAIN_DO_NOT_SEND
+            if with_retained:
+                handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+            how = SubscribeOptions(qos=1, noLocal=no_local, retainAsPublished=True, retainHandling=handling)
+            _, packet_id = self._client.subscribe(topic_filter, options=how)
+        else:
+            _, packet_id = self._client.subscribe(topic_filter, qos=1)
+        if packet_id is not None:
+            self._subscribed[packet_id] = topic_filter
+            self.open_filters += 1
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self.check()
+        assert self._client is not None
+        self._client.unsubscribe(topic_filter)
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 where there is no connection. For any thread."""
+        tap = self._tap
+        return -1 if tap is None else tap.fileno()
+
+    @property
+    def is_open(self) -> bool:
+        return self._client is not None and self._lost is None
 
     def close(self, timeout_seconds: float, last_words: bytes = b"") -> None:
         """Ends the connection; with time, as one that says good-bye after ``last_words``, so that no will is sent."""
@@ -184,6 +226,7 @@ class Connection:
         self._connack = self._lost = self._tap = self._connected_at = None
         self._lost_reason = "connection_lost"
         self._incoming, self._rest, self.acks = Acknowledgements(), b"", []
+        self._subscribed, self.refused_filters, self.open_filters = {}, set(), 0
         if client is None:
             return
         client.on_disconnect = None
@@ -296,8 +339,8 @@ class Connection:
         for ack in acks:
             if ack[0] != SUBACK:
                 self.acks.append(ack)
-            elif ack[2] >= FAILURE:
-                telemetry.mqtt_subscription_refused(self.place, self.subscription or "", name_of(ack[2]))
+            else:
+                self._take_suback(ack[1], ack[2])
         ends = reason_in(others) if self._v5 else None
         if ends is not None and ends >= FAILURE:  # not for paho, which knows none but the listed ones
             if self._connected_at is None:
@@ -310,6 +353,21 @@ class Connection:
                     client.loop_read()
                 except Exception as error:  # noqa: BLE001 paho raises whatever it meets in a packet
                     self._lost = f"broker {self.place} sent a packet that cannot be read: {error!r}"
+
+    def _take_suback(self, packet_id: int, reason: int) -> None:
+        topic_filter = self._subscribed.pop(packet_id, "")
+        self.open_filters = max(0, self.open_filters - 1)
+        if reason >= FAILURE:
+            self.refused_filters.add(topic_filter)
+            telemetry.mqtt_subscription_refused(self.place, topic_filter, name_of(reason))
+
+    def _connect_properties(self) -> Properties | None:
+        """So that the broker sends no message that is too large for this bridge (MQTT 5, 3.1.2.11.4)."""
+        if not self._v5:
+            return None
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has no types for it
+        properties.MaximumPacketSize = MAX_PUBLISH_BYTES
+        return properties
 
     def _raise_if_lost(self) -> None:
         if self._lost is None:
@@ -367,7 +425,7 @@ class Connection:
         if self.will is not None:
             client.will_set(self.will.topic, self.will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
-        client.on_message = lambda _client, _userdata, message: self.on_message(message.topic, bytes(message.payload))
+        client.on_message = lambda _client, _userdata, message: self.on_message(message)
         client.on_disconnect = self._on_disconnect
         return client
 

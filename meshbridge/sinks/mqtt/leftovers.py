@@ -8,6 +8,8 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from paho.mqtt.client import MQTTMessage
+
 from meshbridge.sinks.base import NotConnected
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE
@@ -42,10 +44,10 @@ class Leftovers:
         found: dict[str, bytes] = {}
         last = time.monotonic()
 
-        def take(topic: str, payload: bytes) -> None:
+        def take(message: MQTTMessage) -> None:
             nonlocal last
             last = time.monotonic()
-            found[topic] = payload
+            found[message.topic] = bytes(message.payload)
 
         deadline = last + timeout_seconds
         connection = Connection(self.options, self.client_id)

@@ -15,6 +15,7 @@ from meshbridge.sinks.mqtt.answers import FAILURE
 
 __all__ = [
     "FAILURE",
+    "MAX_PUBLISH_BYTES",
     "PUBREC",
     "SUBACK",
     "Acknowledgements",
@@ -58,11 +59,18 @@ def pubrel(packet_id: int) -> bytes:
     return _PUBREL + _U16.pack(packet_id)
 
 
-def packed_properties(content_type: str, user: Mapping[str, str], expiry_seconds: int | None = None) -> bytes:
-    """Content type (0x03), user properties (0x26) and message expiry (0x02) of a PUBLISH, encoded (MQTT 5, 3.3.2.3)."""
+def packed_properties(
+    content_type: str,
+    user: Mapping[str, str],
+    expiry_seconds: int | None = None,
+    correlation: bytes | None = None,
+) -> bytes:
+    """Content type, user properties, message expiry and correlation data of a PUBLISH, encoded (MQTT 5, 3.3.2.3)."""
     body = [b"\x03", utf8(content_type)]
     if expiry_seconds is not None:
         body += (b"\x02", _U32.pack(expiry_seconds))
+    if correlation is not None:
+        body += (b"\x09", _U16.pack(len(correlation)), correlation)
     for key, value in user.items():
         body += (b"\x26", utf8(key), utf8(value))
     joined = b"".join(body)
@@ -98,7 +106,7 @@ def varint(value: int) -> bytes:
 
 
 _PUBLISH = 3
-_MAX_PUBLISH_BYTES = 8 * 1024 * 1024  # what is subscribed to are commands and birth messages, far smaller
+MAX_PUBLISH_BYTES = 8 * 1024 * 1024  # what is subscribed to are commands and birth messages, far smaller
 _MAX_PACKET_BYTES = 16 * 1024  # CONNACK, SUBACK and the rest: paho takes seconds for megabytes of user properties
 _MAX_LENGTH_BYTES = 4  # of the length itself (MQTT 5, 1.5.5)
 
@@ -134,7 +142,7 @@ class Acknowledgements:
                 if end - position > _MAX_LENGTH_BYTES:
                     raise PacketError("a packet whose length is malformed")
                 break
-            if length > (_MAX_PUBLISH_BYTES if kind == _PUBLISH else _MAX_PACKET_BYTES):
+            if length > (MAX_PUBLISH_BYTES if kind == _PUBLISH else _MAX_PACKET_BYTES):
                 raise PacketError(f"a packet of type {kind} and {length} bytes")
             if start + length > end:
                 break

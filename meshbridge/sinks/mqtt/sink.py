@@ -20,10 +20,13 @@ from meshbridge import telemetry
 from meshbridge.fields import Duration, Format, Size
 from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.commands import CommandDesk, CommandOptions
 from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.memory import Memory, VolatileMemory
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE, Meaning, label_of, meaning_of, name_of
+from meshbridge.sinks.mqtt.arrivals import Arrivals
+from meshbridge.sinks.mqtt.commands import Commands, CommandTopics, Subscription
 from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerOptions, Connection, Will
 from meshbridge.sinks.mqtt.leftovers import Leftovers
 from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
@@ -75,6 +78,9 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
     )
     home_assistant: bool = Field(default=False, description="every app a device of Home Assistant; needs state_topics")
     max_payload_bytes: Size = Field(default=256 * 1024, ge=1024, description="larger STDOUT is divided")
+    commands: CommandOptions | None = Field(
+        default=None, description="commands and tasks from the broker to apps; null: none are taken"
+    )
     message_expiry: Duration | None = Field(
         default=None, ge=1, le=0xFFFFFFFF, description="protocol 5: brokers drop an event nobody took for so long"
     )
@@ -118,6 +124,7 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
                 )
             if self.state_topics and not connection.retains:
                 raise NotConnected(f"{place} retains nothing; set state_topics: false", reason="refused")
+            self._try_command_topics(connection, time.monotonic() + timeout_seconds)
         finally:
             connection.close(timeout_seconds)
         untried = f"the right to publish to {', '.join(self._topics_used())}"
@@ -131,6 +138,22 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
 
     def is_same_place(self, other: SinkOptions) -> bool:
         return isinstance(other, MqttOptions) and other.url == self.url
+
+    def _try_command_topics(self, connection: Connection, deadline: float) -> None:
+        """Subscribes as a bridge does. A shared subscription is left out: it would take commands away from a bridge."""
+        if self.commands is None or self.commands.share is not None:
+            return
+        for one in CommandTopics(self.commands).subscriptions(["meshbridge-check"]):
+            connection.subscribe(one.filter, no_local=True)
+        while connection.open_filters and time.monotonic() < deadline:
+            connection.pump(deadline)
+            connection.check()
+        if connection.refused_filters:
+            topics = ", ".join(sorted(connection.refused_filters))
+            raise NotConnected(
+                f"broker {connection.place} refuses the subscription to {topics}: allow it, or remove commands",
+                reason="refused",
+            )
 
     def _topics_used(self) -> list[str]:
         places = dict.fromkeys(("daemon", "app", "event"), "+")
@@ -174,6 +197,10 @@ class MqttSink:
         self._state_limit: int | None = None  # of a retained packet, likewise: from here on none is sent
         self._condemned: dict[str, str] = {}  # by event id: the broker closes the connection on them
         self._refused_topics: set[str] = set()  # retained ones that the log has named
+        self._commands: Commands | None = None
+        self._arrivals: Arrivals | None = None
+        self._subscribed: set[Subscription] = set()
+        self._connection.on_message = self._hear
 
     def use_memory(self, memory: Memory) -> None:
         """See :class:`meshbridge.sinks.memory.Remembering`."""
@@ -193,9 +220,19 @@ class MqttSink:
         )
         if options.state_topics:
             self._connection.will = Will(topics.bridge, OFFLINE)
-        if options.home_assistant:
-            self._connection.subscription = home_assistant.STATUS_TOPIC
-            self._connection.on_message = self._states.hear
+
+    @property
+    def command_options(self) -> CommandOptions | None:
+        """See :class:`meshbridge.sinks.commands.CommandSource`."""
+        return self._options.commands
+
+    def place_of(self, name: str) -> str:
+        return topic_level(name)
+
+    def take_commands(self, desk: CommandDesk) -> None:
+        assert self._options.commands is not None
+        self._commands = Commands(self._options.commands, desk, is_v5=self._v5)
+        self._arrivals = Arrivals(self._name, self._connection.fileno, desk.wake)
 
     # --- the contract --------------------------------------------------------------------------------------------
 
@@ -209,6 +246,12 @@ class MqttSink:
         window = _QOS_2_WINDOW if self._options.qos == 2 else _WINDOW  # noqa: PLR2004 QoS 2
         self._window = min(window, self._connection.receive_maximum or window)
         self._largest_packet = min(self._connection.max_packet_bytes or _MAX_PACKET_BYTES, _MAX_PACKET_BYTES)
+        if self._options.home_assistant:
+            self._connection.subscribe(home_assistant.STATUS_TOPIC, with_retained=True)
+        self._subscribed = set()
+        if self._commands is not None:
+            self._commands.lost()
+            self._follow_daemons(self._commands)
         if self._states is not None:
             self._states.begin()
             self._publish_states(min(deadline, time.monotonic() + _STATES_CONNECT_SECONDS))
@@ -229,9 +272,9 @@ class MqttSink:
             if refusal is not None:
                 refusal.acknowledged = done
                 raise refusal
-        if self._states is not None and time.monotonic() >= self._states_due_at:
+        if self._commands is not None or (self._states is not None and time.monotonic() >= self._states_due_at):
             try:
-                self._publish_states(0.0)
+                self._publish_beside(0.0)
             except NotConnected as lost:
                 lost.acknowledged = done
                 raise
@@ -264,11 +307,14 @@ class MqttSink:
     def idle(self) -> None:
         self._connection.check()
         self._connection.pump(time.monotonic())
-        if self._states is not None:
-            self._publish_states(time.monotonic() + _STATES_IDLE_SECONDS)
+        self._publish_beside(time.monotonic() + _STATES_IDLE_SECONDS)
         self._connection.check()
+        if self._arrivals is not None:
+            self._arrivals.looked()
 
     def close(self, timeout_seconds: float) -> None:
+        if self._arrivals is not None:
+            self._arrivals.stop()
         last_words = b""
         if self._connection.will is not None:  # which a good-bye takes back
             last_words = self._retained(self._connection.will.topic, self._connection.will.payload)
@@ -283,7 +329,7 @@ class MqttSink:
         if self._states is None:
             return 0
         deadline = time.monotonic() + timeout_seconds
-        self._connection.will = self._connection.subscription = None
+        self._connection.will = None
         retained = self._states.retained
         try:
             self._connection.open(timeout_seconds)
@@ -358,8 +404,7 @@ class MqttSink:
         properties = self._properties(event) if self._v5 else b""
         if len(topic) > _MAX_TOPIC_BYTES:
             raise Refused(f"topic of {len(topic)} bytes; MQTT has {_MAX_TOPIC_BYTES}", reason="invalid")
-        self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
-        return publish(topic, payload, self._options.qos, self._packet_id, properties)
+        return publish(topic, payload, self._options.qos, self._next_packet_id(), properties)
 
     def _parts(self, event: Event) -> list[tuple[Event, bytes]]:
         """The parts of an event that is too large for this broker or these settings, each with its payload.
@@ -491,7 +536,7 @@ class MqttSink:
             elif packet_id in flight.packets:
                 flight.settle(packet_id, reason)
             else:
-                self._settle_state(packet_id, reason)
+                self._settle_beside(packet_id, reason)
         if releases:
             connection.send(b"".join(releases), deadline)
 
@@ -500,6 +545,50 @@ class MqttSink:
         with contextlib.suppress(NotConnected):
             while flight.packets:
                 self._wait(deadline, flight)
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _hear(self, message: Any) -> None:
+        """A message that the broker sent: a command, or one of Home Assistant's."""
+        if self._commands is not None and self._commands.take(message):
+            return
+        if self._states is not None:
+            self._states.hear(message.topic, bytes(message.payload))
+
+    def _follow_daemons(self, commands: Commands) -> None:
+        """Subscribes to the commands of the daemons as they are now."""
+        wanted = commands.subscriptions()
+        for gone in self._subscribed - wanted:
+            self._connection.unsubscribe(gone.filter)
+        for new in wanted - self._subscribed:
+            self._connection.subscribe(new.filter, no_local=not new.is_shared)
+        self._subscribed = wanted
+
+    def _publish_beside(self, until: float) -> None:
+        """Replies, then states: all that goes out beside events.
+
+        Raises:
+            NotConnected: the connection is lost.
+
+        """
+        if self._commands is not None:
+            self._follow_daemons(self._commands)
+            acks, self._connection.acks = self._connection.acks, []
+            for _, packet_id, reason in acks:
+                self._settle_beside(packet_id, reason)
+            packets = list(self._commands.packets(self._next_packet_id, max(1, self._window // 2)))
+            if packets:
+                self._connection.offer(b"".join(packets))
+        if self._states is not None and time.monotonic() >= self._states_due_at:
+            self._publish_states(until)
+
+    def _next_packet_id(self) -> int:
+        self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
+        return self._packet_id
+
+    def _settle_beside(self, packet_id: int, reason: int) -> None:
+        if self._commands is None or not self._commands.settle(packet_id, reason):
+            self._settle_state(packet_id, reason)
 
     # --- states --------------------------------------------------------------------------------------------------
 
@@ -525,7 +614,7 @@ class MqttSink:
             room = 1 if self._suspects.careful else max(1, self._window // _STATES_SHARE)
             acks, connection.acks = connection.acks, []
             for _, packet_id, reason in acks:
-                self._settle_state(packet_id, reason)
+                self._settle_beside(packet_id, reason)
             packets = []
             for topic, payload in retained.take(room - retained.in_flight):
                 packet = self._retained(topic, payload)
@@ -545,8 +634,7 @@ class MqttSink:
             connection.check()
 
     def _retained(self, topic: str, payload: bytes) -> bytes:
-        self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
-        return publish(topic.encode(), payload, 1, self._packet_id, self._state_properties, retain=True)
+        return publish(topic.encode(), payload, 1, self._next_packet_id(), self._state_properties, retain=True)
 
     def _settle_state(self, packet_id: int, reason: int) -> None:
         if self._states is None:

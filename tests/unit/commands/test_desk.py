@@ -149,7 +149,7 @@ def test_above_the_bound_the_answer_is_busy_and_the_same_command_may_come_again(
     assert stage.daemon.calls == [("task", b"1"), ("task", b"2")]
 
 
-@pytest.mark.parametrize("same", [{"correlation": b"c"}, {"delivery": "17"}])
+@pytest.mark.parametrize("same", [{"correlation": b"c"}, {"delivery": "17", "is_duplicate": True}])
 def test_a_repeated_delivery_runs_once(same: dict[str, Any]) -> None:
     stage = Stage()
     stage.send(**same)
@@ -161,6 +161,15 @@ def test_a_repeated_delivery_runs_once(same: dict[str, Any]) -> None:
     stage.send(**same)
     stage.replies(2)
     assert len(stage.daemon.calls) == 2
+
+
+def test_a_packet_number_that_is_used_again_is_another_command() -> None:
+    stage = Stage()
+    for _ in range(2):
+        stage.send(delivery="17")
+    stage.replies(2)
+    stage.send(delivery="17", is_duplicate=True)
+    assert stage.results() == ["ok", "ok", "repeated"]
 
 
 def test_retained_and_expired_commands_are_ignored_and_counted() -> None:
