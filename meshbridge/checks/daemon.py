@@ -3,6 +3,7 @@
 Each step needs the one before: the first that fails is the last that is told of. Nothing is left behind on the daemon.
 """
 
+import json
 import ssl
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
+from meshbridge.appmesh import paths
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import (
     AppMeshAuthError,
@@ -28,6 +30,8 @@ from meshbridge.model.status import Grade, Verdict
 __all__ = ["try_daemon"]
 
 _OK = 200
+_AGENT_PORT = 6060
+_ROLE = "meshbridge"  # what the role of a bridge is called where it must be made
 _SECONDS = 10.0
 _DAY_SECONDS = 86_400.0
 _EXPIRY_WARNING_DAYS = 30
@@ -128,6 +132,10 @@ class _Trial:
         if not missing:
             return self._verdict(Grade.OK, "the user may do all that a bridge needs")
         needed = lacking(frozenset(), renews=renews)
+        if (principal := _principal_of(client)) is not None:
+            return self._verdict(
+                Grade.FAILED, f"the principal may not {', '.join(missing)}", self._commands(principal, needed)
+            )
         roles = _roles(client)
         enough = [name for name, permits in roles.items() if not lacking(permits | granted, renews=renews)]
         least = min(enough, key=lambda name: (len(roles[name]), name), default=None)
@@ -139,6 +147,19 @@ class _Trial:
         elif roles:
             remedy += " (a new one, say meshbridge: none of this daemon's has them)"
         return self._verdict(Grade.FAILED, f"the user may not {', '.join(missing)}", remedy)
+
+    def _commands(self, principal: str, needed: tuple[str, ...]) -> str:
+        """For an administrator of App Mesh 3.x, where no role that comes with it has all that a bridge needs."""
+        host = self._options.address[0]
+        place = f"https://[{host}]:{_AGENT_PORT}" if ":" in host else f"https://{host}:{_AGENT_PORT}"
+        name = self._subject.removeprefix("daemon ")
+        curl = 'curl --cacert ca.pem -H "Authorization: Bearer $TOKEN" -X POST'
+        return (
+            "give the principal a role with these permissions. As an administrator, on each node:\n"
+            f"     TOKEN=$(meshbridge login {name})\n"
+            f"     {curl} {place}{paths.role(_ROLE)} -d '{json.dumps(needed)}'\n"
+            f"     {curl} {place}{paths.principal(principal)} -d '{json.dumps({'roles': [_ROLE], 'status': 'active'})}'"
+        )
 
     def daemon(self, client: AppMeshClient) -> Iterator[Verdict]:
         began = time.time()
@@ -173,6 +194,15 @@ class _Trial:
         text = f"its clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this host's"
         remedy = "set both by NTP: times of events, expiry of tokens and two-factor codes depend on them"
         return self._verdict(Grade.WARNING, text, remedy, aspect="clock")
+
+
+def _principal_of(client: AppMeshClient) -> str | None:
+    """Who the bridge is at a daemon of 3.x; None at others."""
+    try:
+        principal = client.get_current_principal().get("principal_id")
+    except (AppMeshAuthError, AppMeshRequestError):
+        return None
+    return principal if isinstance(principal, str) and principal and "/" not in principal else None
 
 
 def _roles(client: AppMeshClient) -> dict[str, frozenset[str]]:

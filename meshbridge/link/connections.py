@@ -7,6 +7,7 @@ import ssl
 from meshbridge.appmesh.channel import Channel, Transport
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import (
+    AppMeshAuthError,
     AppMeshConnectionError,
     AppMeshDeniedError,
     AppMeshError,
@@ -36,6 +37,7 @@ __all__ = [
     "was_told_off",
 ]
 
+_FORBIDDEN = 403
 _TRY_AGAIN_LATER = 1013  # RFC 6455's registry: how a daemon closes on a client that does not read
 
 
@@ -197,6 +199,11 @@ def explain(error: AppMeshError) -> tuple[str, str | None]:
         return "login", error.hint or _LOGIN_HINTS.get(error.fault)
     if "not trusted" in str(error) and not isinstance(error, AppMeshIssuerError):
         return "certificate", _connection_hint(error) or _TRUST_HINT
+    if isinstance(error, AppMeshAuthError) and error.status == _FORBIDDEN:
+        return (
+            "permission",
+            f"activate the principal and give it a role with {', '.join(LEAST_ROLE[:-1])}",
+        )
     reason, hint = next(
         ((reason, hint) for kind, reason, hint in _REASONS if isinstance(error, kind)),
         ("answer", None),

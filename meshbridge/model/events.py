@@ -55,6 +55,7 @@ _MAX_REASON_CHARACTERS = 60
 _FIELDS = ("app_name", "data", "event_type", "sequence", "timestamp", "subscription_id")
 _NESTED = frozenset({dict, list})
 _DATA_TYPES: dict[str, frozenset[type]] = {
+    "enabled": frozenset({bool}),
     "exit_code": frozenset({int, type(None)}),
     "health": frozenset({int}),
     "last_error": frozenset({str, type(None)}),
