@@ -416,3 +416,36 @@ def test_corrections_back_and_forth_have_ids_of_their_own() -> None:
     assert len(set(ids)) == len(ids) == 8
     apps.observe(_event(apps, EventType.STATUS, "web", 30, {"status": "enabled", "previous_status": "disabled"}))
     assert [id_ for id_, _ in told(apps, [listed(status=0)])] == ["node-a/r/web/status/17.30.disabled"]
+
+
+def test_an_upgrade_to_another_dialect_is_no_event() -> None:
+    """A daemon of 2.x becomes one of October 2026 between two looks: the apps are the same, in other words."""
+    older = {"name": "web", "status": 1, "owner": "admin", "health": 0, "pid": 7, "starts": 2, "last_start_time": 50}
+    off = {"name": "db", "status": 0, "owner": "admin", "health": 1, "starts": 1, "last_start_time": 40}
+    apps = Apps("node-a", {})
+    apps.run = "17"
+    apps.compare([older, off], apps.mark(), 60.0)
+    newer = [
+        {key: value for key, value in app.items() if key not in {"status", "owner"}}
+        | {"enabled": app["status"] == 1, "owner_display_name": "admin"}
+        for app in (older, off)
+    ]
+    assert apps.compare(newer, apps.mark(), 70.0).events == []
+    assert (apps.states["web"].status, apps.states["db"].status) == ("enabled", "disabled")
+    newer[0]["enabled"] = False
+    del newer[0]["pid"]
+    status, *_ = apps.compare(newer, apps.mark(), 80.0).events
+    assert orjson.loads(status.data) == {"enabled": False, "previous_enabled": True}, "in the daemon's own words"
+
+
+def test_a_run_of_october_stays_one_once_it_was_known() -> None:
+    run = {"name": "web_1", "enabled": False, "pid": 9, "starts": 1, "register_time": 5, "last_start_time": 6}
+    apps = Apps("node-a", {})
+    apps.run = "17"
+    apps.compare([run], apps.mark(), 10.0)
+    assert apps.states["web_1"].one_off
+    ended = {key: value for key, value in run.items() if key != "pid"} | {"last_exit_time": 8, "return_code": 0}
+    apps.compare([ended], apps.mark(), 20.0)
+    assert apps.states["web_1"].one_off
+    apps.compare([ended | {"register_time": 30}], apps.mark(), 40.0)
+    assert not apps.states["web_1"].one_off, "an app of that name was registered"
