@@ -84,8 +84,9 @@ _TOKEN_REFUSALS = frozenset({400, 401, 404, 412, 500})
 def may_refuse_token(status: int, reason: str) -> bool:
     """Whether the error may be about the token of the request, so that the daemon is to be asked about the token.
 
-    Daemons of 2.x have many answers to a token that they don't take (docs/protocol.md, 'Tokens'): 401, but 400, 412 and
-    500 to a text that is no token of theirs, and 404 once its user is gone. The same statuses have other reasons, too.
+    Daemons of 2.x have many answers to a token that they don't take (docs/protocol.md, 'Authentication'): 401, but 400,
+    412 and 500 to a text that is no token of theirs, and 404 once its user is gone. The same statuses have other
+    reasons, too.
     """
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.INTERNAL_SERVER_ERROR}:
         return True

@@ -34,7 +34,7 @@ __all__ = [
     "new_exchange",
     "new_login_exchange",
     "new_transport",
-    "was_told_off",
+    "was_disconnected_by_daemon",
 ]
 
 _FORBIDDEN = 403
@@ -86,7 +86,7 @@ def new_transport(
     )
 
 
-def was_told_off(transport: Transport) -> bool:
+def was_disconnected_by_daemon(transport: Transport) -> bool:
     """Whether the daemon closed the connection saying that it was not read."""
     return isinstance(transport, WSSTransport) and transport.close_code == _TRY_AGAIN_LATER
 

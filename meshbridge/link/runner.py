@@ -21,7 +21,14 @@ from meshbridge.appmesh.token_keeper import LOOK_SECONDS
 from meshbridge.fields import Retry, chance_of_jitter
 from meshbridge.journal import Journal
 from meshbridge.link.client import DaemonClient
-from meshbridge.link.connections import CutOffError, LinkClient, explain, new_exchange, new_transport, was_told_off
+from meshbridge.link.connections import (
+    CutOffError,
+    LinkClient,
+    explain,
+    new_exchange,
+    new_transport,
+    was_disconnected_by_daemon,
+)
 from meshbridge.link.credentials import Credentials
 from meshbridge.link.numbering import Numbering
 from meshbridge.link.options import DaemonOptions
@@ -304,7 +311,7 @@ class Link:
             while not ended and not self._stop.is_set():
                 self._keep_alive(channel, client)
             if ended and ended[0] is not None:
-                if was_told_off(transport) or self._pace.was_behind(time.monotonic()):
+                if was_disconnected_by_daemon(transport) or self._pace.was_behind(time.monotonic()):
                     raise CutOffError from ended[0]
                 raise ended[0]
         finally:
