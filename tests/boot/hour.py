@@ -116,13 +116,13 @@ class Hour:
     def watchdog(self) -> None:
         """A bridge that stands still is started again."""
         before = self._main_process()
-        self.run("kill", "-STOP", before)
+        self.run("systemctl", "kill", "--signal=STOP", "--kill-who=main", "meshbridge")
         self._wait(lambda: self._main_process() not in {"0", before}, "a new process", seconds=90)
         self._status_is(r"1 of 1 daemons up")
 
     def kill(self) -> None:
         before = self._main_process()
-        self.run("kill", "-KILL", before)
+        self.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "meshbridge")
         self._wait(lambda: self._main_process() not in {"0", before}, "a new process")
         self._status_is(r"1 of 1 daemons up")
 
