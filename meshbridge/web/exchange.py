@@ -11,6 +11,7 @@ from meshbridge.web.asgi import Message
 __all__ = ["Exchange"]
 
 _READ_AHEAD_BYTES = 64 * 1024
+_SMALL_BYTES = 16 * 1024  # one packet more costs more than a copy of so much
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 
@@ -107,6 +108,10 @@ class Exchange:
 
     def _write(self, data: bytes | None) -> None:
         if self._head is not None:
-            data, self._head = self._head + (data or b""), None
+            head, self._head = self._head, None
+            if data and len(data) <= _SMALL_BYTES:
+                data = head + data
+            else:
+                self._transport.write(head)
         if data:
             self._transport.write(data)
