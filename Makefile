@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := meshbridge tests benchmarks deploy tools
 # More workers than cores, since most tests wait for something. The tests of a file share its server: one worker runs them all.
-WORKERS ?= 6
+WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 .PHONY: all demo test test-slow test-all lint format bench faults lock deb boot-test release-check clean programs

@@ -1,7 +1,5 @@
 """docs/logs.md has every event of the log, and each name is a short phrase that a program can match."""
 
-import pytest
-
 from tools.logs import PAGE, LogEvent, catalogue, updated
 
 
@@ -10,10 +8,18 @@ def test_the_page_is_that_of_the_code() -> None:
     assert updated(page) == page, "run `python -m tools.logs`, and look at what it changed"
 
 
-@pytest.mark.parametrize("event", catalogue(), ids=lambda event: event.name)
-def test_an_event_is_a_short_phrase_and_its_fields_are_plain(event: LogEvent) -> None:
-    assert len(event.name) <= 50
-    assert ":" not in event.name
-    assert not event.name.endswith(".")
-    assert event.name[0].islower() or event.name.startswith(("App Mesh", "HTTP", "Kubernetes", "MQTT", "TLS"))
-    assert all(field.isidentifier() and field == field.lower() for field in event.fields)
+def test_an_event_is_a_short_phrase_and_its_fields_are_plain() -> None:
+    events = catalogue()
+    assert events
+    for event in events:
+        assert _is_plain(event), event
+
+
+def _is_plain(event: LogEvent) -> bool:
+    return (
+        len(event.name) <= 50
+        and ":" not in event.name
+        and not event.name.endswith(".")
+        and (event.name[0].islower() or event.name.startswith(("App Mesh", "HTTP", "Kubernetes", "MQTT", "TLS")))
+        and all(field.isidentifier() and field == field.lower() for field in event.fields)
+    )
