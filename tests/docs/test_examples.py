@@ -18,7 +18,7 @@ each_guide = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 PARTS = set(Settings.model_fields)
 MINIMAL = {"daemons": {"node-a": {"url": "tcp://h", "username": "u", "password": "p"}}}
 HASH = "ab" * 32
-CALL = re.compile(r"\bmeshbridge ((?:[a-z][a-z-]*)(?: [^\n|&;#`)]*)?)")
+CALL = re.compile(r"(?<!=)\bmeshbridge ((?:[a-z][a-z-]*)(?: [^\n|&;#`)]*)?)")
 
 
 def configurations(page: Page) -> list[dict[str, Any]]:

@@ -121,10 +121,10 @@ def test_over_any_stretch_the_rate_holds(rate: float, steps: list[float]) -> Non
 
 
 def test_fields_are_dropped_and_added_and_the_id_stays() -> None:
-    event = make_event(1, data={"output": "x", "position": 3, "deep": {"a": 1, "b": 2}})
+    event = make_event(1, data={"output": "x", "position": 3, "finished": False, "deep": {"a": 1, "b": 2}})
     changed = route(reshape={"drop": ["position", "deep.a", "no.such"], "add": {"site": "hall-3"}}).take(event)
     assert changed is not None
-    assert orjson.loads(changed.data) == {"output": "x", "deep": {"b": 2}, "site": "hall-3"}
+    assert orjson.loads(changed.data) == {"output": "x", "finished": False, "deep": {"b": 2}, "site": "hall-3"}
     assert orjson.loads(cloudevent(changed))["id"] == event.id
     assert orjson.loads(raw(changed))["data"]["site"] == "hall-3"
 
