@@ -269,7 +269,7 @@ def test_the_steps_of_the_guide_lead_to_a_running_service(install: Install, tmp_
         (tools / name).chmod(0o755)
     assert steps("## systemd").startswith(BY_PIP)
     lines = steps("## systemd").removeprefix(BY_PIP) if case == "one" else _copying_units() + steps(heading)
-    lines = re.sub(r"(?<![\w/])/(etc|opt|usr/local)/", rf"{root}/\1/", lines).replace("-g meshbridge ", "")
+    lines = re.sub(r"(?<![\w/])/(etc|opt|usr/local)/", rf"{root}/\1/", lines).replace("--group=meshbridge ", "")
     subprocess.run(
         ["sh", "-eu", "-c", lines],
         cwd=home, env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=30,
