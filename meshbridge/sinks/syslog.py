@@ -30,6 +30,7 @@ from meshbridge.sinks.syslog_message import Messages
 
 __all__ = ["SyslogOptions", "SyslogSink"]
 
+_FINISH_SECONDS = 1.0  # for the server to read what a connection that is replaced has brought
 _PORTS = {"tcp": 514, "tls": 6514, "udp": 514}
 _CHUNK_BYTES = 128 * 1024  # sent before the server's host has confirmed what went before
 _LONGEST_LOOK_SECONDS = 0.02
@@ -106,8 +107,9 @@ class SyslogSink:
         self._messages = Messages(options.facility, options.format, options.structured_data_id, limit)
 
     def connect(self, timeout_seconds: float) -> None:
-        self.close(0)
         deadline = time.monotonic() + timeout_seconds * 0.95
+        self._let_server_finish(min(deadline, time.monotonic() + _FINISH_SECONDS))
+        self.close(0)
         try:
             self._socket = self._connected_socket(deadline)
         except ssl.SSLCertVerificationError as error:
@@ -167,6 +169,19 @@ class SyslogSink:
         return [Preview(self._place, {}, message) for message in self._messages.of(event)]
 
     # --- the connection ------------------------------------------------------------------------------------------
+
+    def _let_server_finish(self, deadline: float) -> None:
+        """Ends a TCP connection and waits until the server has read it to its end, so that it is not still reading
+        there when the next connection brings newer messages.
+        """
+        if self._socket is None or self._scheme != "tcp":
+            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(4096):
+                    return
 
     def _connected_socket(self, deadline: float) -> socket.socket:
         if self._scheme == "udp":
