@@ -121,7 +121,7 @@ def slow(*values: Any) -> Any:
 def _refusal(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     match name:
         case "password":
-            return settings | {"password": "wrong"}
+            return settings | {"password": "mistaken"}
         case "user":
             return settings | {"username": "ghost"}
         case "certificate":

@@ -66,6 +66,6 @@ def test_it_ends_when_another_process_has_taken_its_place(
     command = meshbridge_command("run", "--config", str(config))
     with Process(command, tmp_path / "meshbridge.log", {**os.environ, **managed}) as process:
         process.wait_for_output("meshbridge stopped")
-        assert "App Mesh has replaced this process" in process.output()
+        assert "process replaced by App Mesh" in process.output()
         assert process.popen.wait(15) == 0
     client.delete_app("meshbridge")

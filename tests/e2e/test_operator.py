@@ -198,4 +198,4 @@ def test_reload_says_what_has_changed_and_what_is_wrong(bridge: Bridge, tmp_path
     assert command(bridge, "reload") == "sinks: added copy\n"
     assert command(bridge, "reload") == "nothing has changed\n"
     bridge.settings["sinks"]["copy"]["pth"] = "x"
-    assert "sinks.copy.pth: unknown key: did you mean path?" in command(bridge, "reload", code=1)
+    assert "sinks.copy.pth: unknown key: did you mean path?" in command(bridge, "reload", code=2)

@@ -257,7 +257,7 @@ def test_the_configuration_is_accepted(chart: helm.Chart, case: str, directory: 
         code, output = check(text, environ, directory)
         daemons = len(yaml.safe_load(text)["daemons"])
         assert code == 0, output
-        assert re.search(rf"^ok   configuration: .*: {daemons} daemons?, ", output), output
+        assert re.search(rf"^ok   configuration: .*: {daemons} daemons?, ", output, re.MULTILINE), output
 
 
 # --- forms ---------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_an_app_is_shown_whole(site: Site) -> None:
 @pytest.mark.parametrize("name", ["web.prod", "two words", "naïve-日本", "50%", "a+b?c#d", "x"])
 def test_an_app_that_is_listed_can_be_addressed(site: Site, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Daemons before 2.2.7 allow such names."""
-    monkeypatch.setattr("meshbridge.emulator.applications.NAME", re.compile(r".+"))
+    monkeypatch.setattr("meshbridge.emulator.definitions.NAME", re.compile(r".+"))
     site.clients["node-a"].add_app(App({"name": name, "command": "echo hello; exec sleep 600", "shell": True}))
     try:
         assert name in [one["name"] for one in site.json("apps")]
