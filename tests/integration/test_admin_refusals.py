@@ -217,7 +217,7 @@ def test_a_lost_connection_is_made_again(emulator: Emulator, api: Api) -> None:
 
 
 def test_names_that_are_none_are_refused_before_anybody_is_asked(api: Api) -> None:
-    assert api.json("GET", path("away", "apps/no.such"), 422)["errors"]
+    assert api.json("GET", path("away", f"apps/{'x' * 1025}"), 422)["errors"]
     assert api.json("DELETE", path("away", "labels/%2e%2e"), 422)["detail"] == "'..' is no name"
 
 
