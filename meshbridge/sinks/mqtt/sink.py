@@ -272,12 +272,13 @@ class MqttSink:
             if refusal is not None:
                 refusal.acknowledged = done
                 raise refusal
-        if self._commands is not None or (self._states is not None and time.monotonic() >= self._states_due_at):
-            try:
-                self._publish_beside(0.0)
-            except NotConnected as lost:
-                lost.acknowledged = done
-                raise
+        try:
+            self._publish_replies()
+            if self._states is not None and time.monotonic() >= self._states_due_at:
+                self._publish_states(0.0)
+        except NotConnected as lost:
+            lost.acknowledged = done
+            raise
 
     def _deliver(self, batch: Sequence[Envelope], flight: Flight, deadline: float) -> None:
         """Sends until all are acknowledged, or one is refused and all before it are acknowledged.
@@ -307,7 +308,9 @@ class MqttSink:
     def idle(self) -> None:
         self._connection.check()
         self._connection.pump(time.monotonic())
-        self._publish_beside(time.monotonic() + _STATES_IDLE_SECONDS)
+        self._publish_replies()
+        if self._states is not None:
+            self._publish_states(time.monotonic() + _STATES_IDLE_SECONDS)
         self._connection.check()
         if self._arrivals is not None:
             self._arrivals.looked()
@@ -564,23 +567,22 @@ class MqttSink:
             self._connection.subscribe(new.filter, no_local=not new.is_shared)
         self._subscribed = wanted
 
-    def _publish_beside(self, until: float) -> None:
-        """Replies, then states: all that goes out beside events.
+    def _publish_replies(self) -> None:
+        """Sends the replies that are ready, as far as there is room.
 
         Raises:
             NotConnected: the connection is lost.
 
         """
-        if self._commands is not None:
-            self._follow_daemons(self._commands)
-            acks, self._connection.acks = self._connection.acks, []
-            for _, packet_id, reason in acks:
-                self._settle_beside(packet_id, reason)
-            packets = list(self._commands.packets(self._next_packet_id, max(1, self._window // 2)))
-            if packets:
-                self._connection.offer(b"".join(packets))
-        if self._states is not None and time.monotonic() >= self._states_due_at:
-            self._publish_states(until)
+        if self._commands is None:
+            return
+        self._follow_daemons(self._commands)
+        acks, self._connection.acks = self._connection.acks, []
+        for _, packet_id, reason in acks:
+            self._settle_beside(packet_id, reason)
+        packets = list(self._commands.packets(self._next_packet_id, max(1, self._window // 2)))
+        if packets:
+            self._connection.offer(b"".join(packets))
 
     def _next_packet_id(self) -> int:
         self._packet_id = self._packet_id + 1 if self._packet_id < _LAST_PACKET_ID else _FIRST_PACKET_ID
