@@ -1,5 +1,6 @@
 """What every kind of test shares: which programs there are, and the fixtures that run them."""
 
+import logging
 import os
 import random
 import shutil
@@ -47,3 +48,13 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     with Mosquitto(tmp_path / "mosquitto") as broker:
         yield broker
     shutil.rmtree(tmp_path / "mosquitto", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _levels_as_before() -> Iterator[None]:
+    """A command that runs in this process sets levels of the log, which would hide what later tests look for."""
+    names = ("", "apscheduler", "urllib3", "websocket", "uvicorn")
+    before = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)

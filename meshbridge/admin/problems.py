@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from meshbridge.outside import masked
+from meshbridge.web.asgi import ENCODED_SLASH
 
 __all__ = [
     "KIND_BY_STATUS",
@@ -151,6 +152,11 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 }
 
 
+def _plain(value: Any) -> Any:
+    """A text that stood in a path as the caller wrote it, where it may hold an encoded slash."""
+    return value.replace(ENCODED_SLASH, "%2F") if isinstance(value, str) else value
+
+
 def problem_content(problem: Problem) -> dict[str, Any]:
     """The members of its JSON."""
     return {
@@ -159,5 +165,5 @@ def problem_content(problem: Problem) -> dict[str, Any]:
         "status": int(problem.status),
         "detail": masked(problem.detail),
         "kind": problem.kind,
-        **problem.extra,
+        **{name: _plain(value) for name, value in problem.extra.items()},
     }
