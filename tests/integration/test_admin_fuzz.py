@@ -139,6 +139,10 @@ def test_no_call_ends_in_what_is_not_written_down(api: Any, called: str) -> None
         suppress_health_check=list(HealthCheck),
     )
     def check(case: Any) -> None:
-        case.call_and_validate(headers=ADMIN, excluded_checks=not_checked)
+        response = case.call(headers=ADMIN)
+        if response.status_code == 501:  # an operation of the other generation of daemon
+            assert response.json()["kind"] == "not-offered"
+        else:
+            case.validate_response(response, excluded_checks=not_checked)
 
     check()
