@@ -83,9 +83,6 @@ class Commands:
         self._is_v5 = is_v5
         self._in_flight: dict[int, CommandReply] = {}  # by packet id
 
-    def subscriptions(self) -> set[Subscription]:
-        return self.topics.subscriptions(self.desk.daemons())
-
     def take(self, message: Any) -> bool:
         """A message as paho gives it; whether it is one of these."""
         place = self.topics.parsed(message.topic)

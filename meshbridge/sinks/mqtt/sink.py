@@ -200,6 +200,7 @@ class MqttSink:
         self._commands: Commands | None = None
         self._arrivals: Arrivals | None = None
         self._subscribed: set[Subscription] = set()
+        self._subscribed_daemons: tuple[str, ...] | None = None  # None: nothing is subscribed to yet
         self._connection.on_message = self._hear
 
     def use_memory(self, memory: Memory) -> None:
@@ -248,7 +249,7 @@ class MqttSink:
         self._largest_packet = min(self._connection.max_packet_bytes or _MAX_PACKET_BYTES, _MAX_PACKET_BYTES)
         if self._options.home_assistant:
             self._connection.subscribe(home_assistant.STATUS_TOPIC, with_retained=True)
-        self._subscribed = set()
+        self._subscribed, self._subscribed_daemons = set(), None
         if self._commands is not None:
             self._commands.lost()
             self._follow_daemons(self._commands)
@@ -560,7 +561,11 @@ class MqttSink:
 
     def _follow_daemons(self, commands: Commands) -> None:
         """Subscribes to the commands of the daemons as they are now."""
-        wanted = commands.subscriptions()
+        daemons = tuple(commands.desk.daemons())
+        if daemons == self._subscribed_daemons:  # as after nearly every write
+            return
+        self._subscribed_daemons = daemons
+        wanted = commands.topics.subscriptions(daemons)
         for gone in self._subscribed - wanted:
             self._connection.unsubscribe(gone.filter)
         for new in wanted - self._subscribed:
