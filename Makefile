@@ -9,7 +9,7 @@ SOURCES := meshbridge tests benchmarks deploy tools
 WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: all demo test test-slow test-all lint format bench faults lock deb boot-test release-check clean programs
+.PHONY: all demo test test-slow test-all test-again lint format bench faults lock deb boot-test release-check clean programs
 
 all: lint test
 
@@ -41,6 +41,10 @@ test-slow: $(VENV)/.dev programs
 
 test-all: $(VENV)/.dev programs
 	$(PYTEST)
+
+# The tests that failed in the last run, one after the other: what passes now depends on the machine's load and is to be mended.
+test-again: $(VENV)/.dev
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none -p no:randomly
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)

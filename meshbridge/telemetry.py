@@ -3,8 +3,8 @@
 Levels: error, someone must act; warning, something was repaired or will be retried; info, a state changed; debug, each
 message. A fault is logged when it starts and when it ends, not at each attempt between.
 
-The metrics here are meshbridge's own (DESIGN.md, 'Metrics'). What is a state and not an event (lag, up, bytes) is read
-from the parts' status values when scraped, in ``meshbridge.exporter``.
+The metrics here are meshbridge's own (docs/design.md, 'Metrics'). What is a state and not an event (lag, up, bytes) is
+read from the parts' status values when scraped, in ``meshbridge.exporter``.
 """
 
 import io

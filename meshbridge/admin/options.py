@@ -1,4 +1,4 @@
-"""Settings of the admin API (DESIGN.md, 'Configuration'). Imports no web framework: every command reads settings."""
+"""Settings of the admin API (docs/design.md, 'Configuration'). Imports no web framework: commands read them too."""
 
 import re
 import ssl

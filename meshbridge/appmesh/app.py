@@ -1,4 +1,4 @@
-"""An application as a daemon registers and reports it (PROTOCOL.md, 'App JSON')."""
+"""An application as a daemon registers and reports it (docs/protocol.md, 'App JSON')."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, time

@@ -1,4 +1,4 @@
-"""Files to and from a daemon's host (PROTOCOL.md, 'Files')."""
+"""Files to and from a daemon's host (docs/protocol.md, 'Files')."""
 
 import contextlib
 import os
@@ -221,8 +221,8 @@ class FileOperations(LoginOperations):
 
         With it the headers of that first answer, which for a download are the file's attributes.
 
-        One of 2.x gives a token for it (PROTOCOL.md, 'Files'), one of 3.x takes the client's own, as its own client
-        of 3.0.14 sends it.
+        A 2.x daemon gives a token for it (docs/protocol.md, 'Files'). A 3.x daemon takes the client's own, as client
+        3.0.14 sends it.
         """
         headers = {_FILE_PATH: self._path_header(remote_file)}
         answer = self._request(method, uri, headers=headers)

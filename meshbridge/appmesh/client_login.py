@@ -34,7 +34,7 @@ __all__ = ["LoginOperations"]
 
 logger = logging.getLogger(__name__)
 
-# Answers whose token the client takes (PROTOCOL.md, 'Authentication').
+# Answers whose token the client takes (docs/protocol.md, 'Authentication').
 _TOKEN_WHERE_ASKED_FOR = frozenset({paths.LOGIN, paths.AUTH, paths.TOTP_VALIDATE})
 
 _SET_COOKIE, _EXPIRE, _REFRESH = "X-Set-Cookie", "X-Expire-Seconds", "X-Refresh-Token"

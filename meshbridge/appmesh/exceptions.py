@@ -139,7 +139,7 @@ class AppMeshRequestError(AppMeshError):
 class AppMeshDeniedError(AppMeshAuthError, AppMeshRequestError):
     """A missing permission (400) or an unknown user at login (404).
 
-    Daemons of 2.x tell both with a status that other failed requests have too (PROTOCOL.md, 'Surprises'), and the
+    Daemons of 2.x tell both with a status that other failed requests have too (docs/protocol.md, 'Surprises'), and the
     official SDK reports a failed request. So it is both, and code written for either catches it.
     """
 
@@ -151,7 +151,7 @@ class AppMeshDeniedError(AppMeshAuthError, AppMeshRequestError):
 
 
 class AppMeshNotOfferedError(AppMeshRequestError):
-    """The daemon is of a generation that does not know the operation (PROTOCOL.md, 'Two generations')."""
+    """The daemon is of a generation that does not know the operation (docs/protocol.md, 'App Mesh 3.x')."""
 
 
 class AppMeshUnsafeError(AppMeshRequestError):

@@ -42,7 +42,7 @@ def open_local(path: str) -> IO[bytes]:
 
 
 def file_attributes(path: str) -> dict[str, str]:
-    """Mode (decimal), owner and group of a file as headers (PROTOCOL.md, 'Files')."""
+    """Mode (decimal), owner and group of a file as headers (docs/protocol.md, 'Files')."""
     status = os.stat(path)  # noqa: PTH116
     headers = {_MODE: str(status.st_mode & 0o777)}
     # An owner that has no name here cannot have one there.

@@ -1,8 +1,8 @@
 """The output of a run, put together from pushed events and from what is read: each byte once, in order. No I/O.
 
 Events and reads overlap, and events can be missing. What decides is the position, which counts the real bytes. The
-text of an event has lost them where they were no UTF-8 (PROTOCOL.md, 'STDOUT'), so such an event only says that there
-is something to read.
+text of an event has lost them where they were no UTF-8 (docs/protocol.md, 'STDOUT'), so such an event only says that
+there is something to read.
 """
 
 from collections.abc import Callable

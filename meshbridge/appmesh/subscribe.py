@@ -27,7 +27,7 @@ EVENT_TYPE_DISCONNECTED = "__disconnected__"
 EVENT_TYPE_MISSED = "__missed__"
 """Type of an event that stands for others, ``data["missed"]`` of them, dropped since the callback was too slow."""
 
-# S5 of PROTOCOL.md: what comes for a subscription before anybody has registered for it.
+# S5 of docs/protocol.md: what comes for a subscription before anybody has registered for it.
 MAX_EARLY_SUBSCRIPTIONS = 64
 MAX_EARLY_EVENTS = 1000
 MAX_EARLY_BYTES = 64 * 1024 * 1024  # one STDOUT event can have more than 1 MiB, so a count alone bounds nothing
@@ -35,7 +35,7 @@ MAX_EARLY_BYTES = 64 * 1024 * 1024  # one STDOUT event can have more than 1 MiB,
 
 @dataclass(slots=True)
 class AppEvent:
-    """Something that happened to an application (PROTOCOL.md, 'Events')."""
+    """Something that happened to an application (docs/protocol.md, 'Events')."""
 
     subscription_id: str = ""
     event_type: str = ""

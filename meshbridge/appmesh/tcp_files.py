@@ -1,4 +1,4 @@
-"""Files over TCP: a connection for each, on which raw frames follow an answer (PROTOCOL.md, 'Files')."""
+"""Files over TCP: a connection for each, on which raw frames follow an answer (docs/protocol.md, 'Files')."""
 
 from http import HTTPStatus
 from typing import Self

@@ -1,4 +1,4 @@
-"""The two messages of the TCP and WSS transports, and their msgpack form (PROTOCOL.md, 'Messages').
+"""The two messages of the TCP and WSS transports, and their msgpack form (docs/protocol.md, 'Messages').
 
 Every field is always sent. What comes in may be looser than the specification (a ``str`` body, a nil): both are taken.
 """
@@ -136,8 +136,8 @@ def _pack(fields: dict[str, Any]) -> bytes:
 def unpack_message(buf: bytes | bytearray | memoryview) -> dict[Any, Any]:
     """The top-level map of a message, its strings left as bytes: most are compared or passed on, never read.
 
-    A message is a few maps of text (PROTOCOL.md, 'Messages'), so arrays, extension types and keys that are no text are
-    refused before they can cost anything: an extension type is hashed by value, which the sender can make collide.
+    A message is a few maps of text (docs/protocol.md, 'Messages'), so arrays, extension types and keys that are no text
+    are refused before they can cost anything: an extension type is hashed by value, which the sender can make collide.
 
     Raises:
         MessageError: ``buf`` holds no such map.

@@ -1,4 +1,4 @@
-"""The TCP transport: one blocking TLS connection that carries frames (PROTOCOL.md, 'TCP framing')."""
+"""The TCP transport: one blocking TLS connection that carries frames (docs/protocol.md, 'TCP framing')."""
 
 from collections import deque
 

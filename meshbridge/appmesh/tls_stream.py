@@ -28,7 +28,7 @@ password. Such a function raises ``OSError`` or ``ValueError``.
 
 _READ_BYTES = 16 * 1024  # a TLS record: OpenSSL gives no more at once, and Python allocates what is asked for
 
-# A half-open connection is noticed by the kernel after 10 + 3 x 5 s; DESIGN.md allows 30 s.
+# A half-open connection is noticed by the kernel after 10 + 3 x 5 s; docs/design.md allows 30 s.
 _KEEPALIVE_IDLE_SECONDS = 10
 _KEEPALIVE_INTERVAL_SECONDS = 5
 _KEEPALIVE_PROBES = 3

@@ -1,4 +1,4 @@
-"""The WSS transport: one message of msgpack in each binary WebSocket message (PROTOCOL.md, 'WSS')."""
+"""The WSS transport: one message of msgpack in each binary WebSocket message (docs/protocol.md, 'WSS')."""
 
 import struct
 import time

@@ -27,7 +27,7 @@ RunsOption = Annotated[bool, typer.Option("--runs", help="One-off runs as well."
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An app, with what its daemon says of it (PROTOCOL.md, 'An app')."""
+    """An app, with what its daemon says of it (docs/protocol.md, 'App JSON')."""
 
     daemon: str
     fields: dict[str, Any]

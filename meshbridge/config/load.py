@@ -1,6 +1,6 @@
 """Puts the parts' own settings together: a file, the environment, files of secrets; and explains what is wrong in them.
 
-The environment wins over files of secrets, and those over the file (DESIGN.md, 'Configuration').
+The environment wins over files of secrets, and those over the file (docs/design.md, 'Configuration').
 """
 
 import difflib

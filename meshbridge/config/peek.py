@@ -14,7 +14,7 @@ __all__ = ["part_of", "read_file"]
 
 
 def part_of(config: Path | None, environ: Mapping[str, str], part: str, keys: Sequence[str]) -> dict[str, Any]:
-    """A part of the file with what the environment says of ``keys`` (DESIGN.md, 'Configuration'). Nothing is checked.
+    """A part of the file with the environment's ``keys`` (docs/design.md, 'Configuration'). Nothing is checked.
 
     Raises:
         OSError, ValueError: the file can't be read.

@@ -23,7 +23,7 @@ from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Courier"]
 
-# A stop must be through within 10 s (DESIGN.md), whatever the far end does: one write and one close fit in.
+# A stop must be through within 10 s (docs/design.md), whatever the far end does: one write and one close fit in.
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0

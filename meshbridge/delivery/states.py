@@ -51,7 +51,7 @@ class AppFigures:
 
 
 def _figures(app: Mapping[str, Any]) -> Figures:
-    """Of an element of the daemon's list, where an app without a process has neither key (PROTOCOL.md, 'App JSON')."""
+    """Figures of a listed app; without a process it has neither key (docs/protocol.md, 'App JSON')."""
     at_rest = None if app.get("pid") else 0
     memory, cpu = app.get("memory", at_rest), app.get("cpu", at_rest)
     return Figures(memory if isinstance(memory, int) else None, float(cpu) if isinstance(cpu, int | float) else None)

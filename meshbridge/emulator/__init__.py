@@ -1,7 +1,7 @@
 """An App Mesh daemon to try and to test against.
 
 It speaks TCP, WSS and HTTPS over TLS with an authority of its own, really runs processes, and is as odd as the real
-daemon where that was measured (PROTOCOL.md, with what a real one answered beside it).
+daemon where that was measured (docs/protocol.md, with what a real one answered beside it).
 
 How it is put together, from the outside in:
 

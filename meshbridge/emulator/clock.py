@@ -1,4 +1,4 @@
-"""The daemon's times: unix seconds, each with a text twin in its own time zone (PROTOCOL.md, 'App JSON')."""
+"""The daemon's times: unix seconds, each with a text twin in its own time zone (docs/protocol.md, 'App JSON')."""
 
 import time
 from datetime import UTC, datetime, timedelta, timezone

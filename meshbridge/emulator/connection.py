@@ -19,7 +19,7 @@ class Sender(Protocol):
 class Connection:
     """One client. Its queue holds what the client has not taken yet, without what lies in the transport's buffers.
 
-    A client that does not read is cut off (PROTOCOL.md, 'Events'): over TCP at a number of messages, over WSS at a
+    A client that does not read is cut off (docs/protocol.md, 'Events'): over TCP at a number of messages, over WSS at a
     number of bytes. Only the event loop's thread touches it.
     """
 

@@ -1,4 +1,4 @@
-"""The app JSON that the daemon reports (PROTOCOL.md, 'App JSON'). A field without a value is left out."""
+"""The app JSON that the daemon reports (docs/protocol.md, 'App JSON'). A field without a value is left out."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Events, their one counter, and who gets them (PROTOCOL.md, 'Events').
+"""Events, their one counter, and who gets them (docs/protocol.md, 'Events').
 
 An event is encoded once; each copy differs by its message and subscription identifiers only, and those are put around
 the common bytes. That is what lets :meth:`EventHub.emit` feed tens of thousands a second.

@@ -1,4 +1,4 @@
-"""A request as an operation sees it, and what it answers, whatever the transport (PROTOCOL.md, 'Messages')."""
+"""A request as an operation sees it, and what it answers, whatever the transport (docs/protocol.md, 'Messages')."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field

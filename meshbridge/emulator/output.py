@@ -1,4 +1,4 @@
-"""An app's output: files of its present and earlier processes, and STDOUT events (PROTOCOL.md, 'STDOUT')."""
+"""An app's output: files of its present and earlier processes, and STDOUT events (docs/protocol.md, 'STDOUT')."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Work handed to a running process (PROTOCOL.md: ``run_task``, ``task_fetch``, ``task_return``)."""
+"""Work handed to a running process (docs/protocol.md: ``run_task``, ``task_fetch``, ``task_return``)."""
 
 import asyncio
 from collections import deque

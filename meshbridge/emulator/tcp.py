@@ -1,4 +1,4 @@
-"""TCP over TLS: frames in, frames out (PROTOCOL.md, 'TCP framing')."""
+"""TCP over TLS: frames in, frames out (docs/protocol.md, 'TCP framing')."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Tokens and second factors (PROTOCOL.md, 'Authentication')."""
+"""Tokens and second factors (docs/protocol.md, 'Authentication')."""
 
 import base64
 import hashlib

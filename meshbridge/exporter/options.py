@@ -1,4 +1,4 @@
-"""Settings of the exporter (DESIGN.md, 'Configuration')."""
+"""Settings of the exporter (docs/design.md, 'Configuration')."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from meshbridge.model.events import Envelope, Event, EventType
 
 __all__ = ["Batch", "Ledger", "Tail", "runs_of"]
 
-_GROUP_EVENTS = 1000  # at most in one transaction (DESIGN.md, 'Guarantee')
+_GROUP_EVENTS = 1000  # at most in one transaction (docs/design.md, 'Guarantee')
 # Held in memory for a disk that is slow or full, in bytes. Above the first bound a link leaves out what it can fetch
 # later, above the second STDOUT is dropped, above the third everything.
 _CROWDED_BYTES = 48 * 2**20

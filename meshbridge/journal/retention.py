@@ -1,4 +1,4 @@
-"""Retention: what goes when the journal holds too much or too old (DESIGN.md, 'Keeping')."""
+"""Retention: what goes when the journal holds too much or too old (docs/design.md, 'Keeping')."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

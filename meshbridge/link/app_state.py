@@ -28,7 +28,7 @@ _MAX_ERROR_CHARACTERS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One app as the daemon lists it (PROTOCOL.md, 'App JSON')."""
+    """One app as the daemon lists it (docs/protocol.md, 'App JSON')."""
 
     app: str
     status: str
@@ -138,7 +138,7 @@ class AppState:
     def apply(self, event: Event, data: dict[str, Any]) -> bool:
         """What an event says of the app; True where it contradicts what was known, so that the app is to be looked at.
 
-        Registering an app again mixes the events of the old instance with those of the new one (PROTOCOL.md,
+        Registering an app again mixes the events of the old instance with those of the new one (docs/protocol.md,
         'Events'), so a STATUS disabled may be the old one's, and an EXIT that of a process before.
         """
         sequence = event.sequence or 0

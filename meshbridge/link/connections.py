@@ -99,7 +99,7 @@ class LinkClient(AppMeshClient):
     def __init__(self, exchange: Exchange, credentials: Credentials, forward_to: str | None = None) -> None:
         """``forward_to``: the node that carries the requests out; those about the token stay here.
 
-        A daemon that is asked to forward to itself never answers (PROTOCOL.md, 'Surprises'): each request has its
+        A daemon that is asked to forward to itself never answers (docs/protocol.md, 'Surprises'): each request has its
         deadline.
         """
         super().__init__(exchange=exchange, token_provider=credentials.over(exchange))

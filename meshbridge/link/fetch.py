@@ -19,7 +19,7 @@ def fetch(requests: DaemonRequests, missing: Missing) -> bytes | None:
     """The bytes from ``missing.start`` on, as far as they are there; None where the daemon doesn't have them.
 
     The process is found by its uuid while it is the present or last one; else by how many were started since, which
-    holds only if none was started while it was read (PROTOCOL.md, 'STDOUT').
+    holds only if none was started while it was read (docs/protocol.md, 'STDOUT').
 
     Raises:
         AppMeshError: the daemon gave no answer, or none that helps.

@@ -25,7 +25,7 @@ class Numbering:
     """The events of one connection to a daemon, whose run is known.
 
     ``last`` is the sequence that was journaled last in this run; None where nothing is known, and then the first event
-    tells. ``complete`` says that the subscription takes everything, so that a hole is a loss (PROTOCOL.md, 'Events').
+    tells. ``complete`` says that the subscription takes everything, so a hole is a loss (docs/protocol.md, 'Events').
     ``subscription`` is the connection's: events of any other are invalid. None: not known, so any is taken.
     """
 

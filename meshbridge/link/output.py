@@ -1,7 +1,8 @@
 """Output that no event brought: which bytes of which process are missing, and what fills them. No clock, no I/O.
 
-Positions count bytes of the daemon's file, while the text of an event has had its invalid UTF-8 replaced (PROTOCOL.md,
-'STDOUT'): where a text holds a replacement its end is not known, and the next event's position tells it.
+Positions count bytes of the daemon's file, while the text of an event has had its invalid UTF-8 replaced
+(docs/protocol.md, 'STDOUT'): where a text holds a replacement its end is not known, and the next
+event's position tells it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from meshbridge.link.app_state import AppState
 
 __all__ = ["REPLACEMENT", "Missing", "Outputs", "undecoded_length"]
 
-_CHUNK_BYTES = 256 * 1024  # of one backfilled event, as the daemon's own (PROTOCOL.md, 'STDOUT')
+_CHUNK_BYTES = 256 * 1024  # of one backfilled event, as the daemon's own (docs/protocol.md, 'STDOUT')
 REPLACEMENT = "\ufffd"
 _MOST_MISSING = 20_000  # stretches: one for each app after a reconnect, and more apps than a daemon runs
 _MOST_REPLACEMENTS = 256  # in a text whose bytes are still looked for in the file

@@ -10,7 +10,7 @@ LEAST_ROLE = (
     "host-resource-view",
     "user-token-renew",
 )
-"""The permissions of the least role that a bridge needs (PROTOCOL.md, 'Events')."""
+"""The permissions of the least role that a bridge needs (docs/protocol.md, 'Events')."""
 _RENEWAL = "user-token-renew"
 
 

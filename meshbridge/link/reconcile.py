@@ -307,7 +307,7 @@ class Apps:
         if state.has_exited_anew(listed):
             end = [self._exit(state, listed, now)]
         elif state.running and (anew or not runs):
-            # A process that the daemon killed itself leaves no time and no code in the list (PROTOCOL.md, 'App JSON').
+            # A process that the daemon killed itself leaves no time and no code there (docs/protocol.md, 'App JSON').
             end = [self._unknown_exit(state, now)]
         if runs:
             return end + start

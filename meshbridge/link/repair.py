@@ -26,7 +26,7 @@ _RETRY_SECONDS = 5.0
 _FILL_REST = 4.0  # the same, after output was asked for
 _REST, _LEAST_REST_SECONDS, _MAX_REST_SECONDS = 20.0, 1.0, 60.0
 _BACKFILL_BYTES = 8 * 2**20  # held in memory at once
-_COLLECT_SECONDS = 0.5  # a daemon collects output for 200 ms before it sends it (PROTOCOL.md, 'STDOUT')
+_COLLECT_SECONDS = 0.5  # a daemon collects output for 200 ms before it sends it (docs/protocol.md, 'STDOUT')
 _CROWDED_SECONDS = 1.0  # until it is looked again whether there is room for output
 _SINGLE_LOOKS = 20  # with more apps than this to look at, the whole list is cheaper
 

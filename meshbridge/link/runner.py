@@ -42,7 +42,7 @@ from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Link"]
 
-# Half-open connections are noticed within 30 s (DESIGN.md, 'Reliability to show'): silent for so long, then asked.
+# Half-open connections are noticed within 30 s (docs/design.md, 'Reliability'): silent for so long, then asked.
 # In between, the token may be seen to, which takes a request, or as long as the issuer may take.
 _CONNECT_SECONDS = 8.0
 _PROBE_AFTER_SECONDS = 10.0
@@ -390,7 +390,7 @@ class Link:
         except AppMeshConnectionError:
             raise
         except AppMeshError as error:
-            # The subscription outlives the token (PROTOCOL.md, 'Events'): events go on while this is mended.
+            # The subscription outlives the token (docs/protocol.md, 'Events'): events go on while this is mended.
             self._last_error, self._last_error_at = said(error.describe()), time.time()
         else:
             if self._credentials.failure is None:
@@ -430,7 +430,7 @@ class Link:
                     raise AppMeshConnectionError("the daemon sends events without end before it answers the subscribe")
 
     def _take_early(self, subscription: str) -> None:
-        """Events may come before the answer that names their subscription (PROTOCOL.md, 'Messages')."""
+        """Events may come before the answer that names their subscription (docs/protocol.md, 'Messages')."""
         if not subscription:
             raise AppMeshRequestError("the daemon's answer to the subscribe holds no subscription_id")
         with self._reading:

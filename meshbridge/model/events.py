@@ -1,4 +1,4 @@
-"""The one event type inside meshbridge, and its CloudEvents form (DESIGN.md, 'The way of an event').
+"""The one event type inside meshbridge, and its CloudEvents form (docs/design.md, 'The way of an event').
 
 An event keeps the daemon's own JSON as the bytes that came in. Its CloudEvents form is put together around
 the daemon's ``data``, cut out of those bytes: nothing is parsed or encoded twice.
@@ -162,7 +162,7 @@ def decode_push(
     *,
     subscription: str | None = None,
 ) -> Event:
-    """The event in the body of a pushed message (PROTOCOL.md, 'Events'). The one place where events are validated.
+    """The event in the body of a pushed message (docs/protocol.md, 'Events'). The one place where events are validated.
 
     ``processes`` is the caller's memory of which process each app runs: START alone carries its ``process_uuid``, and
     what the same connection brings of that app, up to EXIT, is of that process. ``subscription``: the one that the
@@ -220,7 +220,7 @@ def decode_push(
 
 
 def _span(position: object, text: object) -> tuple[int, int | None]:
-    """Positions count the file's bytes, and a replacement stands for one to three of them (PROTOCOL.md, 'STDOUT')."""
+    """Positions count the file's bytes; a replacement stands for one to three of them (docs/protocol.md, 'STDOUT')."""
     if type(position) is not int or not 0 <= position <= MAX_SEQUENCE or type(text) is not str:
         raise PushError("an event STDOUT whose position or output is invalid")
     if text.isascii():

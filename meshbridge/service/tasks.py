@@ -1,4 +1,4 @@
-"""Tasks: what App Mesh asks a bridge that it runs itself (PROTOCOL.md, ``task_fetch`` and ``task_return``).
+"""Tasks: what App Mesh asks a bridge that it runs itself (docs/protocol.md, ``task_fetch`` and ``task_return``).
 
 ``run_task("meshbridge", "status")`` of any SDK client answers JSON: ``status``, ``check``, ``reload``.
 """

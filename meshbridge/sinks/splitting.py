@@ -7,7 +7,7 @@ Only output can be divided: every other event is a few hundred bytes, and half a
 * **Ids.** ``<id of the event>/<part>``, parts from 0, in order; a consumer that knows the first keeps the rest apart.
 * **Positions.** ``position`` counts bytes of the daemon's file. A later part's is the event's plus the bytes of the
   text before it, as long as that text has no U+FFFD: each of these may stand for one to three bytes that were no UTF-8
-  (PROTOCOL.md, 'STDOUT'), so behind the first one no position can be known, and the parts there have none.
+  (docs/protocol.md, 'STDOUT'), so behind the first one no position can be known, and the parts there have none.
 * ``finished`` is true in the last part alone.
 * Equal input gives equal parts, so a part that is sent again has the same id and the same text.
 """

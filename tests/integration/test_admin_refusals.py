@@ -125,7 +125,7 @@ def test_a_silent_daemon_is_a_502_and_takes_no_others_time(
 
 
 def test_no_answer_in_time_is_a_504(api: Api, sdk: AppMeshClient) -> None:
-    """To forward to itself is what a daemon never answers (PROTOCOL.md, 'Surprises')."""
+    """To forward to itself is what a daemon never answers (docs/protocol.md, 'Surprises')."""
     host, port = sdk._address  # type: ignore[attr-defined]  # of the TCP client
     refused = api.json("GET", path("node-a"), 504, params={"forward_to": f"{host}:{port}", "timeout": 0.3})
     assert refused["kind"] == "daemon-timeout"

@@ -1,4 +1,4 @@
-"""What a daemon's refusal, or its silence, is to the caller of the API (PROTOCOL.md, 'Surprises')."""
+"""What a daemon's refusal, or its silence, is to the caller of the API (docs/protocol.md, 'Surprises')."""
 
 from http import HTTPStatus
 from typing import Any

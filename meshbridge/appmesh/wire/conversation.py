@@ -1,6 +1,6 @@
 """One connection's messages, without I/O: answers are paired with their requests by uuid, pushed events stand apart.
 
-PROTOCOL.md, 'Messages': answers may come in any order, and an event may arrive before the answer to the very
+docs/protocol.md, 'Messages': answers may come in any order, and an event may arrive before the answer to the very
 subscribe that caused it.
 """
 

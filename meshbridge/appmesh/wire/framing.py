@@ -1,4 +1,4 @@
-"""Bytes and frames of App Mesh's TCP transport (PROTOCOL.md, 'TCP framing').
+"""Bytes and frames of App Mesh's TCP transport (docs/protocol.md, 'TCP framing').
 
 A frame is an 8-byte header, big-endian, and a body: magic ``0x07C707F8`` (u32), length of the body (u32).
 Length 0 is the end-of-file mark of a file transfer. Nothing here does I/O.

@@ -1,4 +1,4 @@
-"""The daemon's operations, one module per area; together they are the routing table (PROTOCOL.md, 'Operations')."""
+"""The daemon's operations, one module per area; together the routing table (docs/protocol.md, 'Operations')."""
 
 from meshbridge.emulator.operations import apps, auth, config, events, files, host, principals, runs, tasks, users
 
@@ -13,4 +13,4 @@ _OF_BOTH = (
     *host.ROUTES,
 )
 ROUTES = {2: (*auth.ROUTES, *users.ROUTES, *_OF_BOTH), 3: (*principals.ROUTES, *_OF_BOTH)}
-"""By generation of daemon (PROTOCOL.md, 'Two generations of daemon')."""
+"""By generation of daemon (docs/protocol.md, 'App Mesh 3.x')."""

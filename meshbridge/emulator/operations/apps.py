@@ -119,7 +119,7 @@ async def disable_app(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def get_output(daemon: "Daemon", call: Call) -> Answer:
-    """Output of the present process or, by ``stdout_index``, of an earlier one (PROTOCOL.md, 'STDOUT')."""
+    """Output of the present process or, by ``stdout_index``, of an earlier one (docs/protocol.md, 'STDOUT')."""
     timeout = duration_or(call.query("timeout"), 0)
     app = accessible(daemon, call, write=False)
     index = _number(call, "stdout_index")

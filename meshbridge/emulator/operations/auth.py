@@ -1,4 +1,4 @@
-"""Login, tokens and second factors (PROTOCOL.md, 'Authentication')."""
+"""Login, tokens and second factors (docs/protocol.md, 'Authentication')."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Subscriptions (PROTOCOL.md, 'Events')."""
+"""Subscriptions (docs/protocol.md, 'Events')."""
 
 from typing import TYPE_CHECKING
 

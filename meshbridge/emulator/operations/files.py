@@ -1,4 +1,4 @@
-"""Files over TCP, WSS and HTTPS (PROTOCOL.md, 'Files')."""
+"""Files over TCP, WSS and HTTPS (docs/protocol.md, 'Files')."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""What daemons of 3.x have instead of logins and users (PROTOCOL.md, 'Two generations of daemon')."""
+"""What daemons of 3.x have instead of logins and users (docs/protocol.md, 'App Mesh 3.x')."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""One-off runs (PROTOCOL.md, 'Events': ``status`` 2, kept until their lifecycle ends)."""
+"""One-off runs (docs/protocol.md, 'Events': ``status`` 2, kept until their lifecycle ends)."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Tasks: a client's side, and that of the managed process (PROTOCOL.md: ``run_task`` … ``task_return``)."""
+"""Tasks: a client's side, and that of the managed process (docs/protocol.md: ``run_task`` … ``task_return``)."""
 
 import asyncio
 from typing import TYPE_CHECKING

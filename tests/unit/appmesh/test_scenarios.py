@@ -1,4 +1,4 @@
-"""The acceptance scenarios of PROTOCOL.md, S1 to S9, and what a subscription promises besides.
+"""The acceptance scenarios of docs/protocol.md, S1 to S9, and what a subscription promises besides.
 
 S5 is in test_subscribe.py.
 """
