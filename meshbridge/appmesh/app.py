@@ -175,7 +175,7 @@ class App:
     @property
     def is_enabled(self) -> bool:
         """Whether the daemon may start it, as a daemon of any generation says."""
-        return enabled_of(vars(self)) is not False
+        return enabled_of(self.to_dict()) is not False
 
     @property
     def others_permission(self) -> "App.Permission | None":

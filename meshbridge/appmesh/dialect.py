@@ -50,20 +50,17 @@ def is_october(fields: Fields) -> bool:
 
 def enabled_of(fields: Fields) -> bool | None:
     """Whether the daemon may start the app; None where it does not say. A one-off run is enabled while it is there."""
-    enabled = fields.get("enabled")
-    if isinstance(enabled, bool):
-        return enabled or is_one_off(fields)
     status = fields.get("status")
-    return None if not isinstance(status, int) else status != 0
+    if isinstance(status, int) and "enabled" not in fields:
+        return status != 0
+    enabled = fields.get("enabled")
+    return enabled or is_one_off(fields) if isinstance(enabled, bool) else None
 
 
 def owner_of(fields: Fields) -> str:
     """The owner as people know them; ``""`` where the daemon does not say."""
-    for key in ("owner", "owner_display_name", "owner_principal_id"):
-        owner = fields.get(key)
-        if isinstance(owner, str) and owner:
-            return owner
-    return ""
+    owner = fields.get("owner") or fields.get("owner_display_name") or fields.get("owner_principal_id")
+    return owner if isinstance(owner, str) else ""
 
 
 def schedule_of(fields: Fields) -> int | str | None:
@@ -81,7 +78,7 @@ def is_one_off(fields: Fields, names: Container[str] = ()) -> bool:
     Before October 2026 ``status`` 2 marks one. Since then nothing does: a run is known by its generated name (11
     letters and digits, or ``<app>_<n>``), and by having run though it is not enabled.
     """
-    if not is_october(fields):
+    if "enabled" not in fields:
         return fields.get("status") == _STATUS_ONE_OFF
     if fields.get("enabled") or not isinstance(name := fields.get("name"), str):
         return False

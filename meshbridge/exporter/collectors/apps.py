@@ -20,7 +20,7 @@ _App = Mapping[str, Any]
 
 _HEALTHY = 0
 _NUMBERS = (int, float)
-_INFO_LABELS = ("owner", "version", "description")
+_OTHER_LABELS = ("version", "description")
 
 
 def _field(name: str) -> Callable[[_App], object]:
@@ -98,5 +98,5 @@ def _gauge(name: str, rows: list[tuple[str, _App]]) -> Family:
 
 
 def _info(app: _App) -> str:
-    values = (owner_of(app), app.get("version", ""), app.get("description", ""))
-    return "".join([f',{label}="{escape_value(value)}"' for label, value in zip(_INFO_LABELS, values, strict=True)])
+    others = "".join([f',{label}="{escape_value(app.get(label, ""))}"' for label in _OTHER_LABELS])
+    return f',owner="{escape_value(owner_of(app))}"{others}'
