@@ -9,12 +9,13 @@ Three ways to send, by ``mode`` and ``format``:
 * ``template``: a body of the operator's own, for one event, or in ``mode: batch`` for several.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -29,7 +30,9 @@ from meshbridge.sinks.http.probe import probe_server
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.signing import signature_headers, signing_key
 from meshbridge.sinks.splitting import encoded_parts
-from meshbridge.sinks.templates import BodyTemplate
+
+if TYPE_CHECKING:
+    from meshbridge.sinks.templates import BodyTemplate
 
 __all__ = ["WebhookOptions", "WebhookSink"]
 
@@ -100,11 +103,11 @@ class WebhookOptions(SinkOptions, HttpOptions):
         for name in self.headers:
             if name.lower().startswith(_RESERVED) or (name.lower() == "content-type" and not has_template):
                 raise ValueError(f"header {name} is set by meshbridge")
-        if self.template is not None:
-            self.body_template()
+        if self.template is not None and (template := self.body_template()) is not None:
+            template.close()
         return self
 
-    def body_template(self) -> BodyTemplate | None:
+    def body_template(self) -> "BodyTemplate | None":
         """The template as it is now.
 
         Raises:
@@ -117,6 +120,8 @@ class WebhookOptions(SinkOptions, HttpOptions):
             raise ValueError(f"cannot read template_file {error}") from None
         if source is None:
             return None
+        from meshbridge.sinks.templates import BodyTemplate  # noqa: PLC0415 few sinks need it
+
         return BodyTemplate(source, json="json" in _header(self.headers, "content-type", "application/json"))
 
     def signing_keys(self) -> list[bytes]:
@@ -200,7 +205,8 @@ class WebhookSink:
         deadline = time.monotonic() + timeout_seconds
         done = [envelope.offset in self._ahead for envelope in batch]
         single = self._options.mode == "single"
-        messages, end, refused = self._singles(batch, done) if single else self._batches(batch)
+        until = time.monotonic() + timeout_seconds / 2  # the other half is for the hook
+        messages, end, refused = self._singles(batch, done, until) if single else self._batches(batch, until)
         delivery = _Delivery(messages, done, self._options.signing_keys(), self._client.place)
         lanes = _lanes(messages, batch, self._options.concurrency if single else 1)
         runs = [delivery.run_of(lane, deadline) for lane in lanes]
@@ -218,11 +224,17 @@ class WebhookSink:
         """Nothing to keep alive: a connection that has ended is noticed, and replaced, when it is used."""
 
     def preview(self, event: Event) -> list[Preview]:
-        self._template = self._options.body_template()
         envelope = [Envelope(0, event)]
-        messages, _, refused = (
-            self._singles(envelope, [False]) if self._options.mode == "single" else self._batches(envelope)
-        )
+        single = self._options.mode == "single"
+        try:
+            self._template = self._options.body_template()
+            messages, _, refused = (
+                self._singles(envelope, [False], math.inf) if single else self._batches(envelope, math.inf)
+            )
+        except (ValueError, Retry) as error:
+            raise Refused(str(error), reason="template") from None
+        finally:
+            self.close(0)
         if refused is not None:
             raise refused
         # The signature needs the moment of sending, and the operator's own headers may hold secrets.
@@ -234,15 +246,21 @@ class WebhookSink:
 
     def close(self, timeout_seconds: float) -> None:  # noqa: ARG002 closing does not wait
         self._client.close()
+        if self._template is not None:
+            self._template.close()
 
     # --- what goes out -------------------------------------------------------------------------------------------
 
-    def _singles(self, batch: Sequence[Envelope], done: Sequence[bool]) -> tuple[list[_Message], int, Refused | None]:
-        """A request for each event or part; as far as events can be put into requests at all."""
+    def _singles(
+        self, batch: Sequence[Envelope], done: Sequence[bool], until: float
+    ) -> tuple[list[_Message], int, Refused | None]:
+        """A request for each event or part; as far as events can be put into requests at all, and ``until`` allows."""
         messages: list[_Message] = []
         for place, envelope in enumerate(batch):
             if done[place]:
                 continue
+            if messages and time.monotonic() > until:
+                return messages, place, None
             try:
                 parts = encoded_parts(envelope.event, self._options.max_body_bytes, self._encoded)
             except Refused as refused:
@@ -252,7 +270,7 @@ class WebhookSink:
                 messages.append(_Message(place, end, _ascii(part.id), self._headers(part), body))
         return messages, len(batch), None
 
-    def _batches(self, batch: Sequence[Envelope]) -> tuple[list[_Message], int, Refused | None]:
+    def _batches(self, batch: Sequence[Envelope], until: float) -> tuple[list[_Message], int, Refused | None]:
         """As few requests as the limits allow. A divided event begins a request and ends one, so that what is offered
         again after a failure makes the same requests again.
         """
@@ -268,6 +286,9 @@ class WebhookSink:
 
         limit = self._options.max_body_bytes
         for place, envelope in enumerate(batch):
+            if place and time.monotonic() > until:
+                send(place)
+                return messages, place, None
             try:
                 several = encoded_parts(envelope.event, limit - _FRAME_BYTES - 1, self._encoded)
             except Refused as refused:
