@@ -111,7 +111,7 @@ def prepared(app: str, output: str) -> list[bytes]:
 
 
 class Daemon:
-    """Answers what clients ask at their start, and sends events to whoever subscribed last."""
+    """Answers what clients ask at their start, and sends events to the last subscriber."""
 
     def __init__(self, context: ssl.SSLContext, apps: Sequence[dict[str, Any]] = LISTED) -> None:
         self._context = context

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the broke
 from benchmarks.delivery import Place, daemon, send, settings
 from tests.support import Mosquitto, free_port, wait_for
 
-HASH = "0f" * 32  # of a token that nobody has: it opens the admin listener, as in production
+HASH = "0f" * 32  # of an unknown token: it opens the admin listener, as in production
 TARGETS = {"idle_memory_mib": 100.0, "idle_cpu_percent": 1.0}
 
 
@@ -35,7 +35,7 @@ class Bridge:
     def __init__(self, place: Place) -> None:
         file = settings(place, place.broker, place.directory)
         given = yaml.safe_load(file.read_text())
-        tokens = [{"name": "nobody", "sha256": HASH, "scopes": ["read"]}]
+        tokens = [{"name": "unused", "sha256": HASH, "scopes": ["read"]}]
         given |= {"admin": {"listen": f"127.0.0.1:{free_port()}", "tokens": tokens}, "log": {"level": "error"}}
         file.write_text(yaml.safe_dump(given))
         self._metrics = f"http://{given['exporter']['listen']}/metrics"

@@ -1,8 +1,8 @@
-"""Each sink beside the plain loop of its client library, in one run: events a second that the far end acknowledged.
+"""Each sink beside the plain loop of its client library, in one run: events a second that the destination acknowledged.
 
     python benchmarks/sinks.py [--quick] [--json FILE]
 
-Both send the same STDOUT events of 50 apps, encoded anew by each. Far ends are real and local: an HTTP server (in a
+Both send the same STDOUT events of 50 apps, encoded by each. Destinations are real and local: an HTTP server (in a
 process of its own, as fast as Python lets it be), mosquitto, nats-server, librdkafka's mock cluster, redis-server,
 rsyslogd, a file. What is missing here is left out and said. A sink gets its events as its courier hands them over: 100
 at a time for a webhook's batches, else 500. Contenders take turns, and each figure is the best of several rounds, since
@@ -40,7 +40,7 @@ from meshbridge.sinks.nats import NatsOptions
 from meshbridge.sinks.otlp import OtlpOptions
 from meshbridge.sinks.webhook import WebhookOptions
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the far ends that the tests have already
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the destinations that the tests have already
 from tests.contract.sinks.kafka_cluster import KafkaCluster
 from tests.integration.test_sink_nats import NatsServer
 from tests.integration.test_sink_redis import Server as RedisServer
@@ -383,7 +383,7 @@ def compare(kind: str, events: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def some(count: int, number: int) -> list[Envelope]:
-    """Events that no round has had: a far end may know the others."""
+    """Events that no round has had: a destination may know the others."""
     data = {"finished": False, "output": OUTPUT, "position": 0}
     return envelopes([make_event(number + n, app=f"app-{n % 50}", data=data) for n in range(count)], number + 1)
 

@@ -2,7 +2,7 @@
 
 The libraries are just those modules of other packages that a bridge has loaded when it is ready, imported by an
 interpreter that does nothing else: what a program with these libraries costs at least. `run` ends the clock when the
-journal is open and the listeners are up, as the service manager is told.
+journal is open and the listeners are up, as reported to the service manager.
 
     python benchmarks/startup.py [--quick] [--json FILE]
 """
@@ -77,7 +77,7 @@ def measure(directory: Path, rounds: int) -> dict[str, Any]:
         "run": lambda: until_ready(config, directory),
     }
     for contender in contenders.values():
-        contender()  # so that no one is the first to read a file
+        contender()  # so that none is the first to read a file
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():

@@ -148,7 +148,7 @@ def _register_apps(emulator: Emulator) -> None:
 
 
 def _show_page(console: Console, address: str, token: str) -> None:
-    """What stands behind ``#`` a browser sends to nobody, and the page takes it out of the address."""
+    """A browser does not send what stands behind ``#``, and the page takes it out of the address."""
     console.print(
         f"""
   page       [bold]http://{address}/#token={token}[/bold]

@@ -349,7 +349,7 @@ class EncryptedKeyError(OSError):
 
 
 chance_of_jitter = random.SystemRandom().random
-"""A number in [0, 1) for :meth:`Retry.delay`; nobody's seed makes two bridges draw the same."""
+"""A number in [0, 1) for :meth:`Retry.delay`; no seed makes two bridges draw the same."""
 
 
 class Retry(Options):

@@ -1,4 +1,4 @@
-"""Threads that go on: one that ends by an exception is started again, after a wait, and the bridge says so."""
+"""Threads that go on: one that ends by an exception is started again, after a wait, and the bridge logs it."""
 
 import threading
 import time

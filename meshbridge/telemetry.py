@@ -487,7 +487,7 @@ class _Drops:
         self._told_at: dict[tuple[str, str], float] = {}
 
     def add(self, sink: str, reason: str, count: int) -> int:
-        """How many are to be told now; 0: none yet."""
+        """How many are to be logged now; 0: none yet."""
         key, now = (sink, reason), time.monotonic()
         with self._lock:
             untold = self._untold.pop(key, 0) + count

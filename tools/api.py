@@ -89,7 +89,7 @@ async def _ask(application: FastAPI, method: str, path: str) -> None:
 
 
 def updated(page: str) -> str:
-    """The page with its tables written anew; each stands after a comment that names its areas.
+    """The page with new tables; each stands after a comment that names its areas.
 
     Raises:
         LookupError: an area has no table, or a table no area.

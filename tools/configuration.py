@@ -47,7 +47,7 @@ def catalogue() -> list[Setting]:
     """Every setting of meshbridge's own, in the order of the page's tables.
 
     Raises:
-        LookupError: there is one that nobody has described.
+        LookupError: there is one without a description.
 
     """
     found: list[Setting] = []
@@ -162,7 +162,7 @@ def _text(value: Any) -> str:
 
 
 def updated(page: str) -> str:
-    """The page with its tables written anew; each stands after a comment that names it."""
+    """The page with new tables; each stands after a comment that names it."""
     tables: dict[str, list[Setting]] = {}
     for setting in catalogue():
         tables.setdefault(setting.table, []).append(setting)

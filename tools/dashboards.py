@@ -276,12 +276,12 @@ _FLEET_ROWS = (
                 unit="eps",
             ),
             Panel(
-                "Missed and made good",
-                "Events that a daemon numbered and that never arrived, events made up from the state of apps in their "
+                "Missed and repaired",
+                "Events that a daemon numbered and that never arrived, events reconciled from apps' states in their "
                 "place, and stretches of output that the daemon no longer has.",
                 (
                     Query(_increase("meshbridge_events_gap_total"), "missed"),
-                    Query(_increase("meshbridge_events_reconciled_total"), "made up"),
+                    Query(_increase("meshbridge_events_reconciled_total"), "reconciled"),
                     Query(_increase("meshbridge_output_lost_total"), "output lost"),
                 ),
             ),
@@ -389,12 +389,12 @@ _BRIDGE_ROWS = (
                 stacked=True,
             ),
             Panel(
-                "Missed and made good",
-                "Events that a daemon numbered and that never arrived; events made up from the state of apps in their "
+                "Missed and repaired",
+                "Events that a daemon numbered and that never arrived; events reconciled from apps' states in their "
                 "place; stretches of output that the daemon no longer has; messages that could not be read.",
                 (
                     Query(_count("meshbridge_events_gap_total", "daemon"), "missed {{daemon}}"),
-                    Query(_count("meshbridge_events_reconciled_total", "daemon"), "made up {{daemon}}"),
+                    Query(_count("meshbridge_events_reconciled_total", "daemon"), "reconciled {{daemon}}"),
                     Query(_count("meshbridge_output_lost_total", "daemon"), "output lost {{daemon}}"),
                     Query(_count("meshbridge_events_invalid_total", "daemon"), "not readable {{daemon}}"),
                 ),
@@ -406,14 +406,14 @@ _BRIDGE_ROWS = (
         (
             Panel(
                 "Sinks",
-                "Whether the far end took what was last offered.",
+                "Whether the destination accepted the last batch.",
                 (Query(f"min by (sink) (meshbridge_sink_up{_SINK})", "{{sink}}"),),
                 kind="state-timeline",
                 states=("failing", "up"),
             ),
             Panel(
                 "Delivered",
-                "Events that the far end has acknowledged.",
+                "Events that the destination has acknowledged.",
                 (Query(_rate("meshbridge_sink_delivered_total", "sink", _SINK), "{{sink}}"),),
                 unit="eps",
             ),
@@ -468,7 +468,7 @@ _BRIDGE_ROWS = (
             ),
             Panel(
                 "Dead letters",
-                "Events that the far end refused for good, kept to be tried again or dropped.",
+                "Events that the destination refused for good, kept to be tried again or dropped.",
                 (Query(f"max by (sink) (meshbridge_dead_letters{_SINK})", "{{sink}}"),),
             ),
         ),
@@ -521,7 +521,7 @@ _BRIDGE_ROWS = (
             ),
             Panel(
                 "Token expires in",
-                "It is renewed before it does. A token of token_file is replaced by whoever owns it.",
+                "It is renewed before it does. A token of token_file is replaced by its owner.",
                 (
                     Query(
                         f"min by (daemon) (meshbridge_token_expiry_timestamp_seconds{_BRIDGE}) - time()", "{{daemon}}"

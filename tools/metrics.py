@@ -83,7 +83,7 @@ def catalogue() -> list[Metric]:
     """Every family that is meshbridge's own.
 
     Raises:
-        LookupError: there is one whose labels can't be told.
+        LookupError: there is one whose labels are unknown.
 
     """
     declared = [*registry_families(telemetry.REGISTRY), *app_families("", [])[0], *host_families("", {})]
@@ -121,7 +121,7 @@ def _labels_of(family: Family) -> tuple[str, ...]:
 
 
 def updated(page: str) -> str:
-    """The page with its tables written anew; each stands after a comment that names the prefix of its metrics."""
+    """The page with new tables; each stands after a comment that names the prefix of its metrics."""
     metrics = catalogue()
     for prefix in _TABLES:
         before, begin, rest = page.partition(f"<!-- {prefix} -->\n")

@@ -54,12 +54,12 @@ def repository(version: str) -> Iterator[str]:
 
 
 def generated() -> Iterator[str]:
-    """Files that are made from the code, made anew."""
+    """Files that are generated from the code, written again."""
     before = _run("git", "status", "--porcelain")
     for module in _GENERATORS:
         _run(sys.executable, "-m", module)
     if _run("git", "status", "--porcelain") != before:
-        yield "generated files were stale, and are made anew: look at them, and commit"
+        yield "generated files were stale, and are written again: look at them, and commit"
 
 
 def locked() -> Iterator[str]:

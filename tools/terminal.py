@@ -42,7 +42,7 @@ def _demo() -> Iterator[str]:
 
 
 def drawn(lines: Iterable[str]) -> str:
-    """Lines with a terminal's colours as an SVG that asks nobody for fonts."""
+    """Lines with a terminal's colours as an SVG that loads no fonts."""
     console = Console(record=True, width=_COLUMNS, file=StringIO(), force_terminal=True)
     for line in lines:
         for pattern, instead in _OF_THE_MOMENT:

@@ -26,7 +26,7 @@ def new_application(bridge: Bridge, authenticate: Authenticate, options: AdminOp
         version=meshbridge.__version__,
         docs_url=None,  # its page would ask others' servers for scripts; see `reference`
         redoc_url=None,
-        redirect_slashes=False,  # a redirection would repeat the Host that a caller made up
+        redirect_slashes=False,  # a redirection would repeat the Host that a caller invented
         generate_unique_id_function=lambda route: route.name,
     )
     middleware.install(

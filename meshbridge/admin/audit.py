@@ -31,7 +31,7 @@ _SHOWN = frozenset(
 class Audit:
     """Appends to a file, or without one to the log. For one thread.
 
-    Several may append to one file: each line is one write. A file that was moved away (logrotate) is begun anew.
+    Several may append to one file: each line is one write. A file that was moved away (logrotate) is created again.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -40,7 +40,7 @@ class Audit:
         self._failed = False
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Never fails a call: a file that takes nothing is said in the log, when that begins and when it ends."""
+        """Never fails a call: a file that cannot be written is logged, when that begins and when it ends."""
         if self._path is None:
             telemetry.admin_call(facts)
             return

@@ -89,7 +89,7 @@ def list_sinks(bridge: TheBridge) -> list[SinkStatus]:
 
 @router.post("/sinks/{sink}/pause", dependencies=_OPERATE, responses=_NO_SINK)
 def pause_sink(bridge: TheBridge, sink: SinkName) -> SinkStatus:
-    """Offer it nothing more until it is resumed, or the bridge is started anew."""
+    """Pause delivery until the sink is resumed, or the bridge is restarted."""
     found = _sink_of(bridge, sink)
     found.pause()
     return found.status()
@@ -97,7 +97,7 @@ def pause_sink(bridge: TheBridge, sink: SinkName) -> SinkStatus:
 
 @router.post("/sinks/{sink}/resume", dependencies=_OPERATE, responses=_NO_SINK)
 def resume_sink(bridge: TheBridge, sink: SinkName) -> SinkStatus:
-    """End a pause or a wait between attempts, or take a sink up again that was turned off by its far end."""
+    """Resume delivery: after a pause, during a wait between attempts, or after the destination ended it (HTTP 410)."""
     found = _sink_of(bridge, sink)
     found.resume()
     return found.status()

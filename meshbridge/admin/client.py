@@ -22,7 +22,7 @@ _PEER = struct.Struct("3i")  # unix(7), SO_PEERCRED: process, user, group
 
 
 class NotRunningError(Exception):
-    """Nobody serves the socket."""
+    """No process serves the socket."""
 
 
 class RefusedError(Exception):

@@ -94,7 +94,7 @@ def _complete(operation: dict[str, Any]) -> None:
         responses[str(int(status))] = {"description": described}
     for number, answer in responses.items():
         if answer["description"] == "Successful Response":  # as FastAPI says where an area says nothing
-            answer["description"] = "as asked"
+            answer["description"] = "as requested"
         if int(number) >= HTTPStatus.BAD_REQUEST:
             answer["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
             if header := _HEADERS.get(HTTPStatus(int(number))):

@@ -2,7 +2,7 @@
 
 No thread waits for a stream. The journal's thread tells the event loop that there is something to read; each stream
 then reads a piece of it in one of few threads, at its own pace: what a client holds in memory is one piece. A client
-that does not keep up falls behind in the journal, and one that takes nothing is cut off with its connection.
+that does not keep up falls behind in the journal, and one that reads nothing is disconnected.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _PIECE_BYTES = 256 * 1024  # sent at a time; a larger event goes alone
 _PACE_SECONDS = 0.05  # between two reads of a stream: under load each brings many events
 _READERS = 1  # threads that read for all streams
 _RESTS = 2  # times as long as a read: all streams together take a third of a core, and the journal has the rest
-_TURN = 50  # events after which others that wait for the interpreter have their turn
+_TURN = 50  # events after which other threads get the interpreter
 _RETRY_MILLISECONDS = 2000
 _OFFSET = r"^\d{0,18}$"  # empty: as if it were not there
 

@@ -119,7 +119,9 @@ class AdminOptions(Options):
     @model_validator(mode="after")
     def _closed(self) -> Self:
         if not self.tokens and (self.listen != _LISTEN or self.tls is not None or self.insecure):
-            raise ValueError("tokens is empty, so nobody could come in: meshbridge token new makes one, and its lines")
+            raise ValueError(
+                "tokens is empty, so every request would be refused: meshbridge token new makes one, and its lines"
+            )
         if self.unix_path is not None:
             if self.tls is not None:
                 raise ValueError("tls has no effect on a unix socket: leave it out")

@@ -63,7 +63,7 @@ MEANINGS = {
     ProblemKind.BUSY: "Too much is under way: connections, event streams, or requests to that daemon; or the bridge "
     "is stopping. Try again later; `Retry-After` says when, where that is known.",
     ProblemKind.CONFLICT: "It is there already, or in a state that forbids this.",
-    ProblemKind.DAEMON_DENIED: "The user with whom the bridge logs in lacks the permission named in `permission`: give "
+    ProblemKind.DAEMON_DENIED: "The user as which the bridge logs in lacks the permission named in `permission`: give "
     "that user a role that has it.",
     ProblemKind.DAEMON_FAILED: "The daemon answered 5xx, or what cannot be read; `daemon_status` has its status.",
     ProblemKind.DAEMON_LOGIN: "The daemon does not let the bridge in. Nothing a caller could mend: see the log, "

@@ -1,4 +1,4 @@
-"""Answers that are sent as they come, and what ends them: the caller goes, or takes nothing any more."""
+"""Answers that are sent as they come, and what ends them: the caller disconnects, or stops reading."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 __all__ = ["STALLED_SECONDS", "BrokenOffError", "Streamed"]
 
-STALLED_SECONDS = 60.0  # a caller that takes nothing, or sends nothing, for so long is given up
+STALLED_SECONDS = 60.0  # a caller that neither reads nor sends for so long is disconnected
 
 
 class BrokenOffError(Exception):
@@ -17,9 +17,9 @@ class BrokenOffError(Exception):
 
 
 class Streamed(StreamingResponse):
-    """Sends what a generator gives, and lets go of what it holds, however that ends.
+    """Sends what a generator gives, and closes it, however that ends.
 
-    Where the caller takes nothing for :data:`STALLED_SECONDS`, or the generator raises :class:`BrokenOffError`, the
+    Where the caller reads nothing for :data:`STALLED_SECONDS`, or the generator raises :class:`BrokenOffError`, the
     answer is not completed: the connection is closed, so that half an answer is not taken for a whole one.
     """
 

@@ -21,7 +21,7 @@ def new_token() -> str:
 
 
 def digest(token: str) -> str:
-    """What is kept of it: SHA-256 in hex. A slow hash is for passwords; nobody guesses 256 bits."""
+    """What is kept of it: SHA-256 in hex. A slow hash is for passwords; 256 random bits cannot be guessed."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["AppRun", "OutputHandler", "print_output_handler"]
 
 OutputHandler = Callable[[str, int], None] | None
-"""Called with each piece of output and the position of its first byte; None for nobody."""
+"""Called with each piece of output and the position of its first byte; None: no handler."""
 
 
 def print_output_handler(data: str, position: int) -> None:  # noqa: ARG001 an OutputHandler gets the position too

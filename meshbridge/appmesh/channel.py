@@ -149,7 +149,7 @@ class Channel:
         return waiter.response
 
     def close(self) -> None:
-        """Ends the connection and the reading thread; whoever waits gets :class:`AppMeshConnectionError`."""
+        """Ends the connection and the reading thread; every waiting request gets :class:`AppMeshConnectionError`."""
         with self._lock:
             self._closing = True
             reader = self._reader
@@ -198,7 +198,7 @@ class Channel:
             with self._lock:
                 waiter = self._conversation.take(read)
             if waiter is None:
-                logger.debug("nobody waits for the answer to %s", read.request_uri)
+                logger.debug("unexpected answer to %s", read.request_uri)
                 self._hand_over(pushes)
                 pushes = []
                 self._count_useless()

@@ -60,7 +60,7 @@ class AppMeshClient(FileOperations):
 
     supports_events = False
     """Whether it carries events: over TCP and WSS."""
-    # Over HTTPS the usual timeout: the daemon sees the connection end, and gives nobody's task away.
+    # Over HTTPS the usual timeout: the daemon sees the connection end, and assigns no task to a worker that has left.
     _FETCH_SECONDS = 0.0
 
     # --- applications --------------------------------------------------------------------------------------------
@@ -526,7 +526,7 @@ class AppMeshClient(FileOperations):
     # --- principals, of daemons of 3.x -----------------------------------------------------------------------------
 
     def list_principals(self) -> Any:
-        """Everyone whom the daemon knows by their tokens."""
+        """Lists the principals that the daemon knows by their tokens."""
         return json_of(self._request_of(3, "GET", paths.PRINCIPALS), object)
 
     def get_current_principal(self) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class LoginOperations(ClientSession):
         token_expire: str | int = "P1W",  # noqa: S107 a duration
         audience: str | None = None,
     ) -> str | None:
-        """Logs in; the token is kept for the requests that follow, and renewed if the client was told to.
+        """Logs in; the token is kept for the requests that follow, and renewed if the client was set to do so.
 
         Gives the challenge for :meth:`validate_totp` where the user has two-factor login and no code was given, else
         None. ``token_expire`` is in seconds, or an ISO 8601 duration.
@@ -187,7 +187,7 @@ class LoginOperations(ClientSession):
                 authorize=False,
             )
         except (AppMeshAuthError, AppMeshRequestError):
-            self._keep_token("")  # what follows must not run as whoever was logged in before
+            self._keep_token("")  # what follows must not run as the user who was logged in before
             raise
         if response.http_status == HTTPStatus.NOT_FOUND:
             self._keep_token("")

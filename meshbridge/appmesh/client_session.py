@@ -38,7 +38,7 @@ __all__ = ["ClientSession"]
 
 logger = logging.getLogger(__name__)
 
-_FORWARD_TIMEOUT_SECONDS = 60.0  # a daemon that is told to forward to itself never answers
+_FORWARD_TIMEOUT_SECONDS = 60.0  # a daemon that forwards to itself never answers
 _LEAST_SECONDS = 1.0  # for a request that is sent again with another token
 _PRINCIPALS = 3  # the generation that has principals, and no logins
 _ANSWER_SECONDS = 30.0  # beyond what an operation itself waits for
@@ -265,7 +265,7 @@ class ClientSession:
         """While it lasts, this thread's requests go to another node, or wait for an answer only so long.
 
         Those of other threads are left alone. ``forward_to`` is as the property of that name: ``""`` is the node that
-        is connected, None what the client was set to. What the daemon itself is told to wait comes on top.
+        is connected, None what the client was set to. The wait that the request asks of the daemon comes on top.
         """
         here = self._here
         before = here.forward_to, here.timeout_seconds

@@ -7,7 +7,7 @@
 | schedule | ``start_interval_seconds``, with ``cron: true`` a cron expression | ``interval`` or ``cron_schedule`` |
 | ``STATUS`` events | ``status``, ``previous_status``, texts | ``enabled``, ``previous_enabled``, booleans |
 
-A dialect is told by the fields that are there, never by a version. No I/O here.
+A dialect is recognised by the fields that are there, never by a version. No I/O here.
 """
 
 import re
@@ -44,7 +44,7 @@ Fields = Mapping[str, Any]
 
 
 def is_october(fields: Fields) -> bool:
-    """Whether an app is told in the dialect of October 2026."""
+    """Whether an app is described in the dialect of October 2026."""
     return "enabled" in fields
 
 

@@ -110,7 +110,7 @@ class EventConnection:
             self._queued_bytes = 0
         self._channel.close()
         with self._wake:
-            # A channel that was never opened has no reader that could say so.
+            # A channel that was never opened has no reader that could report it.
             self._end()
             dispatcher = self._dispatcher
         if dispatcher is not None and dispatcher is not threading.current_thread():

@@ -1,4 +1,4 @@
-"""What whoever gives tokens granted: a daemon of 2.x, an OpenID Connect issuer, or the owner of a token."""
+"""What was granted by the issuer of a token: a 2.x daemon, an OpenID Connect issuer, or the owner of a token."""
 
 import time
 from dataclasses import dataclass, field

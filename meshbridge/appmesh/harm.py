@@ -41,7 +41,7 @@ _WAYS_OUT = {
 
 
 class AppMeshUnsafeWarning(UserWarning):
-    """The daemon takes the request, and loses what it was told at its next start."""
+    """The daemon takes the request, and loses it at its next start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class _Connections:
             raise ConnectionAbortedError("the client is closed")
 
     def end(self) -> None:
-        """Wakes whoever reads or writes; each closes its own."""
+        """Wakes the threads that read or write; each closes its own."""
         with self._lock:
             self._ended = True
             connections = list(self._open)

@@ -296,7 +296,7 @@ class OAuthClient(TokenKeeper):
                 elif error.error != "authorization_pending":
                     raise
             if time.monotonic() >= deadline:
-                raise OAuthError("nobody has confirmed the login in time", error="expired_token")
+                raise OAuthError("the login was not confirmed in time", error="expired_token")
 
     # --- the issuer ----------------------------------------------------------------------------------------------
 

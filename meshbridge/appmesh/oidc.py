@@ -276,7 +276,7 @@ def discover(
     """The endpoints of an issuer, which the caller trusts with secrets (OpenID Connect Discovery 1.0, section 4).
 
     ``issuer`` names it, and is no address where there is an ``access_url``: then the endpoints that the document names
-    below the issuer are given below that. ``issuer`` None: whoever answers there.
+    below the issuer are given below that. ``issuer`` None: any.
 
     Raises:
         AppMeshConnectionError: the issuer cannot be reached, or gives no discovery document.

@@ -51,7 +51,7 @@ class _TlsFilesError(Exception):
 
 
 class _Adapter(HTTPAdapter):
-    """Each connection has a context of its own, and only that says whom to trust. Interim responses are skipped."""
+    """Each connection has its own context, which alone says which authorities to trust. Skips interim responses."""
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ class Subscriptions:
         self._early_bytes = 0
         self._ended: deque[str] = deque(maxlen=MAX_EARLY_SUBSCRIPTIONS)
         self.early_dropped = 0
-        """Events that nobody registered for in time."""
+        """Events for which no callback was registered in time."""
 
     def listen(self, subscription_id: str, listener: Listener) -> list[AppEvent]:
         """Registers ``listener``, and gives what came for it before: to be delivered first, in this order."""
@@ -124,7 +124,7 @@ class Subscriptions:
         return [event for event, _size in early]
 
     def forget(self, subscription_id: str) -> None:
-        """Nobody wants its events any more, not even those on their way."""
+        """Its events are dropped from now on, also those on their way."""
         listener = self._listeners.pop(subscription_id, None)
         if listener is not None:
             listener.active = False
@@ -132,7 +132,7 @@ class Subscriptions:
         self._drop(self._early.pop(subscription_id, deque()))
 
     def route(self, event: AppEvent, size: int) -> Listener | None:
-        """Who gets ``event``, whose message has ``size`` bytes; None where it is kept for later, or for nobody."""
+        """Who gets ``event``, whose message has ``size`` bytes; None where it is kept for later, or dropped."""
         listener = self._listeners.get(event.subscription_id)
         if listener is None and event.subscription_id not in self._ended:
             self._keep(event, size)

@@ -48,7 +48,7 @@ class TCPTransport:
         self._received: deque[bytes] = deque()
 
     def connect(self, timeout_seconds: float | None = None) -> None:
-        """Connects, or connects afresh.
+        """Connects, or reconnects.
 
         Raises:
             AppMeshConnectionError: it could not; the message says why.

@@ -236,7 +236,7 @@ class TlsStream:
                     events = select.POLLOUT
                 except OSError as error:
                     raise AppMeshConnectionError(f"connection lost while sending: {error}") from error
-            self._wait(events, deadline, "the peer takes nothing")
+            self._wait(events, deadline, "the peer reads nothing")
 
     def _deadline(self) -> float | None:
         """When a read or send that begins now must have ended."""

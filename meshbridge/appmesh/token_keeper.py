@@ -117,7 +117,7 @@ class TokenSource(Protocol):
 
         Raises:
             AppMeshLoginError: there is none to be had.
-            AppMeshIssuerError: whoever issues them does not answer.
+            AppMeshIssuerError: the issuer does not answer.
             AppMeshError: the daemon gave no usable answer.
 
         """

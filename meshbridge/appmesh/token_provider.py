@@ -14,7 +14,7 @@ class TokenProvider:
 
         Raises:
             AppMeshAuthError: there is none to be had with these credentials.
-            AppMeshConnectionError, AppMeshIssuerError: whoever issues them cannot be reached.
+            AppMeshConnectionError, AppMeshIssuerError: the issuer cannot be reached.
 
         """
         return None

@@ -63,7 +63,7 @@ class TransportClientMixin(AppMeshClient):
     ) -> SubscriptionResult:
         """Subscribes to the events of an application, or of all with ``*``; without ``events``, to all six types.
 
-        Without a ``callback`` nobody gets them: up to 1,000 are kept, for whom nothing asks.
+        Without a ``callback`` they are dropped, after up to 1,000 were kept for one that may come.
         """
         connection = self._events.current()
         result = self.request_subscription(app_name, events, over=connection)
@@ -134,7 +134,7 @@ class TransportClientMixin(AppMeshClient):
                 try:
                     output.pull()
                 except AppMeshRequestError as error:
-                    # Right after a removal there is no output any more, but the event that says so is on its way.
+                    # Right after a removal there is no output any more, but the event that reports it is on its way.
                     logger.debug("no output of %s: %s", run.app_name, error)
             code = output.exit_code if output.exit_code is not None else news.exit_code
             if code is not None:

@@ -52,7 +52,7 @@ class WSSTransport:
         self._bearer_token = token
 
     def connect(self, timeout_seconds: float | None = None) -> None:
-        """Connects and upgrades, or does so afresh, all within ``timeout_seconds``.
+        """Connects and upgrades, or reconnects, all within ``timeout_seconds``.
 
         Raises:
             AppMeshTokenError: the daemon refuses the token of :meth:`set_bearer_token`.

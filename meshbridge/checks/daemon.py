@@ -1,6 +1,6 @@
 """One look at a daemon, for ``meshbridge check``: connect, log in, see what is allowed, leave.
 
-Each step needs the one before: the first that fails is the last that is told of. Nothing is left behind on the daemon.
+Each step needs the one before: the first that fails is the last that is reported. Nothing is left behind on the daemon.
 """
 
 import json
@@ -35,7 +35,7 @@ _ROLE = "meshbridge"  # what the role of a bridge is called where it must be mad
 _SECONDS = 10.0
 _DAY_SECONDS = 86_400.0
 _EXPIRY_WARNING_DAYS = 30
-# A code of a second factor is good for 30 s, an expired token for 60 s; and times are told in whole seconds.
+# A code of a second factor is good for 30 s, an expired token for 60 s; and times are in whole seconds.
 _CLOCK_WARNING_SECONDS = 5.0
 
 
@@ -95,7 +95,7 @@ class _Trial:
         elif not options.tls.verify:
             yield self._verdict(
                 Grade.WARNING,
-                "its certificate is not verified: whoever sits in between can read the password and the token",
+                "its certificate is not verified: an attacker on the network can read the password and the token",
                 "set tls.ca_file to its ca.pem (ssl/ca.pem in App Mesh's directory) and drop tls.verify: false",
                 aspect="certificate",
             )

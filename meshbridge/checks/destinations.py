@@ -1,4 +1,4 @@
-"""Each sink's far end: a real connection that leaves no trace."""
+"""Each sink's destination: a real connection that leaves no trace."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +11,13 @@ __all__ = ["check_sink"]
 _SECONDS = 5.0
 _HINT = "; set "  # parts what happened from what to do, in a sink's message
 _REMEDIES = {  # by the reason of the error
-    "unreachable": "see whether the address is right, the far end runs, and the firewalls in between let it through",
-    "timeout": "see whether the address is right, and what the far end's log says",
-    "refused_connection": "set username and password_file to what the far end knows, and see its access rules",
-    "connection_lost": "see the far end's log; a broker that speaks MQTT 3.1.1 only wants protocol: 3.1.1",
+    "unreachable": "check the address, that the server runs, and the firewalls in between",
+    "timeout": "check the address, and the server's log",
+    "refused_connection": "set username and password_file to an account of the server, and check its access rules",
+    "connection_lost": "check the server's log; a broker that speaks MQTT 3.1.1 only wants protocol: 3.1.1",
     "secret": "make the file readable for this user, with the secret as its content",
     "template": "mend the template; meshbridge explain shows what comes of it",
-    "tls": "see tls of the sink: files that exist, and an authority that made the far end's certificate",
+    "tls": "see tls of the sink: files that exist, and the authority that signed the server's certificate",
     "open": "make the directory, and let this user write in it",
     "no_stream": "make the stream, or name one that exists",
     "no_topic": "make the topic, or name one that exists",

@@ -37,7 +37,7 @@ class RunningBridge:
 
     @classmethod
     def find(cls, directory: Path) -> Self | None:
-        """None where nobody runs, or this user may not ask."""
+        """None where no bridge runs, or this user may not ask."""
         client = Client(directory, _ASK_SECONDS)
         try:
             told = client.get("/api/v1/bridge")
@@ -57,7 +57,7 @@ class RunningBridge:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom the bridge runs as. Root looks at files and sockets with the rights of that user, not with its own."""
+    """The user as which the bridge runs. Root looks at files with the rights of that user, not with its own."""
 
     uid: int
     gid: int
@@ -108,7 +108,7 @@ def check_running(running: RunningBridge, file: Path | None = None) -> Verdict:
 
 
 def check_file(settings: Settings, file: Path | None) -> Verdict:
-    """It can be used, or nobody would be here; who else can read it?"""
+    """It can be used, since it was loaded; who else can read it?"""
     subject, aspect = "configuration", "file"
     what = f"{counted(settings.daemons, 'daemon')}, {counted(settings.sinks, 'sink')}"
     text = f"{file or 'environment'}: {what}"

@@ -46,7 +46,7 @@ def _names_of_daemons(client: "Client") -> list[str]:
 
 
 def _known(ctx: typer.Context, incomplete: str, ask: Any) -> list[str]:
-    """Nothing where nobody runs, or is slow: a shell that completes must not complain."""
+    """Nothing where no bridge runs, or it is slow: a shell that completes must not complain."""
     from meshbridge.admin.client import Client, NotRunningError, RefusedError
 
     config = ctx.params.get("config") or os.environ.get("MESHBRIDGE_CONFIG")

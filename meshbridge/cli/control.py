@@ -66,7 +66,7 @@ def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Cl
     except RefusedError as error:
         fail(str(error))
     except BrokenPipeError:
-        raise  # of standard output, which nobody reads any more
+        raise  # of standard output, whose reader has gone
     except PermissionError:
         owner = _owner(directory)
         group = f" and members of the group {name}" if (name := _group(directory)) else ""
@@ -79,7 +79,7 @@ def speaking(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Cl
 
 @contextlib.contextmanager
 def speaking_of_journal(config: Path | None, timeout_seconds: float = 60.0) -> Iterator["Client"]:
-    """As :func:`speaking`; where no bridge runs, of the journal itself, which nobody else can open meanwhile."""
+    """As :func:`speaking`; where no bridge runs, of the journal itself, which no other process can open meanwhile."""
     from meshbridge.admin.client import NotRunningError
 
     with speaking(config, timeout_seconds) as client, contextlib.ExitStack() as stack:
@@ -137,7 +137,7 @@ def _group(directory: Path) -> str | None:
 class Patience:
     """For commands that go on for ever: once they have begun, who is gone is waited for.
 
-    ``say`` is told when the wait begins, and when it is over.
+    ``say`` is called when the wait begins, and when it is over.
     """
 
     def __init__(self, say: Callable[[str], None] = complain) -> None:

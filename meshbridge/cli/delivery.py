@@ -57,14 +57,14 @@ def sinks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def pause(sink: Annotated[str, typer.Argument(help="Name of the sink.")], config: ConfigOption = None) -> None:
-    """Offer a sink nothing more until it is resumed, or the bridge is started anew. Its events are kept."""
+    """Pause delivery to a sink until it is resumed, or the bridge is restarted. Its events are kept."""
     with speaking(config) as client:
         client.post(f"{_BRIDGE}/sinks/{quote(sink, safe='')}/pause")
     print(f"{sink} is paused")
 
 
 def resume(sink: Annotated[str, typer.Argument(help="Name of the sink.")], config: ConfigOption = None) -> None:
-    """End a pause, or a wait between attempts; or take up a sink again whose far end wanted no more."""
+    """Resume delivery to a sink: after a pause, during a wait, or after its destination ended it (HTTP 410)."""
     with speaking(config) as client:
         client.post(f"{_BRIDGE}/sinks/{quote(sink, safe='')}/resume")
     print(f"{sink} goes on")
@@ -189,7 +189,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def letters(sink: SinkOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show the events that a far end has refused for good, and why. With --json, one a line."""
+    """List the events that a destination has refused for good, and why. With --json, one a line."""
     with speaking_of_journal(config) as client:
         found = list(_letters(client, sink))
     if as_json:

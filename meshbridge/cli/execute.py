@@ -121,7 +121,7 @@ class _Run:
             self._cancel(signal.Signals(ended.number).name)
             return ended.exit_code
         except BrokenPipeError:
-            self._cancel("nobody reads what it writes")
+            self._cancel("its output has no reader")
             raise
         except CannotWriteError:
             self._cancel("what it writes can't be written here")

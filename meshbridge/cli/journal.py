@@ -36,7 +36,7 @@ def stats(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     print(f"{found['path']}: {found['events']} events{kept}")
     print(f"{size(found['bytes'])} of at most {size(found['max_bytes'])}")
     if found["held_events"]:
-        print(f"{found['held_events']} events in memory, since the disk takes nothing: {found['last_error']}")
+        print(f"{found['held_events']} events in memory, since the disk cannot be written: {found['last_error']}")
     if found["sinks"]:
         rows = [
             (name, str(one["offset"]), str(one["lag_events"]), str(one["dead_letters"]))
@@ -119,7 +119,7 @@ def _read(file: Path) -> Any:
 def _show(one: dict[str, Any]) -> None:
     print(f"{one['sink']}: {'goes there' if one['wanted'] else 'left out'}, by {one['rule']}")
     if one["refused"]:
-        print(f"  no far end would take it: {one['refused']}")
+        print(f"  no destination would accept it: {one['refused']}")
     for message in one["messages"]:
         print(f"  to {message['to']}")
         for name, value in message["headers"].items():

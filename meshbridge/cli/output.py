@@ -60,16 +60,16 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 
 class CannotWriteError(Exception):
-    """Standard output takes nothing more, while somebody reads it."""
+    """Standard output cannot be written, though it has a reader."""
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Around what writes to standard output beside what reads from elsewhere, so that the two can be told apart.
+    """Around what writes to standard output beside what reads from elsewhere, so that the two can be distinguished.
 
     Raises:
         CannotWriteError: the disk is full, say.
-        BrokenPipeError: nobody reads any more.
+        BrokenPipeError: the reader has gone.
 
     """
     try:
@@ -84,7 +84,7 @@ def while_read(lines: Iterable[bytes]) -> Iterator[bytes]:
     """``lines`` as long as somebody reads standard output.
 
     Raises:
-        BrokenPipeError: nobody does any more.
+        BrokenPipeError: the reader has gone.
 
     """
     for line in lines:
@@ -96,7 +96,7 @@ def see_that_it_is_read() -> None:
     """For a command that waits, and may have nothing to write for long.
 
     Raises:
-        BrokenPipeError: nobody reads standard output any more.
+        BrokenPipeError: the reader of standard output has gone.
 
     """
     if sys.stdout is None:

@@ -1,6 +1,6 @@
-"""Whether a far end is trusted to answer: a circuit breaker, as a table. No clock: the courier waits.
+"""Whether a destination is trusted to answer: a circuit breaker, as a table. No clock: the courier waits.
 
-After some failures in a row it opens: the courier lets go of the connection and waits. After each wait one trial is
+After some failures in a row it opens: the courier closes the connection and waits. After each wait one trial is
 made, with a new connection and the batch at hand; nothing else goes out until that has come through.
 """
 

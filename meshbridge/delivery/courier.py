@@ -23,13 +23,13 @@ from meshbridge.supervision import SupervisedThread
 
 __all__ = ["Courier"]
 
-# A stop must be through within 10 s (docs/design.md), whatever the far end does: one write and one close fit in.
+# A stop must be through within 10 s (docs/design.md), whatever the destination does: one write and one close fit in.
 _CONNECT_SECONDS = 6.0
 _CLOSE_SECONDS = 2.0
 _IDLE_SECONDS = 1.0
 _CLEAR_SECONDS = 3.0  # of a sink that is removed: a reload waits for it
 _BRIEF_SECONDS = 10.0  # a connection that is lost so soon, again and again, is no recovery
-_LEAST_SECONDS = 0.1  # between attempts, also where the far end wishes for no wait at all: never a hot loop
+_LEAST_SECONDS = 0.1  # between attempts, also where the destination asks for no wait at all: never a hot loop
 _STRIKES = 3  # unforeseen errors on the same event, in a row
 _MAX_BUG_CHARACTERS = 500
 _REMEMBERED_REPLAYS = 20  # that have ended, to be asked about
@@ -71,9 +71,9 @@ class Courier:
         self._chance = chance
         self._delivery_seconds = telemetry.delivery_observer(name)
         self._stop = threading.Event()
-        self._nudge = threading.Event()  # whoever waits between attempts, paused or gone is to look again
+        self._wake = threading.Event()  # the wait between attempts, of a pause or after Gone is to end
         self._paused = False
-        self._revived = False  # by an operator, after the far end wanted no more
+        self._revived = False  # by an operator, after the destination ended delivery
         self._thread = SupervisedThread(f"courier-{name}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _replays
         self._replays: list[ReplayWork] = []
@@ -94,7 +94,7 @@ class Courier:
         self._connected_at = 0.0  # monotonic seconds
         self._brief_losses = 0  # connections in a row that were lost within seconds
         self._letters_in_a_row = 0
-        self._idled_at = 0.0  # monotonic seconds: when the sink last had its turn
+        self._idled_at = 0.0  # monotonic seconds: when the sink was last called
         self._bug: str | None = None  # that the log has the traceback of
         self._writing = False  # the sink has a batch
         self._suspect, self._strikes = 0, 0  # offset of an event on which the sink failed, and how often in a row
@@ -106,7 +106,7 @@ class Courier:
         telemetry.declare_sink(self.name)
         cursor = self._journal.cursor(self.name, from_start=self._options.start == "start")
         self._live = LiveWork(
-            self.name, self._journal, self._new_route(), self._options.batch, cursor=cursor, hurry=self._stop.is_set
+            self.name, self._journal, self._new_route(), self._options.batch, cursor=cursor, flush=self._stop.is_set
         )
         self._thread.start()
 
@@ -156,7 +156,7 @@ class Courier:
         self._look_again()
 
     def resume(self) -> None:
-        """Ends a pause, or a wait between attempts; or takes up a sink again whose far end wanted no more."""
+        """Ends a pause, or a wait between attempts; or resumes a sink whose destination ended delivery."""
         self._paused = False
         self._revived = True
         self._look_again()
@@ -223,7 +223,7 @@ class Courier:
         self._look_again()
 
     def _look_again(self) -> None:
-        self._nudge.set()
+        self._wake.set()
         self._journal.wake()
 
     # --- the courier's thread ------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class Courier:
         try:
             while True:
                 self._writing = False
-                self._nudge.clear()  # first: what comes after this look ends the turn's waits
+                self._wake.clear()  # first: what comes after this look ends the turn's waits
                 if self._stop.is_set():
                     return
                 try:
@@ -279,7 +279,7 @@ class Courier:
         work = self._work = self._work or self._next_work()
         if work is None:
             self._idle()
-            self._live.wait(_IDLE_SECONDS, unless=self._nudge.is_set)
+            self._live.wait(_IDLE_SECONDS, unless=self._wake.is_set)
             return
         if work.batch:
             offered = work.offered
@@ -330,11 +330,11 @@ class Courier:
     def _wait(self, seconds: float) -> None:
         """Until a stop, a pause, a resume, or the time is over."""
         if not self._stop.is_set():
-            self._nudge.wait(seconds)
-        self._nudge.clear()
+            self._wake.wait(seconds)
+        self._wake.clear()
 
     def _settle(self, acknowledged: int) -> None:
-        """The first ``acknowledged`` events of the batch are at the far end."""
+        """The first ``acknowledged`` events of the batch are acknowledged."""
         work = self._work
         if acknowledged <= 0 or work is None:
             return
@@ -377,7 +377,7 @@ class Courier:
             return False
         self._failed += 1
         telemetry.sink_failed(self.name, "bug", bug, first=False, retry_seconds=0.0)
-        work.bury("bug", bug)
+        work.dead_letter("bug", bug)
         if work is self._live:
             self._tell_letter(culprit.event.id, bug)
         if not work.batch:
@@ -398,8 +398,10 @@ class Courier:
             self._close()
             self._connected = False
         attempts = self._breaker.failures
-        wish = error.after_seconds if isinstance(error, Retry) else None
-        seconds = self._options.retry.delay(attempts, self._chance()) if wish is None else max(wish, _LEAST_SECONDS)
+        requested = error.after_seconds if isinstance(error, Retry) else None
+        seconds = (
+            self._options.retry.delay(attempts, self._chance()) if requested is None else max(requested, _LEAST_SECONDS)
+        )
         telemetry.sink_failed(self.name, error.reason, str(error), first=attempts == 1, retry_seconds=seconds)
         self._give_up_on_old(error)
         self._move(_WAITING)
@@ -422,13 +424,13 @@ class Courier:
             event = work.batch[0].event
             if steady_now() - event.received_at <= age:
                 return
-            work.bury("gave_up", str(error))
+            work.dead_letter("gave_up", str(error))
             self._tell_letter(event.id, f"older than {age:g} s: {error}")
         if work is not None and not work.batch:
             self._work = None
 
     def _end(self, gone: Gone) -> None:
-        """The far end wants no more: nothing is offered until an operator resumes the sink."""
+        """The destination ended delivery: nothing is offered until an operator resumes the sink."""
         self._note(gone)
         telemetry.sink_gone(self.name, str(gone))
         self._close()

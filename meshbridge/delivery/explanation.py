@@ -25,7 +25,7 @@ class ExplanationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One sink's part. ``refused``: why no far end would take it."""
+    """One sink's part. ``refused``: why no destination would accept it."""
 
     sink: str
     wanted: bool

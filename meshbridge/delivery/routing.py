@@ -111,7 +111,7 @@ class Route:
             self._owners.pop(place, None)
         if owner and matches(owner, self._when.owners):
             return Decision(wanted=True, rule="")
-        whose = f"of {owner}" if owner else "of nobody known"
+        whose = f"of {owner}" if owner else "of an unknown owner"
         return Decision(wanted=False, rule=f"when.owners: {event.app} is {whose}")
 
     def _by_amount(self, event: Event, decision: Decision) -> Decision:

@@ -60,7 +60,7 @@ def _figures(app: Mapping[str, Any]) -> Figures:
 class StateFeed:
     """What :class:`meshbridge.sinks.states.AppStates` asks for; one for each sink, since each takes the changes.
 
-    Threads: the journal is told of changes by the links' threads; everything else is the courier's.
+    Threads: the links' threads report changes to the journal; everything else is the courier's.
     """
 
     def __init__(self, journal: Journal, links: Callable[[], Iterable[LinkStatus]], figures: AppFigures) -> None:
@@ -76,7 +76,7 @@ class StateFeed:
             self._changes.update(states)
 
     def everything(self) -> dict[tuple[str, str], str]:
-        self._take()  # first: what changes from here on is told once more
+        self._take()  # first: what changes from here on is reported once more
         return {
             (link.daemon, app): text
             for link in self._links()

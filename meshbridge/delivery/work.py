@@ -1,6 +1,6 @@
 """What a courier has to deliver, a batch at a time: new events, a replay, dead letters that are to be offered again.
 
-A batch stays the same over its retries, since a far end may know it by its first event and its size; only a refusal
+A batch stays the same over its retries, since a destination may know it by its first event and its size; only a refusal
 makes a smaller one of it, until the culprit is alone.
 """
 
@@ -45,7 +45,7 @@ class Work(ABC):
         return False
 
     def settle(self, acknowledged: int) -> None:
-        """The first ``acknowledged`` of the batch are at the far end."""
+        """The first ``acknowledged`` of the batch are acknowledged."""
         if acknowledged > 0:
             self._delivered(self.batch[:acknowledged])
             self._drop_front(acknowledged)
@@ -54,7 +54,7 @@ class Work(ABC):
         """One alone is refused for good, and True; of several, half are offered again."""
         if self.divide():
             return False
-        self.bury(refused.reason, str(refused))
+        self.dead_letter(refused.reason, str(refused))
         return True
 
     def divide(self) -> bool:
@@ -64,7 +64,7 @@ class Work(ABC):
         self._offer = max(1, self._offer // 2)
         return True
 
-    def bury(self, reason: str, error: str) -> None:
+    def dead_letter(self, reason: str, error: str) -> None:
         """The first of the batch will never be taken."""
         self._buried(self.batch[0], reason, error)
         self._drop_front(1)
@@ -85,22 +85,22 @@ class Work(ABC):
     def _buried(self, envelope: Envelope, reason: str, error: str) -> None: ...
 
     def _advanced(self, last: int) -> None:  # noqa: B027 only one kind of work has something to do then
-        """All of the batch up to this offset is delivered or buried."""
+        """All of the batch up to this offset is delivered or a dead letter."""
 
 
 class LiveWork(Work):
-    """The events behind the sink's cursor, which moves over what is acknowledged, left out or buried."""
+    """The events behind the sink's cursor, which moves over what is acknowledged, left out or dead-lettered."""
 
     def __init__(
-        self, sink: str, journal: Journal, route: Route, limits: Batch, *, cursor: int, hurry: Callable[[], bool]
+        self, sink: str, journal: Journal, route: Route, limits: Batch, *, cursor: int, flush: Callable[[], bool]
     ) -> None:
-        """``hurry``: whether a batch that waits to be filled is to go out at once."""
+        """``flush``: whether a batch that waits to be filled is to go out at once."""
         super().__init__()
         self._sink = sink
         self._journal = journal
         self._route = route
         self._limits = limits
-        self._hurry = hurry
+        self._flush = flush
         self._batch_end = cursor  # where the cursor goes once the batch is through
         self._due: float | None = None  # monotonic seconds: when a batch goes out that is not full yet
         self._seen = cursor  # up to where it has been looked at
@@ -131,7 +131,7 @@ class LiveWork(Work):
 
     def _may_fill(self) -> bool:
         """Whether a batch that is not full has time left, from when its first event was seen."""
-        if not self._limits.max_wait or self._hurry():
+        if not self._limits.max_wait or self._flush():
             return False
         now = time.monotonic()
         if self._due is None:

@@ -12,7 +12,7 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 def certificates(directory: Path, host: str) -> Path:
     """Makes ``ca.pem``, ``server.pem``, ``client.pem`` and their keys where they are missing; gives the CA's file.
 
-    The authority stays for good: clients have its file. The server certificate is made anew for a host that the
+    The authority stays for good: clients have its file. A new server certificate is made for a host that the
     present one does not name.
 
     Raises:

@@ -43,7 +43,7 @@ BACKLOG_SHARE = 2
 """``emit_many`` waits for a client whose queue is fuller than one part in so many of its limit."""
 
 STALL_SECONDS = 1.0
-"""For how long it waits for a client that takes nothing; then it goes on, and that client is cut off."""
+"""For how long it waits for a client that does not read; then it goes on, and that client is cut off."""
 
 
 class Emulator:
@@ -120,13 +120,13 @@ class Emulator:
     # --- for tests and load -------------------------------------------------------------------------------------------
 
     def emit(self, app_name: str, event_type: str, data: Any) -> int:
-        """Sends an event as if ``app_name`` had caused it; gives its number (0: STDOUT that nobody subscribed to)."""
+        """Sends an event as if ``app_name`` had caused it; gives its number (0: STDOUT without a subscription)."""
         return self._call(functools.partial(self._running().hub.emit, app_name, event_type, data))
 
     def emit_many(self, events: Iterable[tuple[str, str, Any]]) -> int:
         """As :meth:`emit` for each ``(app, type, data)``; gives the last number.
 
-        It holds back for clients that read more slowly, as long as they read: a client that takes nothing for a second
+        It holds back for clients that read more slowly, as long as they read: a client that reads nothing for a second
         is cut off, as it would be by the real daemon.
         """
         return self._wait(self._emit_many(self._running(), iter(events)))
@@ -142,7 +142,7 @@ class Emulator:
 
     @property
     def history(self) -> list[RecordedEvent]:
-        """Every event so far, with ``EmulatorOptions(record=True)``; also those that nobody subscribed to."""
+        """Every event so far, with ``EmulatorOptions(record=True)``; also those without a subscription."""
         history = self._running().hub.history
         return list(history) if self._thread is None else self._call(lambda: list(history))
 

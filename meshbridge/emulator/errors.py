@@ -1,4 +1,4 @@
-"""What can go wrong in the emulator, and how it is told.
+"""What can go wrong in the emulator, and how it is reported.
 
 ``EmulatorError``           it cannot run here; the message is one line for a person
 └── ``NotInstalled``        a library of the extra ``meshbridge[demo]`` is missing

@@ -43,7 +43,7 @@ class RecordedEvent:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One client's wish for the events of one app, or of all (``*``)."""
+    """One client's subscription to the events of one app, or of all (``*``)."""
 
     id: str
     app: str
@@ -114,7 +114,7 @@ class EventHub:
     def emit(self, app: str, event_type: str, data: Any) -> int:
         """Numbers an event and queues it for its subscribers; gives its number.
 
-        STDOUT that nobody subscribed to has no number: then 0.
+        STDOUT without a subscription has no number: then 0.
         """
         if event_type == "STDOUT" and not self.wants(app, "STDOUT"):
             return 0

@@ -14,7 +14,7 @@ USERS = "admin / admin123 (all rights), mesh / mesh123 (view), test / test123 (n
 def emulate(options: EmulatorOptions, ready: Callable[[Emulator], None] | None = None) -> None:
     """Runs an emulator until SIGINT or SIGTERM. Call it from the main thread.
 
-    ``ready`` is told once the listeners are open; by default that prints what a person needs to try it.
+    ``ready`` is called once the listeners are open; by default that prints what a person needs to try it.
 
     Raises:
         EmulatorError: it cannot run here; the message is one line.

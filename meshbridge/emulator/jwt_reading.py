@@ -13,7 +13,7 @@ _DOTS = 2
 
 
 def read(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and payload of a token, whoever signed it.
+    """Header and payload of a token; its signature is not checked.
 
     Raises:
         Refused: 400, 412 or 500: it is none.

@@ -175,7 +175,7 @@ def _start(
 def _popen(
     argv: Sequence[str], environment: Mapping[str, str], directory: Path, output: int, source: int
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 running what it is told to is the emulator's work
+    return subprocess.Popen(  # noqa: S603 running commands is the emulator's work
         argv,
         stdin=source,
         stdout=output,

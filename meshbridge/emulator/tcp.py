@@ -38,7 +38,7 @@ class TcpProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        if self._daemon.stopping:  # its TLS handshake has ended too late for whoever closes the connections
+        if self._daemon.stopping:  # its TLS handshake has ended too late for the loop that closes the connections
             transport.abort()
             return
         transport.set_write_buffer_limits(high=WRITE_BYTES)

@@ -1,6 +1,6 @@
 """A web application on a port, by uvicorn's protocols in the emulator's own event loop.
 
-uvicorn's ``Server`` is not used: it cannot be told how long to wait for the other side of a TLS stream (asyncio's
+uvicorn's ``Server`` is not used: it has no setting for how long to wait for the other side of a TLS stream (asyncio's
 default of 30 s would hold up :meth:`WebServer.stop`), and it wakes up ten times a second.
 """
 

@@ -93,7 +93,7 @@ def readiness(
     reasons: Sequence[str], links: Iterable[LinkStatus], sinks: Iterable[SinkStatus], journal: JournalStatus
 ) -> bytes:
     """JSON. Ready means that the settings are valid, the journal is open and the listeners are up; whether daemons and
-    sinks can be reached is told, but restarting the bridge would not help there.
+    sinks can be reached is shown, but restarting the bridge would not help there.
     """
     state: dict[str, Any] = {
         "ready": not reasons,

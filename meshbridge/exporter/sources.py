@@ -36,7 +36,7 @@ class DaemonSource(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """Asked anew at each scrape; all but the calls of a daemon answer from memory."""
+    """Asked at each scrape; all but the calls of a daemon answer from memory."""
 
     daemons: Callable[[], Sequence[DaemonSource]]
     links: Callable[[], Sequence[LinkStatus]]

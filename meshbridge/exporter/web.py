@@ -58,7 +58,7 @@ class Application:
         await send({"type": "http.response.body"})
 
     def use(self, config: WebConfig) -> None:
-        """Whom to let in, and which headers to add, from the next request on."""
+        """The users to admit, and the headers to add, from the next request on."""
         self._users = Users(config.basic_auth_users)
         self._headers = config.headers
 

@@ -86,7 +86,7 @@ def replace(
             )
             wanted_after = min(known.values(), default=last)
             salvaged = 0
-            # At the start nobody knows how far it went.
+            # At the start it is unknown how far it went.
             end = tail[0].offset - 1 if tail else _FURTHEST if cursors is None else last
             events = wreck.events(wanted_after, end)
             for group in _grouped(itertools.chain(events, (one for one in tail if one.offset > wanted_after))):
@@ -212,7 +212,7 @@ class _Wreck:
     def events(self, after: int, up_to: int) -> Iterator[Envelope]:
         """All that can be read of a range, in order. Behind damage it goes on with growing steps.
 
-        An offset is believed only together with a whole event: one made up by damage would hide all between, and
+        An offset is believed only together with a whole event: one invented by damage would hide all between, and
         seem to SQLite to be the end of what was asked for.
         """
         if self._connection is None:

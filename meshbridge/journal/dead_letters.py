@@ -22,7 +22,7 @@ class _Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One of them. ``error`` is what the far end answered last; ``retry``: it waits to be offered again."""
+    """One of them. ``error`` is what the destination answered last; ``retry``: it waits to be offered again."""
 
     id: int
     sink: str
@@ -110,7 +110,7 @@ class DeadLetters:
         """Gives how many were changed.
 
         Raises:
-            TimeoutError: the disk takes nothing now; it is done as soon as it does.
+            TimeoutError: the disk cannot be written now; it is done as soon as it can.
             UnicodeEncodeError: no sink can be called so.
 
         """
@@ -122,7 +122,7 @@ class DeadLetters:
         change = Change(f"{sql} WHERE (? IS NULL OR sink = ?){places}", parameters)
         self._submit(change)
         if not change.done.wait(timeout_seconds):
-            raise TimeoutError("the journal's disk takes nothing now; the change is made as soon as it does")
+            raise TimeoutError("the journal's disk cannot be written now; the change is made as soon as it can")
         return change.rows
 
     def _submit(self, change: Change) -> None:

@@ -1,4 +1,4 @@
-"""Looks into a journal for a person, with a connection of its own, so that nobody waits for it."""
+"""Looks into a journal for a person, with a connection of its own, so that the bridge does not wait for it."""
 
 import contextlib
 import shutil
@@ -97,7 +97,7 @@ def find(path: Path, event_id: str) -> Envelope | None:
 
 
 def verify_directory(directory: Path) -> Verification:
-    """:func:`verify` of a journal that nobody has open; it is not changed.
+    """:func:`verify` of a journal that no process has open; it is not changed.
 
     Raises:
         JournalInUseError: somebody has.

@@ -144,7 +144,7 @@ class Journal:
     def wait(self, after: int, timeout_seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:
         """Waits for an event behind an offset; False when none came in time, or after :meth:`wake`.
 
-        Does not begin to wait where ``unless`` says so, which is asked so that no later :meth:`wake` is missed.
+        Does not begin to wait where ``unless`` is true, which is asked so that no later :meth:`wake` is missed.
         """
         with self._lock:
             if self._ledger.newest <= after and not unless():

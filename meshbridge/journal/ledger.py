@@ -193,7 +193,7 @@ class Ledger:
         self.written_bytes += size
         self.settled += len(batch.rows)
 
-    # --- a disk that takes nothing -------------------------------------------------------------------------------
+    # --- a disk that cannot be written ---------------------------------------------------------------------------
 
     def hold_inbox(self) -> bool:
         """Lets what has come in be read from memory; tells whether there is something new.

@@ -56,7 +56,7 @@ _OURS = ("lock", "journal.db", "journal.db-wal", "journal.db-shm", "journal.db.n
 
 
 def refuse_others(directory: Path, user: int | None = None) -> None:
-    """Whoever may write to the directory can put links and files of theirs in the place of the journal's.
+    """A user who may write to the directory can replace the journal's files by links and files of their own.
 
     ``user``: whose journal it is to be; default: this process's.
 

@@ -32,7 +32,7 @@ __all__ = [
 
 DATABASE = "journal.db"
 SUFFIXES = ("", "-wal", "-shm", "-journal")
-"""Of the database's name: SQLite makes up to four files (the last only while it creates a database)."""
+"""Of the database's name: SQLite creates at most four files (the last only while it creates a database)."""
 _UNFINISHED = f"{DATABASE}.creating"
 _MODE = 0o600  # output of apps is in it, whatever else may read the directory
 # The sqlite3 module gives up the interpreter's lock for each step of a statement, and getting it back can take 5 ms

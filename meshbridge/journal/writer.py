@@ -17,7 +17,7 @@ from meshbridge.journal.store import DATABASE, Group, Store
 
 __all__ = ["Writer"]
 
-_RETRY_SECONDS = 1.0  # between attempts while the disk takes nothing
+_RETRY_SECONDS = 1.0  # between attempts while the disk cannot be written
 _PRUNE_SHARE = 20  # one part in so many of max_bytes written: time to prune, without waiting for the timer
 _CURSORS_SECONDS = 0.02  # cursors wait so long for events to go to the disk with: an fsync less for each batch
 _WITHOUT_SINK = "journal"  # the label where a drop is not of one sink
@@ -47,7 +47,7 @@ class Writer:
         # Told, under the lock, that there is something to read: they must not wait.
         self.append_listeners: list[Callable[[], None]] = []
         self.store: Store | None = None
-        self.fault: str | None = None  # why the disk takes nothing
+        self.fault: str | None = None  # why the disk cannot be written
         self._damage: sqlite3.Error | None = None  # found by someone, to be mended
         self._prune_wanted = False
         self._stopping = False
@@ -162,7 +162,7 @@ class Writer:
                 self._prune_a_little()
         except (sqlite3.Error, OSError) as error:
             self._take_fault(error)
-            return not self._stopping  # the disk takes nothing and nobody waits for it any more; the log has said so
+            return not self._stopping  # the disk cannot be written and no caller waits any more; the log has it
         return True
 
     def _wait_seconds(self) -> float | None:
@@ -241,7 +241,7 @@ class Writer:
             The offsets of the events left out.
 
         Raises:
-            sqlite3.Error: the disk takes nothing; nothing was written.
+            sqlite3.Error: the disk cannot be written; nothing was.
 
         """
         refused: set[int] = set()
@@ -273,7 +273,7 @@ class Writer:
                 listener()
         self._progress.notify_all()
 
-    # --- a disk that takes nothing -------------------------------------------------------------------------------
+    # --- a disk that cannot be written ---------------------------------------------------------------------------
 
     def _take_fault(self, error: sqlite3.Error | OSError) -> None:
         """The write failed: from here on events are delivered from memory, and the write is tried again."""

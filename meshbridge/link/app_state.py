@@ -179,7 +179,7 @@ class AppState:
         return counted_on or _differs(self.started_at, listed.started_at)
 
     def has_exited_anew(self, listed: Listed) -> bool:
-        """Whether the daemon lists an end that is not known: of the process that ran, or of one nobody saw."""
+        """Whether the daemon lists an end that is not known: of the process that ran, or of one that was not seen."""
         if listed.exited_at is None or listed.exited_at < max(self.started_at or 0, self.exited_at or 0):
             return False
         if self.running:

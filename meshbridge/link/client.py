@@ -1,4 +1,4 @@
-"""An SDK client that asks with a link's own token: for whoever should not hold App Mesh credentials."""
+"""An SDK client that asks with a link's own token: for callers that should not hold App Mesh credentials."""
 
 import contextlib
 import threading
@@ -19,7 +19,7 @@ from meshbridge.link.options import DaemonOptions
 
 __all__ = ["IDLE_SECONDS", "DaemonClient"]
 
-IDLE_SECONDS = 300.0  # a connection that nobody asked over for so long is not kept
+IDLE_SECONDS = 300.0  # a connection unused for so long is closed
 _CONNECT_SECONDS = 8.0
 _ANSWER_SECONDS = 30.0  # unless who asks sets another limit
 
@@ -45,7 +45,7 @@ class DaemonClient:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[AppMeshClient]:
-        """The client; nobody is asked yet. It stays open at least as long as it is used.
+        """The client; no request is sent yet. It stays open at least as long as it is used.
 
         Raises:
             AppMeshConnectionError: :meth:`close` was called.
@@ -86,7 +86,7 @@ class DaemonClient:
             client.close()
 
     def close_idle(self, seconds: float = IDLE_SECONDS) -> bool:
-        """Ends the connection if nobody has used it for so long; whether it did."""
+        """Ends the connection if it was unused for so long; whether it did."""
         with self._lock:
             if self._client is None or self._users or time.monotonic() - self._used_at < seconds:
                 return False
@@ -172,7 +172,7 @@ class _LinkTokens(TokenProvider):
 
 
 class _Opening:
-    """An exchange that connects at the first request: mostly the token is there, and nobody is asked for it."""
+    """An exchange that connects at the first request: mostly the token is there, and no request is needed for it."""
 
     def __init__(self, open_exchange: Callable[[float], Exchange]) -> None:
         self._open_exchange = open_exchange

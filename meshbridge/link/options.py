@@ -22,7 +22,7 @@ def _upper(value: Any) -> Any:
 
 
 class OidcOptions(SecretFiles):
-    """An OpenID Connect issuer, of whom daemons of 3.x take tokens.
+    """An OpenID Connect issuer whose tokens 3.x daemons accept.
 
     With ``username`` and a password the grant is ``password``, without them ``client_credentials``.
     """
@@ -208,7 +208,7 @@ class DaemonOptions(SecretFiles):
 
 
 def ssl_verify(tls: Tls) -> SslVerify:
-    """Whom to trust, as the SDK takes it."""
+    """Which authorities to trust, in the SDK's form."""
     return str(tls.ca_file) if tls.verify and tls.ca_file else tls.verify
 
 

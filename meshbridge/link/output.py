@@ -61,7 +61,7 @@ class Outputs:
         waiting = self._open.pop(state.app, None)
         replaced = self.exact and end is None
         if waiting is not None and waiting.exact and replaced and waiting in self.due:
-            self._open[state.app] = waiting  # nobody has asked yet: one question for both
+            self._open[state.app] = waiting  # not asked yet: one request for both
             replaced = False
         elif waiting is not None:
             waiting.end = max(waiting.start, position)
@@ -101,7 +101,7 @@ class Outputs:
     def interrupted(self, state: AppState) -> None:
         """Events of the app were not seen for a while: what its process printed since is missing.
 
-        To be told before the next live event, so that this one says where it ends.
+        To be called before the next live event, so that this one says where it ends.
         """
         if not state.running or state.output_position is None:
             return
@@ -122,7 +122,7 @@ class Outputs:
         self._unsure.pop(app, None)
 
     def replaced(self, state: AppState) -> None:
-        """Another process runs than the one that was known, and nobody saw it start: ``state`` is the new one's.
+        """Another process runs than the one that was known, and its start was not seen: ``state`` is the new one's.
 
         What is missing of the old one ends with its file; a live event since then was the new one's.
         """
@@ -206,14 +206,14 @@ class Outputs:
             skip = cut
 
     def give_up(self, missing: Missing) -> None:
-        """It can't be had: the next live event begins anew."""
+        """It can't be had: the next live event begins again."""
         self._settle(missing)
         if self._open.get(missing.app) is missing:
             del self._open[missing.app]
 
 
 def undecoded_length(text: str, data: bytes) -> int:
-    """How many bytes at the front of ``data`` were shown as ``text``; 0 where that can't be told.
+    """How many bytes at the front of ``data`` were shown as ``text``; 0 where that can't be known.
 
     Each replacement stands for one to three bytes, so there are few lengths to try.
     """

@@ -56,7 +56,7 @@ class _LastWords:
 class Apps:
     """The known state of every app of a daemon, and the holes in its numbering that are not told yet.
 
-    ``kept`` is what :meth:`changes` gave before, from the journal. ``exact``: output that is no UTF-8 is told as bytes.
+    ``kept`` is what :meth:`changes` gave before, from the journal. ``exact``: output that is no UTF-8 stays bytes.
     """
 
     def __init__(self, daemon: str, kept: dict[str, str], *, exact: bool = False) -> None:
@@ -112,7 +112,7 @@ class Apps:
                     self._keep_last_word(event)
                 return False
             if event.type is EventType.HEALTH and app in self._last_words:
-                # Of the process that ends, or of an app registered anew: the daemon knows.
+                # Of the process that ends, or of an app registered again: the daemon knows.
                 self._keep_last_word(event)
                 return True
             state = self._make_known(app)
@@ -157,7 +157,7 @@ class Apps:
         self._changed.add(DAEMON_PLACE)
 
     def interrupted(self) -> None:
-        """Events were not seen for a while; to be told before the next one is."""
+        """Events were not seen for a while; to be called before the next one."""
         for state in self.states.values():
             self.outputs.interrupted(state)
 
@@ -271,9 +271,9 @@ class Apps:
         state = self.states.get(listed.app) or self._make_known(listed.app)
         found.events += self._missed(state, listed, now)
         before = state.to_text()
-        anew = state.is_anew(listed) and (self._compared or state.started_at is not None)
+        again = state.is_anew(listed) and (self._compared or state.started_at is not None)
         state.take(listed)
-        if anew:
+        if again:
             self.outputs.replaced(state)
         else:
             self.outputs.compared(state.app)
@@ -301,17 +301,17 @@ class Apps:
 
     def _process_events(self, state: AppState, listed: Listed, now: float) -> list[Event]:
         """The EXIT and START that were missed."""
-        anew, runs = state.is_anew(listed), listed.pid is not None
-        start = [self._start(listed, now)] if anew else []
+        again, runs = state.is_anew(listed), listed.pid is not None
+        start = [self._start(listed, now)] if again else []
         end = []
         if state.has_exited_anew(listed):
             end = [self._exit(state, listed, now)]
-        elif state.running and (anew or not runs):
+        elif state.running and (again or not runs):
             # A process that the daemon killed itself leaves no time and no code there (docs/protocol.md, 'App JSON').
             end = [self._unknown_exit(state, now)]
         if runs:
             return end + start
-        # Of a process that both began and ended unseen, the start is told first; of one whose end was seen, no more.
+        # Of a process that both began and ended unseen, the start comes first; of one whose end was seen, no more.
         return start + end if end else []
 
     def _start(self, listed: Listed, now: float) -> Event:

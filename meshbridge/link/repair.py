@@ -55,7 +55,7 @@ class Repair:
         self._journal = journal
         self._interval_seconds = interval_seconds
         self._exact_output = exact_output
-        self.reconciled = 0  # events that were made up; read by any thread
+        self.reconciled = 0  # events that were synthesized; read by any thread
         self._lock = threading.Lock()  # guards all below; an event and a comparison never interleave
         self._wake = threading.Condition(self._lock)
         self._apps: Apps | None = None
@@ -88,7 +88,7 @@ class Repair:
         return self._thread.join(timeout_seconds)
 
     def connecting(self) -> None:
-        """The subscription comes next; whatever happened since the last one went to nobody."""
+        """The subscription comes next; whatever happened since the last one was not received."""
         with self._lock:
             assert self._apps is not None
             self._apps.interrupted()
@@ -137,7 +137,7 @@ class Repair:
             self._journal.submit([*surplus, *events] if surplus else events, apps.changes())
 
     def _observe(self, apps: Apps, event: Event) -> bool:
-        """Whether the app is to be looked at; yes, where the event says something that nobody foresaw."""
+        """Whether the app is to be looked at; yes, where the event says something unexpected."""
         try:
             return apps.observe(event)
         except Exception as bug:  # noqa: BLE001 the other events of the same read must go on
@@ -243,7 +243,7 @@ class Repair:
             return self._apps.mark()
 
     def _give_up(self, error: AppMeshError) -> None:
-        """No answer: tried again while the connection lasts. Where it is not allowed, the holes are told."""
+        """No answer: tried again while the connection lasts. Where it is not allowed, the holes are reported."""
         telemetry.reconcile_failed(self._daemon, str(error))
         with self._lock:
             assert self._apps is not None

@@ -18,7 +18,7 @@ __all__ = ["DaemonRequests"]
 T = TypeVar("T")
 
 _NOT_FOUND = 404
-_CONNECT_SECONDS = 8.0  # at most, whatever time the request has: a connection that went into a hole is made anew
+_CONNECT_SECONDS = 8.0  # at most, whatever time the request has: a connection without answers is replaced
 
 
 class DaemonRequests:

@@ -244,7 +244,7 @@ class Link:
             if isinstance(error, AppMeshDeniedError) and error.permission:
                 self._note_missing((*self._missing, error.permission))
             if isinstance(error, AppMeshTimeoutError):
-                # What made this connection silent may have done so to the other: who waits there asks anew at once.
+                # What made this connection silent may affect the other: its requests are sent again at once.
                 self.requests.close()
                 self._own_requests.close()
             seconds = self._delay(reason, attempts)
@@ -360,7 +360,7 @@ class Link:
         if last_run == run:
             return Numbering(self.name, run, last, complete=complete), None
         telemetry.run_ended(self.name, last_run, run)
-        # The daemon numbers a new run from 0 or 1, and its first events went to nobody.
+        # The daemon numbers a new run from 0 or 1, and its first events were not received.
         return Numbering(self.name, run, 0, complete=complete), known if complete else None
 
     def _note_missing(self, missing: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
 """Whether a connection that ended may have been cut off because we did not read. No clock, no I/O.
 
-A daemon closes the connection of a client that falls behind (docs/protocol.md, 'Events'). Over WSS it says so; over TCP
-there is only an end of the stream, so it is told by how we had read before: an event that took us long to hand on, or a
-long pause followed by a flood (the process had been stopped, or the host asleep).
+A daemon closes the connection of a client that falls behind (docs/protocol.md, 'Events'). Over WSS it gives the
+reason; over TCP there is only an end of the stream, so it is concluded from how we had read before: an event that took
+long to hand on, or a long pause followed by a flood (the process had been stopped, or the host asleep).
 """
 
 __all__ = ["Pace"]

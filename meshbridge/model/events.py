@@ -130,7 +130,7 @@ class Event:
 
     @property
     def id(self) -> str:
-        """The name of this event for ever, whoever received it: ``<daemon>/<run>/<sequence>`` for a live one."""
+        """The name of this event for ever, on every bridge: ``<daemon>/<run>/<sequence>`` for a live one."""
         if self.sequence is None or self.key:
             return f"{self.daemon}/{self.key}"
         return f"{self.daemon}/{self.run}/{self.sequence}"

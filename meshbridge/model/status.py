@@ -39,11 +39,11 @@ class SinkState(StrEnum):
     UP = "up"
     WAITING = "waiting"  # between attempts
     PAUSED = "paused"  # by an operator
-    GONE = "gone"  # the far end wants no more
+    GONE = "gone"  # the destination ended delivery
 
 
 class BreakerState(StrEnum):
-    """Whether a sink's far end is trusted to answer."""
+    """Whether a sink's destination is trusted to answer."""
 
     CLOSED = "closed"
     OPEN = "open"  # it has failed again and again: nothing is offered until the wait is over
@@ -77,7 +77,7 @@ class LinkStatus:
     missing_permissions: tuple[str, ...] = field(default=())
     events_received: int = 0  # these count from the start of the bridge
     events_missed: int = 0  # numbers that never came
-    events_reconciled: int = 0  # made up from what the daemon says, output that was fetched among them
+    events_reconciled: int = 0  # synthesized from what the daemon lists, output that was fetched among them
 
     @property
     def up(self) -> bool:
@@ -102,7 +102,7 @@ class SinkStatus:
 
     @property
     def up(self) -> bool:
-        """Whether the far end took what was last offered."""
+        """Whether the destination accepted the last batch."""
         return self.state is SinkState.UP
 
 
@@ -130,7 +130,7 @@ class JournalStatus:
     events: int = 0
     first_offset: int = 0
     last_offset: int = 0
-    held_events: int = 0  # in memory, since the disk takes nothing
+    held_events: int = 0  # in memory, since the disk cannot be written
     last_error: str | None = None
 
 

@@ -17,7 +17,7 @@ _OK, _UNAUTHORIZED = 200, 401
 
 
 class CannotAskError(Exception):
-    """The configuration doesn't say where to ask, or nobody answers there."""
+    """The configuration doesn't say where to ask, or there is no answer."""
 
 
 def exporter_url(config: Path | None, environ: Mapping[str, str]) -> str:

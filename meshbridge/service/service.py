@@ -1,6 +1,6 @@
 """The composition root: builds the parts, starts and stops them in order.
 
-Start: journal, listeners, couriers, links; so nothing comes in that could not be kept. Stop: nobody may ask any more;
+Start: journal, listeners, couriers, links; so no event is lost meanwhile. Stop: admin requests are refused,
 then links (nothing new comes in), the journal writes what it was handed, couriers finish the write at hand, and the
 journal keeps their cursors. What is not delivered by then is delivered after the next start.
 """
@@ -173,7 +173,7 @@ class Service:
         return done
 
     def stop(self) -> None:
-        """Stops every part, within ten seconds whatever the far ends do."""
+        """Stops every part, within ten seconds whatever the destinations do."""
         deadline = time.monotonic() + _STOP_SECONDS
         self._ending.set()
         with self._reloading:  # one under way sees that the bridge ends

@@ -85,5 +85,5 @@ class Worker:
             return {"error": f"unknown task {name[:_LONGEST_NAME]!r}", "allowed": sorted(self._answers)}
         try:
             return self._answers[name]()
-        except Exception as error:  # noqa: BLE001 whoever asked is told; the bridge goes on
+        except Exception as error:  # noqa: BLE001 the caller gets it; the bridge goes on
             return {"error": str(error)}

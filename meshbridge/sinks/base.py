@@ -1,13 +1,13 @@
 """The contract between a sink and its courier.
 
-A **sink** knows how to send to one far end and what its answers mean. Its **courier** (``meshbridge.delivery``) does
-the rest, the same for every sink: batches, waits, retries, order, the cursor.
+A **sink** knows how to send to one destination and what its answers mean. Its **courier** (``meshbridge.delivery``)
+does the rest, the same for every sink: batches, waits, retries, order, the cursor.
 
 * A sink is used by one thread, its courier's, one call at a time. It MAY use threads of its own inside a call.
 * ``connect`` MUST be called, and return, before the first ``write``, and again after ``NotConnected``. It MAY be called
-  on a sink that is connected, and then starts afresh.
-* ``write`` MUST return only when the far end has acknowledged every event of the batch, and MUST return or raise within
-  ``timeout_seconds``. It MAY pipeline inside the call, never over its end: order holds because calls don't overlap.
+  on a sink that is connected, and then reconnects.
+* ``write`` MUST return only when the destination has acknowledged every event of the batch, and MUST return or raise
+  within ``timeout_seconds``. It MAY pipeline inside the call, never past it: order holds since calls don't overlap.
 * Every :class:`SinkError` MUST say in ``acknowledged`` how many events from the front of the batch are safe.
   Events behind that number MAY have arrived as well: they are offered again, with the same ids.
 * ``idle`` is called about once a second while there is nothing to write. It MUST NOT block: keep-alives go out, a lost
@@ -18,12 +18,12 @@ the rest, the same for every sink: batches, waits, retries, order, the cursor.
 ==================== ============================================= ==================================================
 ``write`` ends by    meaning                                       the courier
 ==================== ============================================= ==================================================
-return               all acknowledged by the far end               moves the cursor past the batch
+return               all acknowledged by the destination           moves the cursor past the batch
 ``NotConnected``     the connection is lost                        ``connect`` with back-off, offers the rest again
 ``Retry``            not now                                       waits, offers the rest again
 ``Refused``          the first unacknowledged one will never be    a batch of one: dead letter, goes on; a larger one:
                      taken                                         halved and offered again until one is left
-``Gone``             the far end wants no more                     sink off, journal kept, operator told
+``Gone``             the destination ended delivery                sink off, journal kept, logged as an error
 any other            a bug in the sink                             traceback once, counted, then as ``Retry``
 ==================== ============================================= ==================================================
 """
@@ -71,7 +71,7 @@ class NotConnected(SinkError):  # noqa: N818 the name is what happened
 
 
 class Retry(SinkError):  # noqa: N818
-    """The far end can't take it now; ``after_seconds`` is its own wish, None where it has none."""
+    """The destination can't accept it now; ``after_seconds`` is what it asked for, or None."""
 
     reason = "busy"
 
@@ -89,14 +89,14 @@ class Refused(SinkError):  # noqa: N818
 
 
 class Gone(SinkError):  # noqa: N818
-    """The far end wants no more events, ever."""
+    """The destination ended delivery for good."""
 
     reason = "gone"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the ``probe`` of a sink's settings MAY return, for ``meshbridge check``: what it saw at the far end.
+    """What the ``probe`` of a sink's settings MAY return, for ``meshbridge check``: what it saw at the destination.
 
     A probe connects for real, sends no event and leaves no trace. Where the sink can't work it raises; ``doubt`` is
     for what may be right all the same, and ``remedy`` says what to do then. ``untried`` is what only an event can show.
@@ -125,7 +125,7 @@ class Previewing(Protocol):
         """Gives the messages.
 
         Raises:
-            Refused: no far end would take it.
+            Refused: no destination would accept it.
 
         """
         ...

@@ -97,7 +97,7 @@ class FileSink:
         if self._archive is not None and not self._regular:
             raise NotConnected(f"{self._options.path} is no file that can be rotated", reason="open")
 
-    def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:  # noqa: ARG002 nobody can hurry a disk
+    def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:  # noqa: ARG002 a write to disk has no deadline
         descriptor = self._opened()
         lines = [encode(envelope.event, self._options.format) + b"\n" for envelope in batch]
         if self._archive is None:

@@ -108,7 +108,7 @@ class LokiOptions(SinkOptions, HttpOptions):
         try:
             client.connect(deadline - time.monotonic())
             answer = client.ask("GET", deadline - time.monotonic())
-        except SinkError:  # it shows its configuration to nobody, or a proxy before it does
+        except SinkError:  # it does not show its configuration, or a proxy refuses
             return found
         finally:
             client.close()

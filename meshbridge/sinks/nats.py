@@ -121,7 +121,7 @@ class NatsOptions(SinkOptions, SecretFiles, DeniedOptions):
         return NatsSink(self)
 
 
-_USUAL_PAYLOAD_BYTES = 1024 * 1024  # of a server whose limit nobody has changed
+_USUAL_PAYLOAD_BYTES = 1024 * 1024  # of a server with its default limit
 
 
 class NatsSink:

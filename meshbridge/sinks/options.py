@@ -27,7 +27,7 @@ PlaceTemplate = Annotated[str, AfterValidator(_with_places)]
 
 
 class SinkOptions(Selection):
-    """What the courier needs to know; each sink adds how to reach its far end."""
+    """What the courier needs to know; each sink adds how to reach its destination."""
 
     format: Format = Field(default=Format.CLOUDEVENTS, description="shape of a published event")
     start: Literal["start", "end"] = Field(

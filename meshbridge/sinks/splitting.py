@@ -1,4 +1,4 @@
-"""Divides a large STDOUT event into parts that each fit a limit of the far end. Pure: no I/O, no clock.
+"""Divides a large STDOUT event into parts that each fit a limit of the destination. Pure: no I/O, no clock.
 
 Only output can be divided: every other event is a few hundred bytes, and half a state means nothing.
 
@@ -46,7 +46,7 @@ def split(event: Event, max_bytes: int, encode: Encode) -> list[Event]:
 
 
 def encoded_parts(event: Event, max_bytes: int, encode: Encode) -> list[tuple[Event, bytes]]:
-    """Like :func:`split`, each part with its encoding, so that nobody encodes twice.
+    """Like :func:`split`, each part with its encoding, so that it is encoded once.
 
     Raises:
         Refused: it doesn't fit and can't be divided.

@@ -279,7 +279,7 @@ def _handshake(sock: ssl.SSLSocket, deadline: float) -> None:
 def _wait(sock: socket.socket, deadline: float, longest: float = 60.0, *, writing: bool) -> None:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError(None, "the server takes nothing more in time")
+        raise TimeoutError(None, "the server does not read in time")
     poll = select.poll()
     poll.register(sock, select.POLLOUT if writing else select.POLLIN)
     poll.poll(max(1, min(left, longest) * 1000) if longest >= 0.001 else longest * 1000)  # noqa: PLR2004 poll counts milliseconds

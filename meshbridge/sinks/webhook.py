@@ -367,7 +367,7 @@ class _Delivery:
         self._keys = keys
         self._place = place
         self._refused: dict[int, SinkError] = {}
-        self._stop = threading.Event()  # the hook as a whole wants or takes nothing now
+        self._stop = threading.Event()  # the hook as a whole accepts nothing now
         self._stopped: SinkError | None = None
         self._count = len(messages)
 

@@ -6,7 +6,7 @@ and parse it, and calls an ASGI application for the answer. HTTP/1.1 only, no We
 
 What a client can cost is bounded (:class:`~meshbridge.web.limits.Limits`): connections, bytes of a head, seconds of
 silence at each stage. A connection on which no request is being answered is idle. At the bound on connections the one
-that has been idle longest makes way, so that silent clients keep nobody out. Where all are busy, further ones are
+that has been idle longest makes way, so that silent clients keep no others out. Where all are busy, further ones are
 answered for the paths in ``vital`` alone (health), and twice the bound is never exceeded. Where the process has no file
 descriptor left, idle connections make way too; if there are none, accepting pauses.
 

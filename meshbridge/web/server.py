@@ -16,7 +16,7 @@ from meshbridge.web.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Server"]
 
-_ACCEPT_AT_ONCE = 16  # then connections have their turn
+_ACCEPT_AT_ONCE = 16  # then open connections are served
 _PAUSE_SECONDS = 1.0  # of accepting, where there is nothing left to accept with
 _CANCEL_SECONDS = 0.25  # for the last word of an answer that is cancelled
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -130,7 +130,7 @@ class Server:
             telemetry.web_fault(self._name, error)
 
     def _report(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What asyncio has no one to tell of: most often what clients do to a connection."""
+        """Errors that asyncio can raise nowhere: most often what clients do to a connection."""
         error = context.get("exception")
         if not isinstance(error, OSError | None):
             telemetry.web_fault(self._name, error)

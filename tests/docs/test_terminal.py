@@ -1,4 +1,4 @@
-"""docs/terminal.py: a picture of a terminal that shows no secret and asks nobody for anything."""
+"""docs/terminal.py: a picture of a terminal that shows no secret and loads nothing."""
 
 import re
 import xml.etree.ElementTree as ET

@@ -43,7 +43,7 @@ SPOKEN_BY_OTHERS = {"Connection refused"}
 def test_a_quoted_message_stands_in_the_code(message: str, in_the_code: list[str]) -> None:
     """Its pieces between … come one after the other in one text of the code."""
     pieces = [re.escape(piece.strip(" :")) for piece in message.split("…") if piece.strip(" :")]
-    assert max(map(len, pieces)) >= 8, "too short to be told from others"
+    assert max(map(len, pieces)) >= 8, "too short to be unique"
     pattern = re.compile(".*?".join(pieces), re.DOTALL)
     assert any(pattern.search(text) for text in in_the_code), message
 

@@ -26,7 +26,7 @@ APPS: dict[str, dict[str, Any]] = {
 
 
 class Hook:
-    """The far end of a webhook; answers with ``status``."""
+    """The destination of a webhook; answers with ``status``."""
 
     def __init__(self) -> None:
         self.status = 204

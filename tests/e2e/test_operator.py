@@ -23,7 +23,7 @@ EXIT = {"exit_code": 3, "last_error": "", "pid": 7}
 
 
 class Hook:
-    """A far end that refuses each event until it is told otherwise."""
+    """A destination that refuses each event until the test allows it."""
 
     def __init__(self) -> None:
         self.status = HTTPStatus.UNPROCESSABLE_ENTITY

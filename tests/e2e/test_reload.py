@@ -110,7 +110,7 @@ def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(
 
 def test_a_reload_that_fails_in_a_way_that_nobody_foresaw_ends_nothing(bridge: Bridge) -> None:
     def fail() -> Settings:
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unforeseen")
 
     def reload_and_end() -> None:
         wait_for(lambda: answer_of(bridge.metrics_url.replace("metrics", "-/ready")), "the bridge")

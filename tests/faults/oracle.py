@@ -27,9 +27,9 @@ def events_of(journal: Journal) -> list[Event]:
 
 
 def check_events(daemon: str, events: Sequence[Event], history: History) -> dict[str, int]:
-    """Every live event is there once, in order, with the right id and content; every other number is told by a gap.
+    """Every live event is there once, in order, with the right id and content; every other number is reported by a gap.
 
-    Gives how many there were of each. The tail of a run that has ended is told by a gap without numbers.
+    Gives how many there were of each. The tail of a run that has ended is reported by a gap without numbers.
     """
     live: dict[str, list[Event]] = defaultdict(list)
     told: dict[str, set[int]] = defaultdict(set)
@@ -77,7 +77,7 @@ def _check_run(
     if numbers:
         first = numbers[0] if first_run else 1
         silent = set(range(first, numbers[-1] + 1)) - set(numbers) - told
-        assert not silent, f"run {run}: nobody told that {sorted(silent)[:20]} were missed"
+        assert not silent, f"run {run}: {sorted(silent)[:20]} were missed silently"
 
 
 def holes_not_told(journal: Journal, daemon: str) -> list[Any]:

@@ -80,7 +80,7 @@ class Proxy:
         self._call(limit)
 
     def black_hole(self) -> None:
-        """From now on bytes vanish, either way; new connections are made, and nobody answers on them."""
+        """From now on bytes vanish, either way; new connections are made, without an answer."""
 
         def open_hole() -> None:
             self._hole = True
@@ -105,7 +105,7 @@ class Proxy:
         self._call(lambda: setattr(self, "_delay_seconds", seconds))
 
     def stall(self) -> None:
-        """Takes nothing from either side, and loses nothing: as if the host were asleep."""
+        """Reads nothing from either side, and loses nothing: as if the host were asleep."""
         self._call(self._flowing.clear)
 
     def heal(self) -> None:

@@ -1,5 +1,5 @@
 """Sinks that are dead, slow or ill-tempered, a disk that is full, a journal that is damaged: from the daemon to the
-far ends, with an oracle that holds what arrived against what was journaled.
+destinations, with an oracle that holds what arrived against what was journaled.
 
 ``make faults`` has a million events wait for dead sinks and damages journals at random, ``make test-slow`` does less;
 the seed is printed, and taken from SEED.

@@ -254,7 +254,7 @@ FAULTS: tuple[tuple[Callable[[Scene], None], bool], ...] = (  # and whether the 
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same timers, in a tenth of their time."""
     monkeypatch.setattr("meshbridge.link.runner._PROBE_AFTER_SECONDS", 0.5)
     monkeypatch.setattr("meshbridge.link.runner._REQUEST_SECONDS", 2.0)
@@ -297,7 +297,7 @@ def busy(node: Node, chance: random.Random) -> Iterator[Callable[[], contextlib.
         assert not worker.is_alive()
 
 
-@pytest.mark.usefixtures("hurry")
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("scheme", ["tcp", "wss"])
 def test_whatever_happens_to_the_connection_every_event_is_journaled_or_told_as_missed(
     tmp_path: Path, journal: Journal, scheme: str, request: pytest.FixtureRequest
@@ -330,7 +330,7 @@ def test_whatever_happens_to_the_connection_every_event_is_journaled_or_told_as_
 
 
 def _settle(scene: Scene) -> None:
-    """Until every app's last known state is what the daemon says, all it has numbered has come, and holes are told.
+    """Until every app's last known state is what the daemon says, all it has numbered has come, and holes are reported.
 
     A hole shows by the next event, so one more is caused.
     """

@@ -1,4 +1,4 @@
-"""The admin API over HTTP for tests: an application on a port of the kernel's, whose gate believes what it is told."""
+"""The admin API over HTTP for tests: on a free port, with an authentication that accepts any caller."""
 
 import contextlib
 import threading

@@ -29,7 +29,7 @@ class Terminal:
 
     def read(self) -> None:
         """Takes what comes until the program has ended."""
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
             while more := os.read(self._master, 4096):
                 self._screen += more
 

@@ -325,7 +325,7 @@ def test_users_roles_groups_and_permissions(api: Api, sdk: AppMeshClient) -> Non
     api.json("PUT", f"{NODE}/roles/watch", json={"permissions": ["app-view"]})
     assert sdk.list_roles()["watch"] == ["app-view"]
     api.json("DELETE", f"{NODE}/roles/watch")
-    api.json("DELETE", f"{NODE}/roles/watch")  # a daemon says so of what is not there, too
+    api.json("DELETE", f"{NODE}/roles/watch")  # a daemon answers so for a missing role, too
     api.json("DELETE", f"{NODE}/users/anna")
     assert "anna" not in sdk.list_users()
     assert api.json("DELETE", f"{NODE}/users/anna", 404)["detail"] == "user not found"

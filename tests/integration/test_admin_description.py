@@ -1,4 +1,4 @@
-"""The description of the API: whole, and shown as a page that asks nobody else."""
+"""The description of the API: whole, and shown as a page without outside requests."""
 
 import re
 from collections.abc import Iterator

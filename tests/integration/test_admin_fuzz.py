@@ -1,4 +1,4 @@
-"""The whole API against calls made up from its own description: no 5xx, and no answer that is not written down."""
+"""The whole API against calls generated from its own description: no 5xx, and no answer that is not written down."""
 
 import contextlib
 import itertools
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 _PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 _OPERATIONS = re.findall(r"^\| `([A-Z]+ \S+)` \|", _PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-_EXAMPLES = 15  # calls made up for each operation
+_EXAMPLES = 15  # calls generated for each operation
 
 
 @dataclass

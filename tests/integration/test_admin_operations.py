@@ -24,7 +24,7 @@ from tests.unit.appmesh.test_reference import ENTRIES
 
 ROOT = "/api/v1/daemons"
 
-# What nobody may who has less than this.
+# What needs at least this scope.
 SCOPES = {
     "read": """
         GET
@@ -97,7 +97,7 @@ def elsewhere() -> set[str]:
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     def unreachable(_daemon: str, *, alone: bool = False) -> Any:
-        raise AppMeshConnectionError("nobody there")
+        raise AppMeshConnectionError("not there")
 
     bridge = Bridge(
         sinks=list,
@@ -153,13 +153,13 @@ def test_the_table_has_every_operation(application: FastAPI) -> None:
         if isinstance(route, APIRoute)
         for method in route.methods or ()
     }
-    assert len(routes) == len(served), "a route that nobody knows"
+    assert len(routes) == len(served), "an unknown route"
     assert served == operations(application).keys() == NEEDED.keys()
 
 
 @pytest.mark.parametrize("operation", NEEDED)
 def test_who_may_do_what(api: Api, operation: str) -> None:
-    """Who may not is told so before anything else is looked at; who may gets as far as the daemon, or the body."""
+    """A missing scope is refused before anything else is looked at; with it, the daemon or the body is."""
     method, _, path = operation.partition(" ")
     path = ROOT + re.sub(r"\{(\w+)\}", lambda found: "node-a" if found[1] == "daemon" else "self", path)
     needed = ORDER.index(Scope(NEEDED[operation]))

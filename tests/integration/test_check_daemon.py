@@ -152,8 +152,8 @@ def test_a_user_without_any_role_is_told_so(emulator: Emulator) -> None:
     assert address is not None
     with AppMeshClientTCP(address, str(emulator.ca_file)) as client:
         client.login("admin", "admin123")
-        client.add_user("nobody", {"key": "nobody123", "roles": [], "email": "", "exec_user": "", "group": "user"})
-    last = failure(options_for(emulator, username="nobody", password=SecretStr("nobody123")))
+        client.add_user("guest", {"key": "guest123", "roles": [], "email": "", "exec_user": "", "group": "user"})
+    last = failure(options_for(emulator, username="guest", password=SecretStr("guest123")))
     assert last.aspect == "permissions"
     assert "app-view-all" in last.text
     assert (last.remedy or "").startswith("give the user a role with app-subscribe, ")
@@ -233,9 +233,9 @@ def test_a_daemon_that_asks_for_a_certificate(tmp_path: Path) -> None:
 
 def test_an_address_without_a_daemon() -> None:
     login = {"username": "admin", "password": "admin123"}
-    nobody = failure(DaemonOptions.model_validate({"url": f"tcp://127.0.0.1:{free_port()}"} | login))
-    assert "Connection refused" in nobody.text
-    assert "start App Mesh there" in (nobody.remedy or "")
+    refused = failure(DaemonOptions.model_validate({"url": f"tcp://127.0.0.1:{free_port()}"} | login))
+    assert "Connection refused" in refused.text
+    assert "start App Mesh there" in (refused.remedy or "")
     unknown = failure(DaemonOptions.model_validate({"url": "tcp://no-such-host.invalid"} | login))
     assert "host name 'no-such-host.invalid' not found" in unknown.text
     assert "see whether the name in url is right" in (unknown.remedy or "")

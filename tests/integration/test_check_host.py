@@ -157,7 +157,7 @@ def test_a_running_bridge_of_another_version() -> None:
     assert found.text == f"version 0.0.1 runs (process 42), and this is {meshbridge.__version__}"
 
 
-# --- far ends ------------------------------------------------------------------------------------------------------
+# --- destinations --------------------------------------------------------------------------------------------------
 
 
 class Probed:
@@ -187,7 +187,7 @@ def test_a_sinks_findings_become_verdicts() -> None:
     known = verdict(NotConnected("cannot connect", reason="unreachable"))
     assert (known.grade, known.text) == (Grade.FAILED, "cannot connect")
     assert known.remedy is not None
-    bug = verdict(KeyError("port"))  # of somebody's own sink, say: the others' verdicts are told all the same
+    bug = verdict(KeyError("port"))  # of somebody's own sink, say: the others' verdicts are printed all the same
     assert (bug.grade, bug.text) == (Grade.FAILED, "its probe failed: KeyError('port')")
 
 

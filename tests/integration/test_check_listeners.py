@@ -122,7 +122,7 @@ def test_who_may_come_in_and_where(tmp_path: Path) -> None:
     assert {one.grade for one in found.values()} == {Grade.OK}
     assert found["tokens"].text == "2 tokens: ops (admin), ci (read)"
     assert found["port"].text.endswith(" is free")
-    assert "certificate" not in found  # nobody else can listen in
+    assert "certificate" not in found  # no other host can listen in
 
 
 def test_the_admin_apis_certificate(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_lock_names_no_index(lock: str) -> None:
 
 
 def test_the_lock_satisfies_the_project_and_the_extras_of_the_image() -> None:
-    """``make lock`` writes it anew."""
+    """``make lock`` writes it again."""
     extras = re.search(r'"meshbridge\[(\S+)\]"', DOCKERFILE)
     assert extras is not None
     wanted = [*PROJECT["project"]["dependencies"]]

@@ -33,7 +33,7 @@ def test_units_are_valid(unit: str, tmp_path: Path) -> None:
     installed.write_text("#!/bin/sh\n", encoding="utf-8")
     installed.chmod(0o755)
     text = (UNITS / unit).read_text(encoding="utf-8")
-    # Before version 254 systemd ignores these two, and says so.
+    # Before version 254 systemd ignores these two, and logs it.
     text = re.sub(r"^Restart(Steps|MaxDelaySec)=.*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^(User|Group)=.*\n", "", text, flags=re.MULTILINE)  # not on this host
     (tmp_path / unit).write_text(text.replace("/opt/meshbridge/bin/meshbridge", str(installed)), encoding="utf-8")
@@ -87,7 +87,9 @@ def test_the_service_is_ready_when_it_listens_then_feeds_and_says_that_it_stops(
     config = write_config(
         tmp_path / "meshbridge.yaml",
         {
-            "daemons": {"node-a": {"url": f"tcp://127.0.0.1:{free_port()}", "username": "bridge"}},  # nobody is there
+            "daemons": {
+                "node-a": {"url": f"tcp://127.0.0.1:{free_port()}", "username": "bridge"}
+            },  # no daemon is there
             "sinks": {"log": {"type": "file", "path": str(tmp_path / "events")}},
             "journal": {"path": str(tmp_path / "journal")},
             "exporter": {"listen": f"127.0.0.1:{port}"},

@@ -62,7 +62,7 @@ def requests_of(count: int) -> Iterator[tuple[str, str, bytes, dict[str, str], d
     for route in itertools.islice(itertools.cycle(routes), count):
         path = route.path.replace("{}", chosen.choice(NAMES))
         if (route.method, route.path) == ("DELETE", "/appmesh/user/{}"):
-            path = "/appmesh/user/nobody"
+            path = "/appmesh/user/ghost"
         yield route.method, path, chosen.choice(BODIES), chosen.choice(QUERIES), chosen.choice(HEADERS)
 
 

@@ -60,7 +60,7 @@ NOT_REPLAYED = {
     # Of permissions that the recorder had taken away.
     "subscribe other's 11",
     # These are notes of what the recorder saw, and have tests of their own.
-    "cancel_task while tasks wait that nobody has fetched",
+    "cancel_task while tasks wait that no worker has fetched",
     "add_app with a text that YAML reads as something else",
     "logoff twice",
 }
@@ -124,7 +124,7 @@ class Replay:
             "alg none": lambda: token(claims, algorithm="none"),
             "alg RS256": lambda: token(claims, algorithm="RS256"),
             "a token without sub": lambda: token({"exp": now + 600}),
-            "a token for a user that is not there, signed with another key": lambda: token({**claims, "sub": "nobody"}),
+            "a token for a user that is not there, signed with another key": lambda: token({**claims, "sub": "ghost"}),
             "payload {}": lambda: token({}),
             "payload []": lambda: token([]),
             "an HS256 token for sub admin, signed with another key": lambda: token(claims),

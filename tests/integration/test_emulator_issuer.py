@@ -64,7 +64,7 @@ def test_there_are_no_logins_and_users(client: AppMeshClientTCP) -> None:
     ("form", "status", "error"),
     [
         ({"grant_type": "password", "username": "admin", "password": "wrong"}, 401, "invalid_grant"),
-        ({"grant_type": "password", "username": "nobody", "password": "x"}, 401, "invalid_grant"),
+        ({"grant_type": "password", "username": "ghost", "password": "x"}, 401, "invalid_grant"),
         ({"grant_type": "refresh_token", "refresh_token": "spent"}, 400, "invalid_grant"),
         ({"grant_type": "client_credentials"}, 401, "unauthorized_client"),
         ({"grant_type": "client_credentials", "client_id": "bridge", "client_secret": "x"}, 401, "unauthorized_client"),

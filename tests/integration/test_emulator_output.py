@@ -149,7 +149,7 @@ def test_output_goes_on_where_a_subscriber_comes_late(emulator: Emulator, tmp_pa
     with TcpClient(emulator.tcp_address, emulator.ca_file) as client:
         client.login()
         client.add_app("late", command, shell=True)
-        wait_for(collected.exists, "the first piece has gone out, to nobody")
+        wait_for(collected.exists, "the first piece has gone out, to no subscriber")
         client.subscribe(app="late")
         subscribed.touch()
         client.wait_type("late", "EXIT")

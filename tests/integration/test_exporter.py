@@ -51,7 +51,7 @@ class Daemon:
 
 @dataclass
 class Bench:
-    """An exporter and what it is told."""
+    """An exporter and its sources."""
 
     daemon: Daemon
     reasons: list[str] = field(default_factory=list)

@@ -55,7 +55,7 @@ class BrokenDaemon(GoldenDaemon):
 
 
 class OddDaemon(GoldenDaemon):
-    """Writes what the format allows and nobody does, and some that it doesn't."""
+    """Writes what the format allows and no library writes, and some that it doesn't."""
 
     def get_metrics(self, timeout_seconds: float) -> bytes:
         lines = [

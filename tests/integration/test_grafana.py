@@ -101,18 +101,18 @@ def watched(tmp_path_factory: pytest.TempPathFactory, refusing_hook: str) -> Ite
         Emulator(EmulatorOptions(wss_port=None, https_port=None)) as lively,
     ):
         register(steady, STEADY)
-        nobody = f"127.0.0.1:{free_port()}"
+        unused = f"127.0.0.1:{free_port()}"
         hook = {"type": "webhook", "retry": {"initial": "200ms", "max": "1s"}}
         log = {"type": "file", "path": str(directory / "events.jsonl")}
         troubles: dict[str, Any] = {
             "daemons": {
                 "node-b": daemon_settings(lively),
-                "gone": daemon_settings(lively) | {"url": f"tcp://{nobody}"},
+                "gone": daemon_settings(lively) | {"url": f"tcp://{unused}"},
             },
             "sinks": {
                 "log": log,
                 "refuses": hook | {"url": refusing_hook},
-                "away": hook | {"url": f"http://{nobody}/"},
+                "away": hook | {"url": f"http://{unused}/"},
             },
         }
         bridges = []

@@ -82,7 +82,7 @@ class Bridge:
     def wait_refused(self, text: str) -> None:
         wait_for(lambda: self.link.status().state is LinkState.WAITING, "a refusal")
         assert text in (self.link.status().last_error or "")
-        assert self.failures == 1, "nobody is asked again and again"
+        assert self.failures == 1, "the issuer is not asked again and again"
 
     def wait_for_event(self) -> None:
         """Events flow."""
@@ -242,7 +242,7 @@ def test_a_token_file_is_followed_and_its_token_is_not_renewed(
     made = bridge(older, token_file=path)
     made.wait_up()
     tokens = older._running().tokens
-    assert tokens.check(first)["sub"] == user, "whoever gave it still holds it"
+    assert tokens.check(first)["sub"] == user, "its owner still holds it"
     write(path, second)
     wait_for(lambda: made.link._credentials.present == second, "the other token")
     older._call(lambda: tokens.revoke(tokens.check(first)))

@@ -62,13 +62,13 @@ def link(emulator: Emulator, proxy: Proxy, scheme: str, tmp_path: Path) -> Itera
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshbridge.link.runner._PROBE_AFTER_SECONDS", 0.3)
     monkeypatch.setattr("meshbridge.link.runner._REQUEST_SECONDS", 0.5)
     monkeypatch.setattr("meshbridge.link.runner._CONNECT_SECONDS", 1.0)
 
 
-@pytest.mark.usefixtures("hurry")
+@pytest.mark.usefixtures("quickly")
 def test_silence_is_noticed_while_a_request_still_connects_into_it(
     link: Link, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +95,7 @@ def test_silence_is_noticed_while_a_request_still_connects_into_it(
         proxy.cut()
 
 
-@pytest.mark.usefixtures("hurry")
+@pytest.mark.usefixtures("quickly")
 def test_a_daemon_that_is_silent_from_the_first_byte_is_given_up(link: Link, proxy: Proxy) -> None:
     proxy.black_hole()
     link.start()

@@ -1,4 +1,4 @@
-"""Whatever apps do, also while nobody looks: in the end the events tell what the daemon says."""
+"""Whatever apps do, also while no bridge is connected: in the end the events give the daemon's state."""
 
 from collections.abc import Iterator
 from pathlib import Path

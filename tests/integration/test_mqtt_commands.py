@@ -132,7 +132,7 @@ def test_each_command_does_what_it_says_and_is_answered(stage: Stage, emulator: 
 
 def test_refusals_are_answered_and_audited(stage: Stage) -> None:
     assert "not allowed" in stage.command("restart", "private")["error"]
-    assert "no app" in stage.command("restart", "nobody")["error"]
+    assert "no app" in stage.command("restart", "ghost")["error"]
     assert "unknown command" in stage.command("rm -rf /")["error"]
     assert stage.bridge.output().count("result=forbidden") == 1
 

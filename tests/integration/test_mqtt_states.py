@@ -260,7 +260,7 @@ class Bridge:
                         "url": broker.url,
                         "client_id": client_id,
                         "home_assistant": True,
-                        "when": {"events": ["exit"], "apps": ["nobody"]},  # states don't depend on it
+                        "when": {"events": ["exit"], "apps": ["ghost"]},  # states don't depend on it
                     }
                 },
                 "exporter": {"listen": f"127.0.0.1:{free_port()}"},

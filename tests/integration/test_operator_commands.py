@@ -99,7 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_apps_of_every_daemon_are_listed(site: Site) -> None:
     done = site.call("apps")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "\x1b" not in done.stdout  # no colour where nobody looks
+    assert "\x1b" not in done.stdout  # no colour without a terminal
     header, *rows = [line.split() for line in done.stdout.splitlines()]
     assert header == ["DAEMON", "APP", "STATE", "HEALTH", "PID", "UP", "STARTS", "EXIT", "OWNER"]
     assert [row[:4] for row in rows] == [
@@ -221,7 +221,7 @@ def test_logs_of_the_present_process(site: Site) -> None:
 
 
 def test_logs_are_followed_over_a_restart_without_a_gap(site: Site, tmp_path: Path) -> None:
-    """What the old process wrote last is there, whoever was quicker; and nothing is there twice."""
+    """What the old process wrote last is there, whichever was quicker; and nothing is there twice."""
     gate, counter = tmp_path / "gate", tmp_path / "count"
     command = (
         f"n=$(cat {counter} 2>/dev/null || echo 0); n=$((n+1)); echo $n > {counter}; "
@@ -340,7 +340,7 @@ def test_run_is_not_for_commands(site: Site) -> None:
 
 
 def completed(environ: dict[str, str], line: str) -> list[str]:
-    """What bash is told that may stand in the place of the last word (the scripts: test_deploy_completion)."""
+    """What bash offers that may stand in the place of the last word (the scripts: test_deploy_completion)."""
     asked = {"_MESHBRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     done = run_command(env=environ | asked)
     assert done.stderr == ""
@@ -358,9 +358,9 @@ def test_names_are_completed_with_what_runs(site: Site) -> None:
 
 
 def test_nothing_is_completed_where_nobody_runs(tmp_path: Path) -> None:
-    nobody = {**os.environ, "MESHBRIDGE_JOURNAL__PATH": str(tmp_path / "none")}
-    assert completed(nobody, "meshbridge logs ") == []
-    assert completed(nobody | {"MESHBRIDGE_CONFIG": str(tmp_path / "none.yaml")}, "meshbridge logs ") == []
+    absent = {**os.environ, "MESHBRIDGE_JOURNAL__PATH": str(tmp_path / "none")}
+    assert completed(absent, "meshbridge logs ") == []
+    assert completed(absent | {"MESHBRIDGE_CONFIG": str(tmp_path / "none.yaml")}, "meshbridge logs ") == []
 
 
 # --- on a terminal -------------------------------------------------------------------------------------------------

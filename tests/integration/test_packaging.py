@@ -165,7 +165,7 @@ def test_the_command_and_the_module_are_those_of_the_wheel(install: Install) -> 
 
 
 def test_every_module_can_be_imported_with_what_the_wheel_asks_for(install: Install) -> None:
-    """Those of the extras apart: each stands alone, and says so."""
+    """Those of the extras apart: each stands alone."""
     home = install()
     modules = sorted(
         re.sub(r"(/__init__)?\.py$", "", name).replace("/", ".") for name in source_files() if name.endswith(".py")

@@ -1,4 +1,4 @@
-"""The Kafka sink and librdkafka's mock cluster, whose brokers speak the real protocol and fail as they are told."""
+"""The Kafka sink and librdkafka's mock cluster, whose brokers speak the real protocol and fail on request."""
 
 import contextlib
 import ssl
@@ -226,9 +226,9 @@ def test_a_queue_that_is_full_is_waited_for(cluster: KafkaCluster) -> None:
 
 
 def test_what_is_missing_is_said(cluster: KafkaCluster) -> None:
-    nobody = KafkaOptions.model_validate({"type": "kafka", "brokers": f"127.0.0.1:{free_port()}"})
+    absent = KafkaOptions.model_validate({"type": "kafka", "brokers": f"127.0.0.1:{free_port()}"})
     with pytest.raises(NotConnected, match="cannot connect to Kafka at"):
-        nobody.probe(1.0)
+        absent.probe(1.0)
     KafkaOptions.model_validate({"type": "kafka", "brokers": cluster.brokers}).probe(SECONDS)
     with (
         pytest.raises(NotConnected, match=r"see compression\.") as caught,

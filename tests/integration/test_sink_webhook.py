@@ -218,7 +218,7 @@ def test_several_requests_are_under_way_and_each_app_stays_in_order(server: Http
         at_once[app] += 1
         if at_once[app] > 1:
             overlapped.append(app)
-        together.wait(DEADLINE_SECONDS)  # nobody is answered before four are here
+        together.wait(DEADLINE_SECONDS)  # no answer before four requests are here
         at_once[app] -= 1
         exchange.answer(204)
 

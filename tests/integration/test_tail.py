@@ -1,4 +1,4 @@
-"""``meshbridge tail`` on the control socket of a bridge: a journal that is appended to, and lives on over restarts."""
+"""``meshbridge tail`` on the control socket of a bridge: a journal that is appended to, and outlives restarts."""
 
 import json
 import os

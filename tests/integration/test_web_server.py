@@ -31,7 +31,7 @@ IMPATIENT = Limits(
 
 
 class App:
-    """Answers with what was asked; ``/wait`` when the test says so; ``/echo`` with the body."""
+    """Answers with the request; ``/wait`` when the test allows it; ``/echo`` with the body."""
 
     def __init__(self) -> None:
         self.go = threading.Event()

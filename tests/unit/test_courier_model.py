@@ -1,6 +1,6 @@
-"""The courier against a list and a few sets (a Hypothesis state machine), whatever its far end says and people do.
+"""The courier against a list and a few sets (a Hypothesis state machine), whatever its destination and operators do.
 
-The far end here takes exactly what it acknowledges, so nothing may come twice, save where a rule says so.
+The destination here accepts exactly what it acknowledges, so nothing may come twice, save where a rule allows it.
 """
 
 import contextlib
@@ -195,7 +195,7 @@ class CourierModel(RuleBasedStateMachine):
         self._settle()
 
     def _settle(self) -> None:
-        """Once all has gone its way, each event is at the far end once, in order, or a letter, or left out."""
+        """Once all has gone its way, each event was delivered once, in order, or is a dead letter, or left out."""
         wait_for(lambda: self.journal.cursor("s") == self.appended, f"cursor {self.appended}")
         assert self.journal.flush(10)
         self.letters = {number for number in self.wanted if number in self.far.poison}

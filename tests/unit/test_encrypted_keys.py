@@ -1,4 +1,4 @@
-"""Private keys with a password: settings give it; without it the error says so, and no terminal is asked."""
+"""Private keys with a password: settings give it; without it the error names it, and no terminal is asked."""
 
 import ssl
 import subprocess

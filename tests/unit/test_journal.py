@@ -159,7 +159,7 @@ class JournalModel(RuleBasedStateMachine):
     def damage_shows(self) -> None:
         """A fresh database takes over, with every event that some sink has not had yet."""
         before = self.journal._writer.store
-        self.journal.report_damage(DamageError("made up"))
+        self.journal.report_damage(DamageError("invented"))
         wait_for(lambda: self.journal._writer.store not in {None, before}, "a fresh database")
         self.floor = max(self.floor, min(self.cursors.values(), default=len(self.events)))
 
@@ -244,7 +244,7 @@ def test_only_its_user_may_read_a_journal(tmp_path: Path) -> None:
     journal.append([make_event(1)])
     before = journal._writer.store
     assert modes(tmp_path) == dict.fromkeys([DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "lock"], 0o600)
-    journal.report_damage(DamageError("made up"))
+    journal.report_damage(DamageError("invented"))
     wait_for(lambda: journal._writer.store not in {None, before}, "a fresh database")
     journal.append([make_event(2)])
     assert set(modes(tmp_path).values()) == {0o600}
@@ -880,7 +880,7 @@ def test_a_state_and_a_dead_letter_that_cannot_be_written_hold_up_nothing(journa
     journal.submit([event], {("node-a", "web"): "\ud800", ("node-a", "ok"): "{}"})
     assert journal.flush(10)
     envelope = journal.read(0, 1)[0]
-    journal.add_dead_letter("sink", envelope, "refused", "\ud800 said the far end")
+    journal.add_dead_letter("sink", envelope, "refused", "\ud800 said the destination")
     journal.add_dead_letter("sink", envelope, "refused", "no")
     assert journal.flush(10)
     assert [letter.error for letter in journal.letters.find("sink")] == ["no"]

@@ -105,7 +105,7 @@ class Reconciliation(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.last = 0
         self.answers: list[tuple[int, list[dict[str, Any]], int]] = []
-        self.losses = 0  # actions that nobody saw
+        self.losses = 0  # actions without an event
         self.unsure: set[str] = set()  # apps that are to be looked at: until then a consumer may believe wrong things
 
     def _consume(self, event: Event) -> None:
@@ -187,7 +187,9 @@ class Reconciliation(RuleBasedStateMachine):
         for event in found.events:
             self._consume(event)
         self.unsure = found.look_again
-        if losses == self.losses:  # everything since the question was seen, so nothing that was told may be wrong now
+        if (
+            losses == self.losses
+        ):  # everything since the question was seen, so nothing that was reported may be wrong now
             self._believed_is_so(self.unsure)
 
     @rule()

@@ -77,7 +77,7 @@ def test_owners_are_looked_up_until_they_are_known_and_again_when_they_may_chang
         return owners.get(app)
 
     chosen = Route(Selection(when=When(owners=("ops*",))), owner=owner)
-    assert chosen.decide(make_event(1)).rule == "when.owners: web is of nobody known"
+    assert chosen.decide(make_event(1)).rule == "when.owners: web is of an unknown owner"
     owners["web"] = "ops-2"
     assert chosen.decide(make_event(2)).wanted
     assert chosen.decide(make_event(3)).wanted

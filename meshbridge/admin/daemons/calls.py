@@ -59,7 +59,7 @@ _Timeout = Annotated[
         alias="timeout",
         ge=_LEAST_SECONDS,
         le=_MOST_SECONDS,
-        description="seconds to wait for the answer of a daemon that is connected, beyond what it is told to wait",
+        description="seconds to wait for the answer of a connected daemon, beyond the wait in the request itself",
     ),
 ]
 
@@ -115,7 +115,7 @@ class Asking:
             share.release()
 
     async def _waiting(self, operation: Callable[[AppMeshClient], T]) -> T:
-        """On a connection of its own, which is closed where the caller goes: nobody would take the answer."""
+        """On a connection of its own, which is closed when the caller disconnects: the answer has no reader then."""
         held = contextlib.ExitStack()
         with self.told():
             client = held.enter_context(self.bridge.client(self.daemon, alone=True))

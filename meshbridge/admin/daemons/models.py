@@ -37,7 +37,7 @@ TimeOfDay = Annotated[
 
 
 def _sendable(value: Any) -> Any:
-    """Raises ValueError for what Python reads as JSON and nobody else does: NaN, half a character, …"""
+    """Raises ValueError for what Python reads as JSON and other parsers reject: NaN, half a character, …"""
     try:
         kept = orjson.loads(orjson.dumps(value)) == value
     except orjson.JSONEncodeError as error:
@@ -93,7 +93,7 @@ _REPORTED = frozenset(
         "version",
     }
 )
-"""What a daemon says of an app and nobody sets: what was read may be sent back as it is."""
+"""What a daemon reports of an app and no request sets: what was read may be sent back as it is."""
 
 
 class Action(StrEnum):

@@ -1,4 +1,4 @@
-"""Daemons of 3.x: who issues their tokens, and whom they know by them. Those of 2.x answer that they don't offer it."""
+"""Daemons of 3.x: who issues their tokens, and the principals known by them. 2.x daemons answer 501."""
 
 from typing import Annotated, Any
 
@@ -38,7 +38,7 @@ async def get_auth_config(ask: Ask) -> dict[str, Any]:
     openapi_extra=sdk("list_principals"),
 )
 async def list_principals(ask: Ask) -> Any:
-    """Everyone whom the daemon knows by their tokens."""
+    """List the principals that the daemon knows by their tokens."""
     return masked(await ask(lambda client: client.list_principals()))
 
 
@@ -49,7 +49,7 @@ async def list_principals(ask: Ask) -> Any:
     openapi_extra=sdk("get_current_principal"),
 )
 async def get_current_principal(ask: Ask) -> dict[str, Any]:
-    """Whom the daemon takes this bridge for."""
+    """Get the current principal."""
     return masked(await ask(lambda client: client.get_current_principal()))  # type: ignore[no-any-return]  # an object stays one
 
 

@@ -1,6 +1,6 @@
 """Who may do what at a daemon: its users, groups, roles and permissions, and second factors.
 
-``self`` is the user with whom this bridge logs in.
+``self`` is the user as which this bridge logs in.
 """
 
 from typing import Annotated, Any
@@ -95,7 +95,7 @@ async def list_users(ask: Ask) -> dict[str, Any]:
     openapi_extra=sdk("get_current_user"),
 )
 async def get_current_user(ask: Ask) -> dict[str, Any]:
-    """The user with whom this bridge logs in."""
+    """Get the user as which this bridge logs in."""
     return masked(await ask(lambda client: client.get_current_user()))  # type: ignore[no-any-return]  # an object stays one
 
 

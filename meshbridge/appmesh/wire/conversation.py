@@ -50,11 +50,11 @@ class Conversation(Generic[Waiter]):
         return request.serialize()
 
     def forget(self, request: RequestMessage) -> None:
-        """Nobody waits for the answer any more; if it comes, it is unmatched."""
+        """No caller waits for the answer any more; if it comes, it is unmatched."""
         self._waiting.pop(request.uuid, None)
 
     def take(self, response: ResponseMessage) -> Waiter | None:
-        """Who waits for this answer; None for one that nobody waits for (any more).
+        """The waiter for this answer; None where there is none (any more).
 
         After an answer that :func:`may_be_followed` they go on waiting, until :meth:`forget`.
         """

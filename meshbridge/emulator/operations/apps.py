@@ -88,7 +88,7 @@ def _ended_by(call: Call, app: str) -> Answer:
 
 
 async def delete_app(daemon: "Daemon", call: Call) -> Answer:
-    """Of what is not there it says so before it looks at the token (measured)."""
+    """A missing app is reported before the token is checked (measured)."""
     app = daemon.applications.get(call.name)
     if app is None:
         return Answer(404)
@@ -161,8 +161,8 @@ def check_access(daemon: "Daemon", call: Call, app: Application, *, write: bool)
     assert call.caller is not None
     permission = int(app.definition.get("permission") or 0)
     if not daemon.accounts.may_access(call.caller, app.owner, permission, write=write):
-        wish = "EDIT" if write else "VIEW"
-        raise Refused(400, f"User <{call.caller.name}> is not allowed to <{wish}> app <{app.name}>")
+        action = "EDIT" if write else "VIEW"
+        raise Refused(400, f"User <{call.caller.name}> is not allowed to <{action}> app <{app.name}>")
 
 
 def _number(call: Call, name: str) -> int:

@@ -1,8 +1,8 @@
 """What one scrape gathers: one collector, one source of families.
 
-A collector lives for one scrape. ``collect(deadline)`` returns its families, made anew, or raises whatever happened:
-that costs its own series and nothing else (the caller says so in ``meshbridge_collector_success``). It MUST give up by
-the deadline; one that doesn't is left behind, and is not started again for that daemon before it has come back.
+A collector lives for one scrape. ``collect(deadline)`` returns new families, or raises whatever happened:
+that costs its own series and nothing else (the caller reports it in ``meshbridge_collector_success``). It MUST give up
+by the deadline; one that doesn't is left behind, and is not started again for that daemon before it has come back.
 """
 
 import time

@@ -1,7 +1,7 @@
 """``appmesh_app_*``: the state of every app, from the app list (docs/protocol.md, 'App JSON').
 
 One-off runs get no series. An app without a process uses no memory, no
-CPU and no descriptors, and says so by zeros, so that its graphs come down instead of breaking off; other fields that
+CPU and no descriptors, and its series are zero, so that its graphs come down instead of breaking off; other fields that
 the daemon leaves out give no series.
 """
 

@@ -74,7 +74,7 @@ def _links(sources: Sources) -> Iterator[Family]:
 def _sinks(sources: Sources) -> Iterator[Family]:
     sinks = list(sources.sinks())
     for name, text, attribute in (
-        ("sink_up", "Whether the far end of the sink took what was last offered", "up"),
+        ("sink_up", "Whether the sink's destination accepted the last batch", "up"),
         ("sink_lag_events", "Events in the journal that the sink has not acknowledged", "lag_events"),
         ("sink_lag_seconds", "Age of the oldest event that the sink has not acknowledged", "lag_seconds"),
         ("dead_letters", "Events kept as dead letters of the sink", "dead_letters"),

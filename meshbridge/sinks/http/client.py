@@ -40,7 +40,7 @@ __all__ = ["HttpClient", "Post"]
 
 _MAX_ANSWER_BYTES = 64 * 1024  # read so that the connection can be used again; a longer answer costs the connection
 _MAX_DOCUMENT_BYTES = 1024 * 1024  # of what is asked for by GET
-_ANSWER_SECONDS = 1.0  # the same in time: once the status is known, nobody waits for the rest
+_ANSWER_SECONDS = 1.0  # the same in time: once the status is known, the rest can be left
 _LOOK_SECONDS = 0.25  # how often the watch looks whether a time has become shorter
 
 
@@ -192,7 +192,7 @@ class HttpClient:
         except OSError as error:
             raise NotConnected(f"cannot load the TLS files for {self.place}: {error}", reason="tls") from error
         if not self._options.tls.verify:
-            disable_warnings(InsecureRequestWarning)  # whoever set that need not be told at each request
+            disable_warnings(InsecureRequestWarning)  # logged once at the start, not at each request
         failed: list[NotConnected] = []
 
         def reach(_post: Post) -> None:
@@ -260,7 +260,7 @@ class HttpClient:
     def _run(self, lanes: Sequence[Callable[[Post], None]], timeout_seconds: float, base: "_Base | None") -> bool:
         now = time.monotonic()
         last = now + timeout_seconds * 0.98
-        ends = now + timeout_seconds * 0.95  # what is cut then has a moment to say so
+        ends = now + timeout_seconds * 0.95  # what is cut then has a moment to report it
         done: queue.SimpleQueue[_Exchange] = queue.SimpleQueue()
         running = {_Exchange(ends) for _ in lanes}
         for lane, exchange in zip(lanes, list(running), strict=True):
@@ -395,7 +395,7 @@ class _Base:
 
 
 def _secrets(url: str, headers: Mapping[str, str], proxies: Mapping[str, str]) -> Iterator[str]:
-    """What a server (or a proxy) knows of the settings that nobody else must."""
+    """What a server (or a proxy) knows of the settings that must stay secret."""
     parts = urlsplit(url)
     for text in (parts.path, parts.query):
         yield from (text, unquote(text))

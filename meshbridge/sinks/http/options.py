@@ -1,4 +1,4 @@
-"""The settings of sinks that speak HTTP: where to, as whom, through what."""
+"""The settings of sinks that speak HTTP: the URL, the credentials, the proxy."""
 
 import base64
 import re

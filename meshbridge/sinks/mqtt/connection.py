@@ -100,7 +100,7 @@ class Will(NamedTuple):
 class Connection:
     """One connection at a time; a fresh session each time, since the journal remembers, not the broker.
 
-    ``acks`` holds the acknowledgements that have come and nobody has taken: (packet type, packet id, reason code).
+    ``acks`` holds the acknowledgements that have arrived and were not read: (packet type, packet id, reason code).
     """
 
     def __init__(self, options: BrokerOptions, client_id: str) -> None:
@@ -147,7 +147,7 @@ class Connection:
         return self._client
 
     def open(self, timeout_seconds: float) -> None:
-        """Connects, anew where there is a connection.
+        """Connects, or reconnects where there is a connection.
 
         Raises:
             NotConnected: the broker can't be reached, or does not let this bridge in.
@@ -172,7 +172,7 @@ class Connection:
                 if time.monotonic() >= deadline:
                     raise NotConnected(f"broker {self.place} accepts but does not answer", reason="timeout")
                 self.pump(deadline)
-                if self._connack is None:  # a broker that refuses says so, and then goes
+                if self._connack is None:  # a broker that refuses gives the reason, and then disconnects
                     self._raise_if_lost()
         except (OSError, ValueError, paho.WebsocketConnectionError) as error:
             self.close(0)
@@ -235,7 +235,7 @@ class Connection:
             # Last words that don't go out whole are the will's, which a good-bye would take back.
             if timeout_seconds and (not last_words or (tap is not None and tap.write(last_words) == len(last_words))):
                 client.disconnect()  # sends at once
-        if sock is not None:  # paho closes its socket only when it is told that it was lost
+        if sock is not None:  # paho closes its socket only when its loss is reported
             with contextlib.suppress(OSError):
                 sock.close()
 
@@ -272,7 +272,7 @@ class Connection:
         """Hands ``data`` to the socket; acknowledgements that come meanwhile are kept.
 
         Raises:
-            NotConnected: the connection is lost, or the broker takes nothing in time.
+            NotConnected: the connection is lost, or the broker does not read in time.
 
         """
         if self._rest:
@@ -287,7 +287,7 @@ class Connection:
                     sent += tap.write(view[sent:])
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     if time.monotonic() >= deadline:
-                        raise NotConnected(f"broker {self.place} takes nothing", reason="timeout") from None
+                        raise NotConnected(f"broker {self.place} does not read", reason="timeout") from None
                     tap.amid_packet = True
                     self.pump(deadline, to_write=True)
                 except OSError as error:

@@ -53,7 +53,7 @@ def _object_id(daemon: str, app: str) -> str:
 
 
 def announcement(daemon: str, app: str, state_topic: str, figures_topic: str, availability: Sequence[str]) -> bytes:
-    """The device of an app: there while every topic of ``availability`` says so."""
+    """The device of an app: available while every topic of ``availability`` is online."""
     identifier = _object_id(daemon, app)
     components = _COMPONENTS | {key: one | {"state_topic": figures_topic} for key, one in _FIGURES.items()}
     return orjson.dumps(

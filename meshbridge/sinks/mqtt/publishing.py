@@ -226,7 +226,7 @@ class Flight:
     def settle(self, packet_id: int, reason: int) -> None:
         place = self.packets.pop(packet_id, None)
         if place is None:
-            return  # of an earlier connection's write, or a broker's fancy
+            return  # of an earlier connection's write, or an unknown packet id
         if reason < FAILURE and self._unanswered and not self._is_whole(place):
             return
         self.reasons[place] = reason

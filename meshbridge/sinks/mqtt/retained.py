@@ -1,6 +1,6 @@
 """What should stand retained at a broker, against what stands there. No network.
 
-A retained message outlives the bridge that sent it: one that nobody wants any more is replaced by an empty one, which
+A retained message outlives the bridge that sent it: one that is no longer wanted is replaced by an empty one, which
 makes the broker forget it. So every topic is remembered before it is first used (``KnownTopics``), and one that is
 remembered and not wanted after a restart is cleared.
 """

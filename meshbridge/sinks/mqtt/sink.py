@@ -3,7 +3,7 @@
 Events go out in windows, many packets in one send (:mod:`meshbridge.sinks.mqtt.publishing`), over a connection that is
 driven here, by the thread that sends (:mod:`meshbridge.sinks.mqtt.connection`). What is retained is worked out by
 :mod:`meshbridge.sinks.mqtt.states`; it takes the room that events leave, is sent and not waited for in ``write``, and
-its acknowledgements count for nobody's cursor.
+its acknowledgements move no cursor.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ __all__ = ["MqttOptions", "MqttSink"]
 
 _CONTENT_TYPE = "content type"
 _WINDOW = 256  # messages in flight, unless the broker wants fewer; more gains nothing on a local broker
-# At QoS 2 a 3.1.1 broker can't say how many it takes, and mosquitto's default cuts off whoever sends more than this.
+# At QoS 2 a 3.1.1 broker can't say how many it takes, and mosquitto's default disconnects a client above this.
 _QOS_2_WINDOW = 20
 _FIRST_PACKET_ID, _LAST_PACKET_ID = 1000, 65535  # those below are paho's, for what it sends itself
 _MAX_TOPIC_BYTES = 65_535  # 1.5.4
@@ -82,7 +82,10 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
         default=None, description="commands and tasks from the broker to apps; null: none are taken"
     )
     message_expiry: Duration | None = Field(
-        default=None, ge=1, le=0xFFFFFFFF, description="protocol 5: brokers drop an event nobody took for so long"
+        default=None,
+        ge=1,
+        le=0xFFFFFFFF,
+        description="protocol 5: brokers drop an event that was not delivered for so long",
     )
 
     @field_validator("qos", mode="before")

@@ -105,7 +105,7 @@ class StateMessages:
         self.retained = Retained(known)
 
     def begin(self) -> None:
-        """A new connection: everything is to be told."""
+        """A new connection: everything is to be published."""
         self._announcements.clear()
         self._known.load()
         if self._states is not None and self._with_home_assistant:

@@ -108,7 +108,7 @@ def test_the_end_of_the_connection_is_told(sdk: Sdk, transport: str, daemon: Dae
     daemon.emulator.drop_connections()
     wait_for(lambda: "__disconnected__" in types(events))
     assert types(events).count("__disconnected__") == 1
-    wait_for(lambda: _answers(client), "the client connects anew")
+    wait_for(lambda: _answers(client), "the client reconnects")
 
 
 def _answers(client: Any) -> bool:

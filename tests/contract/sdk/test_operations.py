@@ -250,7 +250,7 @@ def test_tasks(  # noqa: PLR0917 fixtures
 def test_a_worker_that_was_replaced_ends(  # noqa: PLR0917 fixtures
     sdk: Sdk, transport: str, daemon: Daemon, client: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon answers twice; only the second answer says so."""
+    """The daemon answers twice; only the second answer has the error."""
     add(sdk, client, name, "sleep 100", shell=False)
     monkeypatch.setenv("APP_MESH_PROCESS_KEY", "of a process before")
     monkeypatch.setenv("APP_MESH_APPLICATION_NAME", name)
@@ -368,7 +368,7 @@ def test_two_factor_login(sdk: Sdk, transport: str, daemon: Daemon, client: Any,
     other.validate_totp(name, challenge, totp_code(secret))
     assert isinstance(other.list_apps(), list)
     assert other.login(name, PASSWORD, totp_code(secret)) is None
-    with sdk.refused(400, "Only administrator"):  # whoever asks (measured)
+    with sdk.refused(400, "Only administrator"):  # for any caller (measured)
         client.disable_totp(name)
     other.disable_totp()
     assert other.login(name, PASSWORD) is None

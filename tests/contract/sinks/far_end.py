@@ -1,4 +1,4 @@
-"""What the contract kit asks of a far end that does as it is told."""
+"""What the contract kit asks of a destination under its control."""
 
 import enum
 import threading
@@ -14,12 +14,12 @@ SECRETS = ("hunter2-bearer", "hunter2-password", "hunter2-header", "hunter2-path
 
 
 class Say(enum.Enum):
-    """How a far end meets an event."""
+    """How a destination answers an event."""
 
     OK = enum.auto()
     BUSY = enum.auto()  # not now
     REFUSE = enum.auto()  # never this one
-    DENY = enum.auto()  # nobody's fault but the place's: a wrong password, a missing right, a path that is gone
+    DENY = enum.auto()  # the place's fault: a wrong password, a missing right, a path that is gone
     INTERIM = enum.auto()  # something that is no answer yet, then the answer: taken
     GONE = enum.auto()  # never again any
     SILENT = enum.auto()  # the answer does not come
@@ -27,7 +27,7 @@ class Say(enum.Enum):
 
 
 class Script:
-    """Which event is met how. Asked by the far end's threads, changed by the test's."""
+    """Which event gets which answer. Read by the destination's threads, changed by the test's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The far end of the sink in docs/writing-a-sink.md, which is executed as it stands there."""
+"""The destination of the sink in docs/writing-a-sink.md, which is executed as it stands there."""
 
 import re
 import socket

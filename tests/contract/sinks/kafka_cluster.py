@@ -1,4 +1,4 @@
-"""librdkafka's mock cluster: brokers that speak the real protocol on loopback, and fail as they are told."""
+"""librdkafka's mock cluster: brokers that speak the real protocol on loopback, and fail on request."""
 
 import ctypes
 import time

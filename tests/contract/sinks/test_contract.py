@@ -46,7 +46,7 @@ APPS = ("web", "db", "cache", "queue", "mail")
 
 
 def meets(say: Say) -> Callable[[Test], Test]:
-    """Leaves a test to the far ends that can be made to say this."""
+    """Leaves a test to the destinations that can answer so."""
 
     def mark(test: Test) -> Test:
         test.meets = say  # type: ignore[attr-defined]

@@ -460,7 +460,7 @@ def test_renewal_outlasts_network_errors(caplog: pytest.LogCaptureFixture) -> No
         renewing.stop()
     assert keeper.failure is None
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1, "a fault is told when it starts"
+    assert len(warnings) == 1, "a fault is logged when it starts"
 
 
 def test_a_refusal_ends_the_renewal_until_there_is_another_token(caplog: pytest.LogCaptureFixture) -> None:

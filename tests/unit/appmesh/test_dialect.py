@@ -1,4 +1,4 @@
-"""What daemons of each generation say of an app is told in the same words; nothing is read by a version."""
+"""What daemons of each generation report of an app is read into the same fields, never by a version."""
 
 from typing import Any
 

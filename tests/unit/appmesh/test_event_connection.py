@@ -330,7 +330,7 @@ def test_threads_that_waited_for_an_attempt_that_failed_don_t_try_one_after_the_
             attempts.append(timeout_seconds)
             trying.set()
             assert go.wait(10)
-            raise AppMeshConnectionError("nobody there")
+            raise AppMeshConnectionError("not there")
 
         def close(self) -> None: ...
         def interrupt(self) -> None: ...
@@ -367,7 +367,7 @@ def test_threads_that_waited_for_an_attempt_that_failed_don_t_try_one_after_the_
     go.set()
     for thread in (first, *others):
         thread.join(10)
-    assert said == ["nobody there"] * 6
+    assert said == ["not there"] * 6
     assert attempts == [3]
     line.close()
 

@@ -1,4 +1,4 @@
-"""Bytes that are no messages, and messages that nobody would send: a typed error each, no hang, no growing memory.
+"""Bytes that are no messages, and messages that no client would send: a typed error each, no hang, no growing memory.
 
 The long form is tests/faults/fuzz_wire.py.
 """

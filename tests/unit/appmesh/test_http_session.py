@@ -215,7 +215,7 @@ def test_an_upload_names_the_remote_path_and_the_attributes(
 
 
 def by_generation(generation: int) -> Handle:
-    """A daemon that says so where it is asked, and takes all else."""
+    """A daemon that answers so on request, and accepts all else."""
 
     def handle(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
         unknown = generation == 2 and handler.path == "/appmesh/auth/config"

@@ -42,10 +42,10 @@ def test_a_part_that_moves_again_is_no_longer_stuck() -> None:
     [
         (SinkState.UP, 0, True),
         (SinkState.UP, 5, False),
-        (SinkState.WAITING, 5, True),  # a dead far end is no reason to restart
+        (SinkState.WAITING, 5, True),  # a dead destination is no reason to restart
         (SinkState.GONE, 5, True),
         (SinkState.CONNECTING, 0, False),
-        (SinkState.STOPPED, 0, False),  # its thread has ended, and nobody asked for it
+        (SinkState.STOPPED, 0, False),  # its thread has ended, without a request
     ],
 )
 def test_when_a_courier_rests(state: SinkState, lag: int, resting: bool) -> None:

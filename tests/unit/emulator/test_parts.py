@@ -195,7 +195,7 @@ def test_requests_are_counted_by_route_and_duration() -> None:
 
 
 def test_a_client_whose_handshake_ends_while_the_daemon_stops_is_dropped() -> None:
-    """It would be in nobody's hands: what ends the connections has looked before."""
+    """Nothing would close it: the loop that ends the connections has looked before."""
 
     class Transport(asyncio.Transport):
         aborted = False

@@ -17,7 +17,7 @@ from tests.support import returns_in_time, wait_for
 
 
 class Fixed:
-    """Answers what it is told to."""
+    """Answers what the test sets."""
 
     def __init__(self, collect: Callable[[], list[Family]]) -> None:
         self.dropped = {"malformed": 1}

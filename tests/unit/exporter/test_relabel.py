@@ -134,7 +134,7 @@ def plainly(name: str, pairs: dict[str, str]) -> str:
 
 @st.composite
 def odd_line(draw: st.DrawFn, name: str) -> str:
-    """One sample, written as the format allows and nobody does."""
+    """One sample, written as the format allows and no library does."""
     pairs: dict[str, str] = draw(label_sets)
     text = draw(blank) + name
     braces: bool = draw(st.booleans())

@@ -1,4 +1,4 @@
-"""Files of secrets that can't be used: every sink says so, and takes the repaired file with its next attempt."""
+"""Files of secrets that can't be used: every sink reports it, and reads the repaired file with its next attempt."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The splitter: parts fit, make up the whole, and say where they stand."""
+"""The splitter: parts fit, join to the whole, and have positions."""
 
 from collections.abc import Callable
 from dataclasses import replace

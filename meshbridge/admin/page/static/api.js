@@ -25,7 +25,7 @@ export const token = {
   forget: () => sessionStorage.removeItem(TOKEN),
 };
 
-/** Who wants to know that a request reached nobody. */
+/** Listeners for requests that reached no server. */
 export const contact = new EventTarget();
 
 /** Parts of a path, each as one. */

@@ -24,7 +24,7 @@ export function setAttribute(element, name, value) {
 }
 
 /**
- * A button for `work`. While it may not be used it says so and does nothing, but stays where it is for the keyboard:
+ * A button for `work`. While it may not be used it is marked disabled and does nothing, but stays where it is for the keyboard:
  * `disabled` would take the focus away.
  */
 export function action(title, work, attributes = {}) {
