@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from uvicorn.protocols.websockets import websockets_sansio_impl
 
 from meshbridge import outside
@@ -56,7 +57,9 @@ def _levels_as_before() -> Iterator[None]:
     """A command that runs in this process sets levels of the log, which would hide what later tests look for."""
     names = ("", "apscheduler", "urllib3", "websocket", "uvicorn")
     before = {name: logging.getLogger(name).level for name in names}
+    configured = structlog.get_config()
     yield
+    structlog.configure(**configured)
     for name, level in before.items():
         logging.getLogger(name).setLevel(level)
 
