@@ -25,7 +25,7 @@ __all__ = [
     "Format",
     "Options",
     "Reshape",
-    "Retry",
+    "RetryWaits",
     "Secret",
     "SecretFileError",
     "SecretFiles",
@@ -349,10 +349,10 @@ class EncryptedKeyError(OSError):
 
 
 chance_of_jitter = random.SystemRandom().random
-"""A number in [0, 1) for :meth:`Retry.delay`; no seed makes two bridges draw the same."""
+"""A number in [0, 1) for :meth:`RetryWaits.delay`; no seed makes two bridges draw the same."""
 
 
-class Retry(Options):
+class RetryWaits(Options):
     """Waits between attempts: exponential with jitter, from ``initial`` to ``max``."""
 
     initial: Duration = Field(

@@ -19,7 +19,7 @@ import meshbridge
 from meshbridge.checks.certificates import check_client_certificate
 from meshbridge.checks.daemon import try_daemon
 from meshbridge.checks.destinations import check_sink
-from meshbridge.checks.host import RunningBridge, User, check_file, check_journal, check_running
+from meshbridge.checks.host import RunningBridge, ServiceUser, check_file, check_journal, check_running
 from meshbridge.checks.listeners import check_listeners
 from meshbridge.checks.secrets import check_leftovers, check_secret_files
 from meshbridge.config.load import Settings
@@ -38,7 +38,7 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
     running = RunningBridge.find(settings.journal.path)
     if running is not None:
         yield check_running(running, file)
-    user = User.of_bridge(settings.journal.path)
+    user = ServiceUser.of_bridge(settings.journal.path)
     parts: list[Callable[[], Iterable[Verdict]]] = [
         partial(_as, user, partial(check_journal, settings.journal, running)),
         partial(_as, user, partial(check_listeners, settings, running)),
@@ -49,7 +49,7 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
         yield from itertools.chain.from_iterable(pool.map(lambda part: list(part()), parts))
 
 
-def _as(user: User, part: Callable[[], Iterable[Verdict]]) -> list[Verdict]:
+def _as(user: ServiceUser, part: Callable[[], Iterable[Verdict]]) -> list[Verdict]:
     with user.rights():
         return list(part())
 
@@ -60,7 +60,7 @@ def _check_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
     yield from try_daemon(name, options)
 
 
-def _check_sink(name: str, options: Any, user: User) -> Iterator[Verdict]:
+def _check_sink(name: str, options: Any, user: ServiceUser) -> Iterator[Verdict]:
     yield from check_secret_files(f"sink {name}", options)
     yield from check_client_certificate(f"sink {name}", getattr(options, "tls", None))
     if isinstance(options, FileOptions):

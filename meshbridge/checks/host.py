@@ -18,7 +18,7 @@ from meshbridge.journal import JournalError, JournalOptions
 from meshbridge.journal.lock import refuse_others
 from meshbridge.model.status import Grade, Verdict
 
-__all__ = ["RunningBridge", "User", "check_file", "check_journal", "check_running", "counted"]
+__all__ = ["RunningBridge", "ServiceUser", "check_file", "check_journal", "check_running", "counted"]
 
 _ASK_SECONDS = 5.0
 _LEAST_FREE_BYTES = 64 * 2**20  # under that a journal stands still with the first burst of output
@@ -56,7 +56,7 @@ class RunningBridge:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class ServiceUser:
     """The user as which the bridge runs. Root looks at files with the rights of that user, not with its own."""
 
     uid: int
@@ -144,7 +144,7 @@ def check_journal(options: JournalOptions, running: RunningBridge | None) -> Ite
 
 
 def _rights(subject: str, directory: Path, present: Path, running: RunningBridge | None) -> Verdict:
-    user = User.of_bridge(directory).uid
+    user = ServiceUser.of_bridge(directory).uid
     if denied := _denied(directory, present, user):
         remedy = f"make {directory} a directory of user {user} (chown -R), or set journal.path to another"
         return Verdict(subject, "rights", Grade.FAILED, denied, remedy)

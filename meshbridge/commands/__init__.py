@@ -14,6 +14,6 @@ holds up its own commands alone.
 that name is reached; the name from the list, never the text of the message, goes into a request.
 """
 
-from meshbridge.commands.desk import Desk, Finished
+from meshbridge.commands.desk import Desk, FinishedCommand
 
-__all__ = ["Desk", "Finished"]
+__all__ = ["Desk", "FinishedCommand"]

@@ -17,7 +17,7 @@ from meshbridge.commands.parse import Command, CommandError, parse
 from meshbridge.commands.record import Record
 from meshbridge.sinks.commands import CommandMessage, CommandOptions, CommandReply, CommandWord
 
-__all__ = ["WORKERS", "Desk", "Finished"]
+__all__ = ["WORKERS", "Desk", "FinishedCommand"]
 
 WORKERS = 16
 """Threads for each daemon, at most; they exist while there is something to do."""
@@ -26,7 +26,7 @@ _REMEMBERED = 200  # commands that `meshbridge commands` shows
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedCommand:
     """A command that was answered, refused or ignored."""
 
     at: float
@@ -69,7 +69,7 @@ class Desk:
         known_apps: Callable[[str], Iterable[str]],
         client: ClientOf,
         place_of: Callable[[str], str],
-        ended: Callable[[Finished], None] = lambda _finished: None,
+        ended: Callable[[FinishedCommand], None] = lambda _finished: None,
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -104,7 +104,7 @@ class Desk:
         self._lock = threading.Lock()  # guards all that follows
         self._lanes: dict[str, _Lanes] = {}
         self._replies: deque[CommandReply] = deque()
-        self._recent: deque[Finished] = deque(maxlen=_REMEMBERED)
+        self._recent: deque[FinishedCommand] = deque(maxlen=_REMEMBERED)
         self._stopping = False
 
     # --- the sink's thread ---------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class Desk:
     def wake(self) -> None:
         self._wake()
 
-    def recent(self) -> list[Finished]:
+    def recent(self) -> list[FinishedCommand]:
         """The last commands, the newest first."""
         with self._lock:
             return list(reversed(self._recent))
@@ -324,7 +324,7 @@ class Desk:
         error: str | None = None,
         seconds: float | None = None,
     ) -> None:
-        finished = Finished(
+        finished = FinishedCommand(
             self._wall_clock(), self._sink, message.daemon, message.app, word, result, name, error, seconds
         )
         with self._lock:

@@ -19,7 +19,7 @@ from meshbridge.model.status import BreakerState, ReplayStatus, SinkState, SinkS
 from meshbridge.outside import said
 from meshbridge.sinks.base import Clearing, Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
-from meshbridge.supervision import SupervisedThread
+from meshbridge.system.supervision import SupervisedThread
 
 __all__ = ["Courier"]
 

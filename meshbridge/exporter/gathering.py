@@ -16,7 +16,7 @@ from meshbridge import telemetry
 from meshbridge.exporter.collectors import Collector, Deadline
 from meshbridge.exporter.exposition import Family
 
-__all__ = ["Gathering", "Outcome", "Task"]
+__all__ = ["CollectorRun", "Gathering", "Task"]
 
 _KEPT_SECONDS = 150.0  # longer than the two minutes that Prometheus lets pass between scrapes at most, in practice
 
@@ -31,7 +31,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CollectorRun:
     """How it went."""
 
     daemon: str
@@ -46,7 +46,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class _Run:
     deadline: Deadline
-    result: "Future[Outcome]"
+    result: "Future[CollectorRun]"
 
 
 class Gathering:
@@ -56,14 +56,14 @@ class Gathering:
         self._workers = _Workers()
         self._lock = threading.Lock()  # guards all below
         self._runs: dict[tuple[str, str], _Run] = {}
-        self._waiting: set[SimpleQueue[Future[Outcome] | None]] = set()
+        self._waiting: set[SimpleQueue[Future[CollectorRun] | None]] = set()
         self._failing: set[tuple[str, str]] = set()
         self._closed = False
 
-    def gather(self, tasks: Iterable[Task], deadline: Deadline) -> list[Outcome]:
+    def gather(self, tasks: Iterable[Task], deadline: Deadline) -> list[CollectorRun]:
         """The outcome of each task, in their order. Returns at the deadline at the latest."""
         started = time.monotonic()
-        finished: SimpleQueue[Future[Outcome] | None] = SimpleQueue()
+        finished: SimpleQueue[Future[CollectorRun] | None] = SimpleQueue()
         with self._lock:
             self._waiting.add(finished)
             if self._closed:
@@ -93,7 +93,7 @@ class Gathering:
                 finished.put(None)
         self._workers.close()
 
-    def _join_or_start(self, task: Task, deadline: Deadline) -> "Future[Outcome] | None":
+    def _join_or_start(self, task: Task, deadline: Deadline) -> "Future[CollectorRun] | None":
         key = (task.daemon, task.collector)
         with self._lock:
             run = self._runs.get(key)
@@ -104,7 +104,7 @@ class Gathering:
             self._workers.submit(lambda: self._run(task, run))
         except RuntimeError as error:
             # The system gives no more threads; without an end it would count as hung for ever.
-            self._end(run, Outcome(*key, success=False, duration_seconds=0.0, error=str(error)))
+            self._end(run, CollectorRun(*key, success=False, duration_seconds=0.0, error=str(error)))
         return run.result
 
     def _run(self, task: Task, run: _Run) -> None:
@@ -113,17 +113,17 @@ class Gathering:
         try:
             collector = task.make()
             families = list(collector.collect(run.deadline))
-            outcome = Outcome(*key, True, time.monotonic() - started, families, collector.dropped)
+            outcome = CollectorRun(*key, True, time.monotonic() - started, families, collector.dropped)
         except Exception as error:  # noqa: BLE001 whatever a collector raises costs its own series only
-            outcome = Outcome(*key, False, time.monotonic() - started, error=f"{type(error).__name__}: {error}")
+            outcome = CollectorRun(*key, False, time.monotonic() - started, error=f"{type(error).__name__}: {error}")
         self._end(run, outcome)
 
-    def _end(self, run: _Run, outcome: Outcome) -> None:
+    def _end(self, run: _Run, outcome: CollectorRun) -> None:
         with self._lock:
             del self._runs[outcome.daemon, outcome.collector]
         run.result.set_result(outcome)
 
-    def _report(self, outcomes: Iterable[Outcome]) -> None:
+    def _report(self, outcomes: Iterable[CollectorRun]) -> None:
         """Logs a fault when it starts and when it ends."""
         for outcome in outcomes:
             key = (outcome.daemon, outcome.collector)
@@ -181,9 +181,9 @@ class _Workers:
             return self._work.get()  # it was promised just now
 
 
-def _outcome(task: Task, result: "Future[Outcome] | None", waited: float) -> Outcome:
+def _outcome(task: Task, result: "Future[CollectorRun] | None", waited: float) -> CollectorRun:
     if result is None:
-        return Outcome(task.daemon, task.collector, False, 0.0, error="the call of an earlier scrape still hangs")
+        return CollectorRun(task.daemon, task.collector, False, 0.0, error="the call of an earlier scrape still hangs")
     if not result.done():
-        return Outcome(task.daemon, task.collector, False, waited, error="no answer within the scrape's time")
+        return CollectorRun(task.daemon, task.collector, False, waited, error="no answer within the scrape's time")
     return result.result()

@@ -25,12 +25,12 @@ from meshbridge.exporter.exposition import (
     render_openmetrics,
     render_text,
 )
-from meshbridge.exporter.gathering import Gathering, Outcome, Task
+from meshbridge.exporter.gathering import CollectorRun, Gathering, Task
 from meshbridge.exporter.negotiation import accepts_gzip, choose_format
 from meshbridge.exporter.options import ExporterOptions
 from meshbridge.exporter.sources import DaemonSource, Sources
 
-__all__ = ["Answer", "BadRequestError", "ScrapeHandler", "time_allowed"]
+__all__ = ["BadScrapeError", "ScrapeAnswer", "ScrapeHandler", "time_allowed"]
 
 _OWN = "own"
 _DEFAULT_TIMEOUT_SECONDS = 10.0  # Prometheus's own default, for who sends no header
@@ -40,12 +40,12 @@ _PIECE_BYTES = 256 * 1024
 _GZIP_LEVEL = 1  # level 6 takes more than twice the time, and saves a twentieth of what is left
 
 
-class BadRequestError(Exception):
+class BadScrapeError(Exception):
     """The parameters can't be met; the text is one line for the client."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScrapeAnswer:
     """The body is in pieces, to be sent one after the other."""
 
     pieces: tuple[bytes, ...]
@@ -62,8 +62,10 @@ class ScrapeHandler:
         self._lock = threading.Lock()  # guards _dropped
         self._dropped: Counter[tuple[str, str]] = Counter()
 
-    def scrape(self, query: Mapping[str, Sequence[str]], headers: Mapping[str, str], deadline: Deadline) -> Answer:
-        """Raises: BadRequestError, for an unknown collector."""
+    def scrape(
+        self, query: Mapping[str, Sequence[str]], headers: Mapping[str, str], deadline: Deadline
+    ) -> ScrapeAnswer:
+        """Raises: BadScrapeError, for an unknown collector."""
         collectors = self._chosen(query.get("collect[]", ()), query.get("exclude[]", ()))
         own, whole = own_families(self._sources)
         reserved = frozenset(family.name for family in own)
@@ -85,11 +87,11 @@ class ScrapeHandler:
     def _chosen(self, collect: Sequence[str], exclude: Sequence[str]) -> list[str]:
         on = [*self._options.collectors.names(), _OWN]
         if collect and exclude:
-            raise BadRequestError("collect[] and exclude[] can't be combined")
+            raise BadScrapeError("collect[] and exclude[] can't be combined")
         for name in (*collect, *exclude):
             if name not in on:
                 known = name in type(self._options.collectors).model_fields
-                raise BadRequestError(f"{'disabled' if known else 'unknown'} collector {name!r}: use {', '.join(on)}")
+                raise BadScrapeError(f"{'disabled' if known else 'unknown'} collector {name!r}: use {', '.join(on)}")
         return [name for name in on if (name in collect if collect else name not in exclude)]
 
     def _task(self, source: DaemonSource, collector: str, reserved: frozenset[str]) -> Task:
@@ -101,12 +103,12 @@ class ScrapeHandler:
         return Task(source.name, collector, make)
 
     def _within_limits(
-        self, daemons: Iterable[DaemonSource], outcomes: Iterable[Outcome]
+        self, daemons: Iterable[DaemonSource], outcomes: Iterable[CollectorRun]
     ) -> tuple[list[tuple[str, list[Family]]], Counter[tuple[str, str]]]:
         """The families of each daemon, cut at ``max_series``: what the daemon says of itself goes first."""
         order = ("host", "apps", "daemon")
         dropped: Counter[tuple[str, str]] = Counter()
-        by_daemon: dict[str, list[Outcome]] = {source.name: [] for source in daemons}
+        by_daemon: dict[str, list[CollectorRun]] = {source.name: [] for source in daemons}
         for outcome in outcomes:
             by_daemon[outcome.daemon].append(outcome)
             dropped.update({(outcome.daemon, reason): count for reason, count in outcome.dropped.items()})
@@ -151,7 +153,7 @@ def time_allowed(header: str | None) -> float:
     return max(timeout - _OFFSET_SECONDS, timeout / 2)
 
 
-def _collector_families(outcomes: Sequence[Outcome], own_whole: bool) -> Iterator[Family]:
+def _collector_families(outcomes: Sequence[CollectorRun], own_whole: bool) -> Iterator[Family]:
     yield gauge(
         "meshbridge_collector_success",
         "Whether the collector got what it asked the daemon for",
@@ -169,7 +171,7 @@ def _collector_families(outcomes: Sequence[Outcome], own_whole: bool) -> Iterato
     )
 
 
-def _answer(families: list[Family], headers: Mapping[str, str]) -> Answer:
+def _answer(families: list[Family], headers: Mapping[str, str]) -> ScrapeAnswer:
     families = [family for family in families if family.chunks]
     content_type = choose_format(headers.get("accept", ""))
     parts = render_openmetrics(families) if content_type.openmetrics else render_text(families)
@@ -177,7 +179,7 @@ def _answer(families: list[Family], headers: Mapping[str, str]) -> Answer:
     if accepts_gzip(headers.get("accept-encoding", "")):
         parts = _zipped(parts)
         out.append(("content-encoding", "gzip"))
-    return Answer(tuple(_in_pieces(parts)), tuple(out))
+    return ScrapeAnswer(tuple(_in_pieces(parts)), tuple(out))
 
 
 def _zipped(parts: Iterable[bytes]) -> Iterator[bytes]:

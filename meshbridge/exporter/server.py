@@ -4,7 +4,7 @@ from meshbridge import telemetry
 from meshbridge.exporter.handler import ScrapeHandler
 from meshbridge.exporter.options import ExporterOptions
 from meshbridge.exporter.sources import Sources
-from meshbridge.exporter.web import HEALTH_PATHS, Application
+from meshbridge.exporter.web import HEALTH_PATHS, ExporterApplication
 from meshbridge.exporter.webconfig import WebConfigError, WebConfigFile
 from meshbridge.web.addresses import listen_tcp, split_address
 from meshbridge.web.limits import DEFAULT_LIMITS, Limits
@@ -19,7 +19,7 @@ class Exporter:
     def __init__(self, options: ExporterOptions, sources: Sources, limits: Limits = DEFAULT_LIMITS) -> None:
         self._options = options
         self._limits = limits
-        self._application = Application(ScrapeHandler(options, sources), sources)
+        self._application = ExporterApplication(ScrapeHandler(options, sources), sources)
         self._web_config = WebConfigFile(options.web_config)
         self._address: tuple[str, int] | None = None
         self._server: Server | None = None

@@ -6,17 +6,17 @@ from urllib.parse import parse_qs
 
 from meshbridge import telemetry
 from meshbridge.exporter.collectors import Deadline
-from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, time_allowed
+from meshbridge.exporter.handler import BadScrapeError, ScrapeAnswer, ScrapeHandler, time_allowed
 from meshbridge.exporter.pages import landing_page, readiness
 from meshbridge.exporter.sources import Sources
 from meshbridge.exporter.webconfig import Users, WebConfig
 from meshbridge.web.asgi import Message, Receive, Send, shown_path
 
-__all__ = ["HEALTH_PATHS", "Application"]
+__all__ = ["HEALTH_PATHS", "ExporterApplication"]
 
 HEALTH_PATHS = ("/-/healthy", "/-/ready")
 
-_Reply = tuple[int, Answer]
+_Reply = tuple[int, ScrapeAnswer]
 
 _PLAIN = ("content-type", "text/plain; charset=utf-8")
 _POLICY = (
@@ -27,7 +27,7 @@ _SCRAPES = 16
 """Scrapes at once, which mostly wait. More than this many are a fault or an attack, and have to queue."""
 
 
-class Application:
+class ExporterApplication:
     """Everything that may wait is done in threads, so that the loop can always answer ``/-/healthy``."""
 
     def __init__(self, handler: ScrapeHandler, sources: Sources) -> None:
@@ -102,19 +102,19 @@ class Application:
         loop = asyncio.get_running_loop()
         try:
             return 200, await loop.run_in_executor(self._scrapes, self._handler.scrape, query, headers, deadline)
-        except BadRequestError as error:
+        except BadScrapeError as error:
             return _line(400, str(error))
 
     def _ready(self) -> _Reply:
         reasons = list(self._sources.ready())
         body = readiness(reasons, self._sources.links(), self._sources.sinks(), self._sources.journal())
-        return 503 if reasons else 200, Answer((body,), (("content-type", "application/json"),))
+        return 503 if reasons else 200, ScrapeAnswer((body,), (("content-type", "application/json"),))
 
     def _landing(self) -> _Reply:
         sources = self._sources
         page = landing_page(list(sources.ready()), sources.links(), sources.sinks(), sources.journal())
-        return 200, Answer((page,), (("content-type", "text/html; charset=utf-8"), *_POLICY))
+        return 200, ScrapeAnswer((page,), (("content-type", "text/html; charset=utf-8"), *_POLICY))
 
 
 def _line(status: int, text: str, *headers: tuple[str, str]) -> _Reply:
-    return status, Answer((f"{text}\n".encode("utf-8", "replace"),), (_PLAIN, *headers))
+    return status, ScrapeAnswer((f"{text}\n".encode("utf-8", "replace"),), (_PLAIN, *headers))

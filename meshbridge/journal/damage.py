@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Self, TypeGuard
 from urllib.parse import quote
 
-from meshbridge.disk import rename_durably, sync_directory, sync_file
 from meshbridge.journal.errors import DamageError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, MemoryKey, StateKey, Store, remove
 from meshbridge.journal.tables import COLUMNS, envelope_of
 from meshbridge.model.events import Envelope
+from meshbridge.system.disk import rename_durably, sync_directory, sync_file
 
 __all__ = ["FRESH", "Replacement", "finish_replacement", "replace"]
 

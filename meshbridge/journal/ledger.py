@@ -10,7 +10,7 @@ from meshbridge.journal.store import Extent, MemoryKey, StateKey
 from meshbridge.journal.tables import event_bytes
 from meshbridge.model.events import Envelope, Event, EventType
 
-__all__ = ["Batch", "Ledger", "Tail", "runs_of"]
+__all__ = ["Ledger", "Pending", "Tail", "runs_of"]
 
 _GROUP_EVENTS = 1000  # at most in one transaction (docs/design.md, 'Guarantee')
 # Held in memory for a disk that is slow or full, in bytes. Above the first bound a link leaves out what it can fetch
@@ -99,7 +99,7 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Pending:
     """What is to be written next. ``held``: its events can be read already."""
 
     rows: list[Envelope]
@@ -164,7 +164,7 @@ class Ledger:
     def has_work(self) -> bool:
         return bool(self.inbox or self.held or self.dirty_cursors or self.dirty_states or self.dirty_memory)
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> Pending:
         if self.held:
             rows = self.held[:_GROUP_EVENTS]
             whole = len(rows) == len(self.held) and not self.inbox
@@ -173,9 +173,9 @@ class Ledger:
             whole = len(rows) == len(self.inbox)
         # A state belongs to the last of the events that were handed over with it, never before it.
         states = dict(self.dirty_states) if whole else {}
-        return Batch(rows, bool(self.held), dict(self.dirty_cursors), states, dict(self.dirty_memory))
+        return Pending(rows, bool(self.held), dict(self.dirty_cursors), states, dict(self.dirty_memory))
 
-    def written(self, batch: Batch, refused: frozenset[int] = frozenset()) -> None:
+    def written(self, batch: Pending, refused: frozenset[int] = frozenset()) -> None:
         """It is on disk, all but the ``refused`` offsets: new events can be read."""
         size = sum(event_bytes(row.event) for row in batch.rows)
         if batch.held:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from meshbridge.disk import rename_durably, sync_directory, sync_file
 from meshbridge.journal.errors import DamageError, EmptyError
 from meshbridge.journal.options import Sync
 from meshbridge.journal.tables import COLUMNS, PLACES, envelope_of, event_bytes, prepare, row_of
 from meshbridge.model.events import Envelope
+from meshbridge.system.disk import rename_durably, sync_directory, sync_file
 
 __all__ = [
     "DATABASE",

@@ -20,7 +20,7 @@ from meshbridge.link.app_state import INVALID, AppState, Listed
 from meshbridge.link.output import REPLACEMENT, Missing, Outputs
 from meshbridge.model.events import DAEMON_PLACE, Event, EventType, gap
 
-__all__ = ["Apps", "Found"]
+__all__ = ["Apps", "Comparison"]
 
 
 _MOST_HOLES = 100  # that wait for a repair; all of them are written again with each that is new
@@ -28,7 +28,7 @@ _LAST_WORDS = 1000  # of apps that are gone; to be registered again, an app is u
 
 
 @dataclass(slots=True)
-class Found:
+class Comparison:
     """What a comparison gives: events that were missed, in order, and the apps that are to be looked at again."""
 
     events: list[Event] = field(default_factory=list)
@@ -207,9 +207,9 @@ class Apps:
         if not self._looks:
             self._touched.clear()
 
-    def compare(self, listed: Iterable[dict[str, Any]], mark: int, now: float) -> Found:
+    def compare(self, listed: Iterable[dict[str, Any]], mark: int, now: float) -> Comparison:
         """With the list of all apps: what was missed, with a gap event for each hole at the end."""
-        found = Found()
+        found = Comparison()
         present = set()
         listed = list(listed)
         names = {name for fields in listed if isinstance(name := fields.get("name"), str)}
@@ -229,9 +229,9 @@ class Apps:
         self.give_up()
         return found
 
-    def compare_one(self, app: str, fields: dict[str, Any] | None, mark: int, now: float) -> Found:
+    def compare_one(self, app: str, fields: dict[str, Any] | None, mark: int, now: float) -> Comparison:
         """With one app, None where the daemon does not know it."""
-        found = Found()
+        found = Comparison()
         if fields is None:
             self._compare_absent(app, mark, now, found)
         else:
@@ -252,7 +252,7 @@ class Apps:
             for number, hole in enumerate(holes)
         ]
 
-    def _compare_absent(self, app: str, mark: int, now: float, found: Found) -> None:
+    def _compare_absent(self, app: str, mark: int, now: float, found: Comparison) -> None:
         if self._touched.get(app, 0) >= mark:
             found.look_again.add(app)
             return
@@ -264,7 +264,7 @@ class Apps:
             which = state.registered_at or state.last_event or f"{self.run}.{int(now)}"
             found.events.append(self._event(EventType.REMOVED, app, f"removed/{which}", None, now))
 
-    def _compare_app(self, listed: Listed, mark: int, now: float, found: Found) -> None:
+    def _compare_app(self, listed: Listed, mark: int, now: float, found: Comparison) -> None:
         if self._touched.get(listed.app, 0) >= mark:
             found.look_again.add(listed.app)
             return

@@ -12,10 +12,10 @@ from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshDeniedE
 from meshbridge.journal import Journal
 from meshbridge.link.fetch import fetch
 from meshbridge.link.output import Missing
-from meshbridge.link.reconcile import Apps, Found
+from meshbridge.link.reconcile import Apps, Comparison
 from meshbridge.link.requests import DaemonRequests
 from meshbridge.model.events import Event, EventType
-from meshbridge.supervision import SupervisedThread
+from meshbridge.system.supervision import SupervisedThread
 
 __all__ = ["Repair"]
 
@@ -253,7 +253,7 @@ class Repair:
             elif self._compare_at is not None:
                 self._compare_at = time.monotonic() + _RETRY_SECONDS
 
-    def _take(self, compare: Callable[[Apps], Found]) -> None:
+    def _take(self, compare: Callable[[Apps], Comparison]) -> None:
         with self._lock:
             assert self._apps is not None
             try:

@@ -18,7 +18,7 @@ from meshbridge.appmesh.exceptions import (
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.tcp_messages import MessageError
 from meshbridge.appmesh.token_keeper import LOOK_SECONDS
-from meshbridge.fields import Retry, chance_of_jitter
+from meshbridge.fields import RetryWaits, chance_of_jitter
 from meshbridge.journal import Journal
 from meshbridge.link.client import DaemonClient
 from meshbridge.link.connections import (
@@ -38,7 +38,7 @@ from meshbridge.link.requests import DaemonRequests
 from meshbridge.link.slow_consumer import Pace
 from meshbridge.model.status import LinkState, LinkStatus
 from meshbridge.outside import said
-from meshbridge.supervision import SupervisedThread
+from meshbridge.system.supervision import SupervisedThread
 
 __all__ = ["Link"]
 
@@ -48,8 +48,8 @@ _CONNECT_SECONDS = 8.0
 _PROBE_AFTER_SECONDS = 10.0
 _SEND_AFTER_SECONDS = 60.0  # a WebSocket over which nothing is sent for 120 s is closed by daemons of 3.x
 _REQUEST_SECONDS = 8.0
-_LOST = Retry(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
-_REFUSED = Retry(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
+_LOST = RetryWaits(initial=1.0, max=30.0)  # waits after a lost connection; the first retry is at once
+_REFUSED = RetryWaits(initial=5.0, max=300.0)  # after a refusal, which somebody must mend
 _STEADY_SECONDS = 5.0  # a connection that lasted so long was a good one: the next retry is at once again
 _MAX_MESSAGE_BYTES = 16 * 2**20  # on the event connection, which carries no lists of apps and no output
 _MAX_EARLY = 10_000  # events before the answer to the subscribe: what a daemon queues for a client

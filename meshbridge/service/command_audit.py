@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from meshbridge.admin.audit import Audit
-from meshbridge.commands import Finished
+from meshbridge.commands import FinishedCommand
 
 __all__ = ["CommandAudit"]
 
@@ -17,7 +17,7 @@ class CommandAudit:
         self._audit = Audit(path)
         self._lock = threading.Lock()  # guards _audit
 
-    def write(self, finished: Finished) -> None:
+    def write(self, finished: FinishedCommand) -> None:
         """A line with who (the sink), what, on which daemon and app, and how it ended."""
         facts = {key: value for key, value in asdict(finished).items() if value is not None and key != "at"}
         with self._lock:

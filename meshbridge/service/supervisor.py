@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from meshbridge import telemetry
 from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
-from meshbridge.commands import Desk, Finished
+from meshbridge.commands import Desk, FinishedCommand
 from meshbridge.commands.record import Record
 from meshbridge.config.load import Settings
 from meshbridge.delivery import AppFigures, Courier, StateFeed, new_route
@@ -47,7 +47,9 @@ class PartsError(Exception):
 class Parts:
     """See the module's text. All methods but :attr:`links` and :attr:`couriers` are for one thread at a time."""
 
-    def __init__(self, journal: Journal, command_ended: Callable[[Finished], None] = lambda _finished: None) -> None:
+    def __init__(
+        self, journal: Journal, command_ended: Callable[[FinishedCommand], None] = lambda _finished: None
+    ) -> None:
         """``command_ended`` is called with each command that ended, from any thread."""
         self._journal = journal
         # Replaced as a whole, so that readers need no lock.

@@ -16,7 +16,6 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from meshbridge import telemetry
-from meshbridge.disk import sync_directory
 from meshbridge.fields import Format
 from meshbridge.model.events import Envelope, Event, encode
 from meshbridge.sinks.base import NotConnected, Preview, Retry
@@ -24,6 +23,7 @@ from meshbridge.sinks.file_tail import KnownLength, good_length
 from meshbridge.sinks.memory import Memory, VolatileMemory
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.rotation import Archive, RotateOptions
+from meshbridge.system.disk import sync_directory
 
 __all__ = ["FileOptions", "FileSink"]
 

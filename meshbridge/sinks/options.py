@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from meshbridge.fields import Batch, Format, Retry, SecretFileError, SecretFiles, Selection
+from meshbridge.fields import Batch, Format, RetryWaits, SecretFileError, SecretFiles, Selection
 from meshbridge.sinks.base import NotConnected
 
 __all__ = ["PlaceTemplate", "SinkOptions", "secret_of"]
@@ -34,7 +34,7 @@ class SinkOptions(Selection):
         default="end", alias="from", description="where a new sink begins: at the oldest kept event, or with new ones"
     )
     batch: Batch = Field(default=Batch(), description="how many events go out in one write")
-    retry: Retry = Field(default=Retry(), description="waits between attempts")
+    retry: RetryWaits = Field(default=RetryWaits(), description="waits between attempts")
 
     def is_same_place(self, other: "SinkOptions") -> bool:
         """Whether a sink of the other settings finds what one of these has left at its destination (``Clearing``)."""

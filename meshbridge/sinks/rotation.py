@@ -21,8 +21,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from meshbridge.disk import rename_durably
 from meshbridge.fields import Duration, Options, Size
+from meshbridge.system.disk import rename_durably
 
 __all__ = ["Archive", "RotateOptions"]
 

@@ -1,6 +1,6 @@
 """One HTTP connection: heads are read whole, bodies and answers are handed on, and slow clients are given up on.
 
-Looked at once a second by its server (:meth:`Connection.look`), so that a thousand connections need no timers.
+Looked at once a second by its server (:meth:`HttpConnection.look`), so that a thousand connections need no timers.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ import h11
 from meshbridge import telemetry
 from meshbridge.web import unix
 from meshbridge.web.asgi import Application, scope_of
-from meshbridge.web.exchange import Exchange
+from meshbridge.web.exchange import HttpExchange
 from meshbridge.web.head import BadRequestError, HeadReader
 from meshbridge.web.limits import Limits
 
-__all__ = ["Connection", "Refusal", "plain_refusal"]
+__all__ = ["HttpConnection", "Refusal", "plain_refusal"]
 
 _USER_TIMEOUT_MILLISECONDS = 60_000  # tcp(7): data that is not acknowledged for so long has no reader any more
 
@@ -37,8 +37,8 @@ class Host(Protocol):
     limits: Limits
     refusal: Refusal
 
-    def opened(self, connection: "Connection") -> None: ...
-    def closed(self, connection: "Connection") -> None: ...
+    def opened(self, connection: "HttpConnection") -> None: ...
+    def closed(self, connection: "HttpConnection") -> None: ...
     def serves(self, path: str) -> bool:
         """Whether a request may be answered now: at the bound on connections only vital ones are."""
         ...
@@ -48,7 +48,7 @@ class Host(Protocol):
         ...
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """For the event loop's thread alone."""
 
     def __init__(self, host: Host) -> None:
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._head = HeadReader(self._limits.head_bytes)
         self._conn: h11.Connection | None = None  # of the request that is under way
-        self._exchange: Exchange | None = None
+        self._exchange: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._next = bytearray()  # of the request after it
         self._since = self._loop.time()  # when the wait for a head began, or for the rest of a body after its answer
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._host.cut("too_many")
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open: try again later")
             return
-        self._exchange = Exchange(self._conn, self.transport, request)
+        self._exchange = HttpExchange(self._conn, self.transport, request)
         self._exchange.keep_alive = not self._ending
         self._exchange.may_write(self._may_write)
         self._task = self._loop.create_task(self._run(self._exchange, scope))
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         assert self._conn is not None
         return bytes(self._conn.trailing_data[0])
 
-    async def _run(self, exchange: Exchange, scope: object) -> None:
+    async def _run(self, exchange: HttpExchange, scope: object) -> None:
         try:
             await self._host.application(scope, exchange.receive, exchange.send)  # type: ignore[arg-type]  # made here
         except asyncio.CancelledError:

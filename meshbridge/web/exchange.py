@@ -8,14 +8,14 @@ import h11
 
 from meshbridge.web.asgi import Message
 
-__all__ = ["Exchange"]
+__all__ = ["HttpExchange"]
 
 _READ_AHEAD_BYTES = 64 * 1024
 _SMALL_BYTES = 16 * 1024  # one packet more costs more than a copy of so much
 _PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 
-class Exchange:
+class HttpExchange:
     """For the event loop's thread alone. The connection feeds it what comes, and sends what it gives."""
 
     def __init__(self, conn: h11.Connection, transport: asyncio.Transport, request: h11.Request) -> None:

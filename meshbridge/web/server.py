@@ -11,7 +11,7 @@ from typing import Any
 
 from meshbridge import telemetry
 from meshbridge.web.asgi import Application
-from meshbridge.web.connection import Connection, Refusal, plain_refusal
+from meshbridge.web.connection import HttpConnection, Refusal, plain_refusal
 from meshbridge.web.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["Server"]
@@ -47,13 +47,13 @@ class Server:
         self.limits = limits
         self.refusal = refusal
         self.context = context  # of the next connection
-        self.connections: set[Connection] = set()
+        self.connections: set[HttpConnection] = set()
         self._listener = listener
         self._most = limits.most_connections()
         self._vital = frozenset(vital)
         self._each_tick = each_tick
         self._on_end = on_end
-        self._making: dict[Connection, asyncio.Task[Any]] = {}  # those not open yet, the oldest first
+        self._making: dict[HttpConnection, asyncio.Task[Any]] = {}  # those not open yet, the oldest first
         self._shortage = _Shortage(name)
         self._name = name
         self._loop = asyncio.new_event_loop()
@@ -170,7 +170,7 @@ class Server:
             sock.close()
             return
         sock.setblocking(False)
-        context, connection = self.context, Connection(self)
+        context, connection = self.context, HttpConnection(self)
         making: Coroutine[Any, Any, Any] = self._loop.connect_accepted_socket(
             lambda: connection,
             sock,
@@ -180,7 +180,7 @@ class Server:
         task = self._making[connection] = self._loop.create_task(making)
         task.add_done_callback(lambda task: self._made(connection, task))
 
-    def _made(self, connection: Connection, task: asyncio.Task[Any]) -> None:
+    def _made(self, connection: HttpConnection, task: asyncio.Task[Any]) -> None:
         self._making.pop(connection, None)
         if not task.cancelled():
             task.exception()  # a handshake that failed: the client's business
@@ -204,11 +204,11 @@ class Server:
 
     # --- what connections need (`connection.Host`) ---------------------------------------------------------------
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HttpConnection) -> None:
         self._making.pop(connection, None)
         self.connections.add(connection)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: HttpConnection) -> None:
         self.connections.discard(connection)
 
     def serves(self, path: str) -> bool:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from meshbridge.cli import app
 from meshbridge.config.load import load
-from meshbridge.fields import Reshape, Retry, Selection, When
+from meshbridge.fields import Reshape, RetryWaits, Selection, When
 from meshbridge.sinks import base
 from tests.support import write_config
 
@@ -34,7 +34,7 @@ def test_each_rule_has_a_row_and_a_part_in_an_example() -> None:
     assert not missing
     keys = [*When.model_fields, *Reshape.model_fields, *(set(Selection.model_fields) - {"when"})]
     assert not [key for key in keys if f"{key}:" not in table]
-    assert all(f"{key}:" in PAGE or f"`{key}`" in PAGE for key in Retry.model_fields)
+    assert all(f"{key}:" in PAGE or f"`{key}`" in PAGE for key in RetryWaits.model_fields)
 
 
 def test_each_ending_of_a_write_has_a_row() -> None:

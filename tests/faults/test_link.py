@@ -18,7 +18,7 @@ from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.token_keeper import Backoff
 from meshbridge.emulator import Emulator, EmulatorOptions, RecordedEvent
-from meshbridge.fields import Retry, Tls
+from meshbridge.fields import RetryWaits, Tls
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
 from meshbridge.link.connections import new_login_exchange
@@ -260,8 +260,8 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshbridge.link.runner._REQUEST_SECONDS", 2.0)
     monkeypatch.setattr("meshbridge.link.runner._CONNECT_SECONDS", 2.0)
     monkeypatch.setattr("meshbridge.link.requests._CONNECT_SECONDS", 2.0)
-    monkeypatch.setattr("meshbridge.link.runner._LOST", Retry(initial=0.05, max=0.5))
-    monkeypatch.setattr("meshbridge.link.runner._REFUSED", Retry(initial=0.2, max=1.0))
+    monkeypatch.setattr("meshbridge.link.runner._LOST", RetryWaits(initial=0.05, max=0.5))
+    monkeypatch.setattr("meshbridge.link.runner._REFUSED", RetryWaits(initial=0.2, max=1.0))
     monkeypatch.setattr("meshbridge.appmesh.token_keeper.REFUSED", Backoff(0.2, 1.0))
     monkeypatch.setattr("meshbridge.appmesh.token_keeper.LOOK_SECONDS", 0.1)
     monkeypatch.setattr("meshbridge.link.runner.LOOK_SECONDS", 0.1)

@@ -16,13 +16,13 @@ from meshbridge.appmesh.exceptions import AppMeshAuthError
 from meshbridge.appmesh.token_keeper import Backoff, Renewals
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.emulator.issuer import REALM_PATH
-from meshbridge.fields import Retry
+from meshbridge.fields import RetryWaits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
 from meshbridge.model.status import LinkState
 from tests.support import wait_for
 
-FOR_EVER = Retry(initial=3600, max=3600)
+FOR_EVER = RetryWaits(initial=3600, max=3600)
 ISSUER_TOKEN_SECONDS = 2
 
 

@@ -13,7 +13,7 @@ from meshbridge.delivery import courier as courier_module
 from meshbridge.delivery.breaker import Breaker
 from meshbridge.delivery.routing import Route
 from meshbridge.fields import Batch, When
-from meshbridge.fields import Retry as Waits
+from meshbridge.fields import RetryWaits as Waits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.journal import journal as journal_module
 from meshbridge.journal.ledger import Tail

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from meshbridge.delivery import Courier
 from meshbridge.fields import Batch, When
-from meshbridge.fields import Retry as Waits
+from meshbridge.fields import RetryWaits as Waits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.events import Envelope
 from meshbridge.model.status import PassState, ReplayStatus, SinkState

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from meshbridge import disk, telemetry
+from meshbridge import telemetry
 from meshbridge.journal import Journal, JournalError, JournalOptions, Sync, verify_directory
 from meshbridge.journal import store as store_module
 from meshbridge.journal.store import DATABASE, Store
+from meshbridge.system import disk
 from tests.support import make_event, wait_for
 
 UNFINISHED = f"{DATABASE}.creating"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from meshbridge.fields import Options, Retry, SecretFiles, When, parse_duration, parse_size
+from meshbridge.fields import Options, RetryWaits, SecretFiles, When, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -56,19 +56,19 @@ def test_what_is_no_size_is_refused_with_examples(text: object) -> None:
 
 
 class Durations(Options):
-    retry: Retry = Retry()
+    retry: RetryWaits = RetryWaits()
 
 
 @given(st.integers(min_value=1, max_value=10_000), st.floats(min_value=0, max_value=1, exclude_max=True))
 def test_waits_grow_to_the_longest_and_never_vanish(attempt: int, chance: float) -> None:
-    retry = Retry(initial=1.0, max=300.0)
+    retry = RetryWaits(initial=1.0, max=300.0)
     delay = retry.delay(attempt, chance)
     longest = min(300.0, 2.0 ** (attempt - 1)) if attempt < 20 else 300.0
     assert longest / 2 <= delay <= longest
 
 
 def test_a_dump_can_be_read_again() -> None:
-    settings = Durations(retry=Retry(initial=0.1, max=90))
+    settings = Durations(retry=RetryWaits(initial=0.1, max=90))
     dumped = settings.model_dump(mode="json")
     assert dumped == {"retry": {"initial": "0.1s", "max": "90s", "give_up_after": None}}
     assert Durations.model_validate(dumped) == settings

@@ -3,7 +3,7 @@
 import threading
 
 from meshbridge import telemetry
-from meshbridge.supervision import SupervisedThread
+from meshbridge.system.supervision import SupervisedThread
 from tests.support import wait_for
 
 

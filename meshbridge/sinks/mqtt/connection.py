@@ -32,7 +32,7 @@ from meshbridge.sinks.mqtt.paho_socket import Tap
 from meshbridge.sinks.mqtt.publishing import MAX_PUBLISH_BYTES, SUBACK, Acknowledgements, PacketError, reason_in
 from meshbridge.sinks.options import secret_of
 
-__all__ = ["CLOSED_BY_BROKER", "BrokerOptions", "Connection", "Will"]
+__all__ = ["CLOSED_BY_BROKER", "BrokerConnection", "BrokerOptions", "Will"]
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _MAX_POLL_SECONDS = 0.5
@@ -91,13 +91,13 @@ class BrokerOptions(SecretFiles):
 
 
 class Will(NamedTuple):
-    """What the broker publishes, retained, when the connection ends in any way but :meth:`Connection.close`."""
+    """What the broker publishes, retained, when the connection ends in any way but :meth:`BrokerConnection.close`."""
 
     topic: str
     payload: bytes
 
 
-class Connection:
+class BrokerConnection:
     """One connection at a time; a fresh session each time, since the journal remembers, not the broker.
 
     ``acks`` holds the acknowledgements that have arrived and were not read: (packet type, packet id, reason code).

@@ -13,7 +13,7 @@ from paho.mqtt.client import MQTTMessage
 from meshbridge.sinks.base import NotConnected
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE
-from meshbridge.sinks.mqtt.connection import BrokerOptions, Connection
+from meshbridge.sinks.mqtt.connection import BrokerConnection, BrokerOptions
 from meshbridge.sinks.mqtt.publishing import publish
 from meshbridge.sinks.mqtt.states import OFFLINE, Topics
 
@@ -50,7 +50,7 @@ class Leftovers:
             found[message.topic] = bytes(message.payload)
 
         deadline = last + timeout_seconds
-        connection = Connection(self.options, self.client_id)
+        connection = BrokerConnection(self.options, self.client_id)
         connection.on_message = take
         try:
             connection.open(timeout_seconds)
@@ -85,7 +85,7 @@ class Leftovers:
         """
         deadline = time.monotonic() + timeout_seconds
         waiting, in_flight, refused = list(topics), dict[int, str](), list[str]()
-        connection = Connection(self.options, self.client_id)
+        connection = BrokerConnection(self.options, self.client_id)
         try:
             connection.open(timeout_seconds)
             number = _FIRST_PACKET_ID

@@ -27,7 +27,7 @@ from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE, Meaning, label_of, meaning_of, name_of
 from meshbridge.sinks.mqtt.arrivals import Arrivals
 from meshbridge.sinks.mqtt.commands import Commands, CommandTopics, Subscription
-from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerOptions, Connection, Will
+from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerConnection, BrokerOptions, Will
 from meshbridge.sinks.mqtt.leftovers import Leftovers
 from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
@@ -117,7 +117,7 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
             NotConnected: the broker can't be reached, does not let this bridge in, or takes no such messages.
 
         """
-        connection = Connection(self, f"meshbridge-check-{uuid.uuid4().hex[:7]}")
+        connection = BrokerConnection(self, f"meshbridge-check-{uuid.uuid4().hex[:7]}")
         try:
             connection.open(timeout_seconds)
             place = f"broker {connection.place}"
@@ -142,7 +142,7 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
     def is_same_place(self, other: SinkOptions) -> bool:
         return isinstance(other, MqttOptions) and other.url == self.url
 
-    def _try_command_topics(self, connection: Connection, deadline: float) -> None:
+    def _try_command_topics(self, connection: BrokerConnection, deadline: float) -> None:
         """Subscribes as a bridge does. A shared subscription is left out: it would take commands away from a bridge."""
         if self.commands is None or self.commands.share is not None:
             return
@@ -185,7 +185,7 @@ class MqttSink:
         self._keeps_client_id = not (client_id or options.client_id)
         self._client_id = client_id or options.client_id or client_id_of(name, self._memory)
         self._v5 = options.protocol == "5"
-        self._connection = Connection(options, self._client_id)
+        self._connection = BrokerConnection(options, self._client_id)
         self._window = _WINDOW
         self._largest_packet = _MAX_PACKET_BYTES
         self._packet_id = _FIRST_PACKET_ID

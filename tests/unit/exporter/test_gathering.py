@@ -12,7 +12,7 @@ import pytest
 from meshbridge.exporter import gathering as gathering_module
 from meshbridge.exporter.collectors import Collector, Deadline
 from meshbridge.exporter.exposition import Family
-from meshbridge.exporter.gathering import Gathering, Outcome, Task
+from meshbridge.exporter.gathering import CollectorRun, Gathering, Task
 from tests.support import returns_in_time, wait_for
 
 
@@ -122,7 +122,7 @@ def test_concurrent_scrapes_share_one_run(gathering: Gathering, release: threadi
         impatient = pool.submit(gathering.gather, [task(collect)], Deadline.after(0.1))
         assert not impatient.result(10)[0].success
         release.set()
-        results: list[list[Outcome]] = [future.result(10) for future in (first, *others)]
+        results: list[list[CollectorRun]] = [future.result(10) for future in (first, *others)]
     assert all(outcomes[0].success for outcomes in results)
     assert calls == [1]
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from meshbridge.exporter import Collectors, ExporterOptions, Sources
 from meshbridge.exporter.collectors import Deadline
-from meshbridge.exporter.handler import Answer, BadRequestError, ScrapeHandler, time_allowed
+from meshbridge.exporter.handler import BadScrapeError, ScrapeAnswer, ScrapeHandler, time_allowed
 from meshbridge.model.status import JournalStatus, LinkStatus, SinkStatus
 
 Make = Callable[..., Any]
@@ -29,11 +29,11 @@ def sources(*daemons: Any) -> Sources:
 
 def scrape(
     handler: ScrapeHandler, query: Mapping[str, Sequence[str]] | None = None, seconds: float = 30, **headers: str
-) -> Answer:
+) -> ScrapeAnswer:
     return handler.scrape(query or {}, headers, Deadline.after(seconds))
 
 
-def body(answer: Answer) -> bytes:
+def body(answer: ScrapeAnswer) -> bytes:
     return b"".join(answer.pieces)
 
 
@@ -177,7 +177,7 @@ def test_collectors_can_be_chosen(query: dict[str, list[str]], called: set[str],
 )
 def test_a_wrong_choice_is_told_in_one_line(query: dict[str, list[str]], message: str, make_daemon: Make) -> None:
     handler = ScrapeHandler(ExporterOptions(collectors=Collectors(host=False)), sources(make_daemon()))
-    with pytest.raises(BadRequestError) as caught:
+    with pytest.raises(BadScrapeError) as caught:
         scrape(handler, query)
     assert str(caught.value) == message
 
