@@ -465,7 +465,7 @@ def journal_was_empty(path: str, kept_as: str) -> None:
 def journal_replaced(path: str, kept_as: str, salvaged_events: int, lost: Mapping[str, int]) -> None:
     """Ends a fault of reason ``damaged``. ``lost``: by sink, the events it had not had and that could not be saved."""
     for sink, count in lost.items():
-        _dropped.labels(sink, "damaged").inc(count)
+        _count_loss(sink, "damaged", count)
     log.warning(
         "journal replaced",
         path=path,
@@ -499,11 +499,26 @@ class _Drops:
 
 
 _drops = _Drops()
+_losses: dict[tuple[str, str], tuple[int, float]] = {}
+_losing = threading.Lock()  # guards _losses
+
+
+def losses() -> list[tuple[str, str, int, float]]:
+    """(sink, reason, events, unix seconds of the last) of all that was dropped since the process started."""
+    with _losing:
+        return [(*key, *loss) for key, loss in _losses.items()]
+
+
+def _count_loss(sink: str, reason: str, count: int) -> None:
+    _dropped.labels(sink, reason).inc(count)
+    with _losing:
+        before, _ = _losses.get((sink, reason), (0, 0.0))
+        _losses[sink, reason] = before + count, time.time()
 
 
 def events_dropped(sink: str, reason: str, count: int) -> None:
     """``count`` events were dropped before ``sink`` had them. The log has a line each ten seconds while it goes on."""
-    _dropped.labels(sink, reason).inc(count)
+    _count_loss(sink, reason, count)
     if told := _drops.add(sink, reason, count):
         log.warning("events dropped", sink=sink, reason=reason, count=told)
 

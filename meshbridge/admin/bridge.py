@@ -14,6 +14,8 @@ from meshbridge.admin.interface import Asked, Bridge, SinkControl
 from meshbridge.admin.problems import Problem
 from meshbridge.fields import Options, When
 from meshbridge.journal import DeadLetter, JournalError, Verification
+from meshbridge.model.figures import Figures, Range
+from meshbridge.model.problems import BridgeProblem
 from meshbridge.model.status import JournalStatus, LinkStatus, ReplayStatus, SinkStatus
 
 __all__ = ["TheBridge", "router"]
@@ -27,6 +29,7 @@ class BridgeStatus:
 
     version: str
     configuration: str | None
+    problems: list[BridgeProblem]
     daemons: list[LinkStatus]
     sinks: list[SinkStatus]
     journal: JournalStatus
@@ -75,10 +78,26 @@ def get_bridge(bridge: TheBridge) -> BridgeStatus:
     return BridgeStatus(
         version=meshbridge.__version__,
         configuration=bridge.configuration,
+        problems=bridge.problems(),
         daemons=list(bridge.links()),
         sinks=[sink.status() for sink in bridge.sinks()],
         journal=bridge.journal.status(),
     )
+
+
+@router.get("/problems", dependencies=_READ)
+def list_problems(bridge: TheBridge) -> list[BridgeProblem]:
+    """What is wrong now, or was within the last hour, the worst first, each with a remedy."""
+    return bridge.problems()
+
+
+@router.get("/figures", dependencies=_READ)
+def get_figures(
+    bridge: TheBridge,
+    span: Annotated[Range, Query(alias="range", description="how far back")] = Range.HOUR,
+) -> Figures:
+    """Events per second, lag, dead letters and the size of the journal, over the last hour or day."""
+    return bridge.figures(span)
 
 
 @router.get("/sinks", dependencies=_READ)

@@ -1,5 +1,6 @@
 """What the API asks of its bridge. Imports no web framework, so that a service can start without one."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pydantic import Field
 from meshbridge.appmesh import AppMeshClient
 from meshbridge.fields import Options, When
 from meshbridge.journal import Journal
+from meshbridge.model.figures import FigureRing, Figures, Range
+from meshbridge.model.problems import BridgeProblem
 from meshbridge.model.status import LinkStatus, ReplayStatus, SinkStatus
 
 __all__ = ["Asked", "Bridge", "Clients", "ReloadRefusedError", "SinkControl"]
@@ -57,6 +60,10 @@ class Clients(Protocol):
         """
 
 
+def _no_figures(span: Range) -> Figures:
+    return FigureRing().figures(span, time.time())
+
+
 @dataclass(frozen=True, slots=True)
 class Bridge:
     """What the service lets the API see and do."""
@@ -69,5 +76,8 @@ class Bridge:
     reload: Callable[[], dict[str, Any]]
     """Puts changed settings in force and says what it did. Raises ReloadRefusedError."""
     client: Clients
+    problems: Callable[[], list[BridgeProblem]] = list
+    """What is wrong, the worst first."""
+    figures: Callable[[Range], Figures] = _no_figures
     configuration: str | None = None
     """The absolute path of the bridge's configuration file, or ENVIRONMENT_ALONE; None: not known."""

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from meshbridge.config.load import Settings
+from meshbridge.exporter import WebConfigError, WebConfigFile
 from meshbridge.fields import Tls
 from meshbridge.model.status import Grade, Verdict
 
-__all__ = ["check_client_certificate", "check_expiry", "expires_at"]
+__all__ = ["check_certificates", "check_client_certificate", "check_expiry", "expires_at"]
 
 _DAY_SECONDS = 86_400.0
 _WARNING_DAYS = 30
@@ -19,6 +21,24 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re
 _VERSION, _UTC_TIME = 0xA0, 0x17
 _VALIDITY = 3  # behind serial number, signature and issuer
 _LONG_LENGTH = 0x80
+
+
+def check_certificates(settings: Settings) -> Iterator[Verdict]:
+    """Of each certificate in a file that the configuration names."""
+    if settings.admin.tls is not None:
+        yield check_expiry("admin", settings.admin.tls.cert_file)
+    if settings.exporter.web_config is not None:
+        try:
+            config, _ = WebConfigFile(settings.exporter.web_config).load()
+        except WebConfigError:
+            pass  # the exporter reports it
+        else:
+            if config.tls_server_config is not None:
+                yield check_expiry("exporter", settings.exporter.web_config.parent / config.tls_server_config.cert_file)
+    for name, daemon in settings.daemons.items():
+        yield from check_client_certificate(f"daemon {name}", daemon.tls)
+    for name, sink in settings.sinks.items():
+        yield from check_client_certificate(f"sink {name}", getattr(sink, "tls", None))
 
 
 def check_client_certificate(subject: str, tls: object) -> Iterator[Verdict]:

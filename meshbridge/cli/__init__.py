@@ -23,6 +23,7 @@ from meshbridge.cli import (
     login,
     logs,
     output,
+    status,
     tail,
     token,
     top,
@@ -53,6 +54,7 @@ _BRIDGE, _APPS, _DELIVERY = "The bridge", "Apps and their events", "Delivery and
 _SETTING_UP, _TRYING = "Setting up", "Trying it without App Mesh"
 
 app.command(rich_help_panel=_BRIDGE)(bridge.run)
+app.command(rich_help_panel=_BRIDGE)(status.status)
 app.command(rich_help_panel=_BRIDGE)(bridge.reload)
 app.command(rich_help_panel=_BRIDGE)(bridge.healthcheck)
 

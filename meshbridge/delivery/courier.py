@@ -8,6 +8,7 @@ the first event that is none of these. Replays and dead letters to be offered ag
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from meshbridge import telemetry
 from meshbridge.delivery.breaker import Breaker
@@ -15,7 +16,7 @@ from meshbridge.delivery.routing import Route
 from meshbridge.delivery.work import LettersWork, LiveWork, ReplayWork, Work
 from meshbridge.fields import When, chance_of_jitter
 from meshbridge.journal import Journal, steady_now
-from meshbridge.model.status import BreakerState, ReplayStatus, SinkState, SinkStatus
+from meshbridge.model.status import BreakerState, RecentError, ReplayStatus, SinkState, SinkStatus
 from meshbridge.outside import said
 from meshbridge.sinks.base import Clearing, Gone, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
@@ -33,6 +34,7 @@ _LEAST_SECONDS = 0.1  # between attempts, also where the destination asks for no
 _STRIKES = 3  # unforeseen errors on the same event, in a row
 _MAX_BUG_CHARACTERS = 500
 _REMEMBERED_REPLAYS = 20  # that have ended, to be asked about
+_REMEMBERED_ERRORS = 10
 
 _STOPPED, _CONNECTING, _UP, _WAITING, _PAUSED, _GONE = (
     SinkState.STOPPED, SinkState.CONNECTING, SinkState.UP, SinkState.WAITING, SinkState.PAUSED, SinkState.GONE,
@@ -73,6 +75,7 @@ class Courier:
         self._stop = threading.Event()
         self._wake = threading.Event()  # the wait between attempts, of a pause or after Gone is to end
         self._paused = False
+        self._paused_since: float | None = None
         self._revived = False  # by an operator, after the destination ended delivery
         self._thread = SupervisedThread(f"courier-{name}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _replays
@@ -83,8 +86,8 @@ class Courier:
         self._breaker = Breaker()
         self._delivered = 0
         self._failed = 0
-        self._last_error: str | None = None
-        self._last_error_at: float | None = None
+        self._failing_since: float | None = None
+        self._errors: tuple[RecentError, ...] = ()
         # The courier's thread's own.
         self._live: LiveWork
         self._letters = LettersWork(name, journal, options.batch.max_events)
@@ -152,12 +155,13 @@ class Courier:
 
     def pause(self) -> None:
         """Offers nothing more after the write at hand, until :meth:`resume` or the next start."""
-        self._paused = True
+        if not self._paused:
+            self._paused, self._paused_since = True, time.time()
         self._look_again()
 
     def resume(self) -> None:
         """Ends a pause, or a wait between attempts; or resumes a sink whose destination ended delivery."""
-        self._paused = False
+        self._paused, self._paused_since = False, None
         self._revived = True
         self._look_again()
 
@@ -205,6 +209,7 @@ class Courier:
 
     def status(self) -> SinkStatus:
         lag_events, lag_seconds = self._journal.lag(self.name)
+        errors = self._errors
         return SinkStatus(
             sink=self.name,
             state=self._state,
@@ -213,9 +218,12 @@ class Courier:
             lag_events=lag_events,
             lag_seconds=lag_seconds,
             dead_letters=self._journal.dead_letters(self.name),
-            last_error=self._last_error,
-            last_error_at=self._last_error_at,
+            last_error=errors[-1].error if errors else None,
+            last_error_at=errors[-1].last_at if errors else None,
             breaker=self._breaker.state,
+            failing_since=self._failing_since,
+            paused_since=self._paused_since,
+            errors=errors,
         )
 
     def wake(self) -> None:
@@ -392,6 +400,7 @@ class Courier:
         """Counts and tells, gives up on what is too old, and waits before the next attempt."""
         self._failed += 1
         self._note(error)
+        self._failing_since = self._failing_since or time.time()
         if self._breaker.failed():
             telemetry.breaker_opened(self.name, self._breaker.failures, str(error))
         if self._connected and self._breaker.state is BreakerState.OPEN:
@@ -432,6 +441,7 @@ class Courier:
     def _end(self, gone: Gone) -> None:
         """The destination ended delivery: nothing is offered until an operator resumes the sink."""
         self._note(gone)
+        self._failing_since = self._failing_since or time.time()
         telemetry.sink_gone(self.name, str(gone))
         self._close()
         self._move(_GONE)
@@ -462,7 +472,7 @@ class Courier:
             telemetry.sink_recovered(self.name, self._journal.lag(self.name)[0])
         if self._breaker.succeeded():
             telemetry.breaker_closed(self.name)
-        self._bug = None
+        self._bug = self._failing_since = None
         self._move(_UP)
 
     def _tell_bug(self, bug: str) -> None:
@@ -472,7 +482,12 @@ class Courier:
             telemetry.sink_bug(self.name)
 
     def _note(self, error: SinkError) -> None:
-        self._last_error, self._last_error_at = said(str(error)), time.time()
+        text, now = said(str(error)), time.time()
+        *earlier, last = self._errors or (None,)
+        if last is not None and last.error == text:
+            self._errors = (*earlier, replace(last, last_at=now, count=last.count + 1))
+        else:
+            self._errors = (*self._errors, RecentError(text, now, now))[-_REMEMBERED_ERRORS:]
 
     def _move(self, state: SinkState) -> None:
         if state not in _MOVES[self._state]:

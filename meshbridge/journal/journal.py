@@ -345,6 +345,7 @@ class Journal:
     def status(self) -> JournalStatus:
         with self._lock:
             ledger, store, fault = self._ledger, self._writer.store, self._writer.fault
+            fault_since = self._writer.fault_since
             first, last, count = ledger.first, ledger.last, ledger.count
             held = len(ledger.held) if fault is not None else 0
         return JournalStatus(
@@ -357,6 +358,7 @@ class Journal:
             last_offset=last,
             held_events=held,
             last_error=fault,
+            failing_since=fault_since,
         )
 
     def stats(self) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Writer:
         self.append_listeners: list[Callable[[], None]] = []
         self.store: Store | None = None
         self.fault: str | None = None  # why the disk cannot be written
+        self.fault_since: float | None = None  # unix seconds
         self._damage: sqlite3.Error | None = None  # found by someone, to be mended
         self._prune_wanted = False
         self._stopping = False
@@ -226,7 +227,7 @@ class Writer:
                 self._prune_wanted = True
             if self.fault is not None and not ledger.held:
                 telemetry.journal_recovered(str(store.path), len(ledger.inbox))
-                self.fault = None
+                self.fault = self.fault_since = None
             self._tell(appended=bool(batch.rows) and not batch.held)
         if changes:
             self.letters.announce(changes, store.dead_letters())
@@ -286,6 +287,7 @@ class Writer:
                 return
             if self.fault is None:
                 full = isinstance(error, sqlite3.Error) and is_full(error)
+                self.fault_since = time.time()
                 telemetry.journal_fault("full" if full else "write", path, f"{error}; events are held in memory")
             self.fault = str(error)
             self._retry_at = time.monotonic() + _RETRY_SECONDS

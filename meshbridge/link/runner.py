@@ -4,6 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from meshbridge import telemetry
 from meshbridge.appmesh.channel import Channel
@@ -113,7 +114,7 @@ class Link:
         self._thread = SupervisedThread(f"link-{daemon}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _client between the link's thread and stop
         self._client: AppMeshClient | None = None
-        # Written by the link's thread (the last four by the reader), read by any.
+        # Written by the link's thread (the last five by the reader), read by any.
         self._state = LinkState.STOPPED
         self._connects = 0
         self._connected_since: float | None = None
@@ -129,6 +130,7 @@ class Link:
         self._last_event_at: float | None = None
         self._received = 0
         self._missed = 0
+        self._missed_at: float | None = None
 
     # --- any thread ----------------------------------------------------------------------------------------------
 
@@ -192,11 +194,12 @@ class Link:
             last_event_at=self._last_event_at,
             last_error=error,
             last_error_at=error_at,
-            token_expires_at=self._credentials.expires_at,
             missing_permissions=self._missing,
             events_received=self._received,
             events_missed=self._missed,
+            last_missed_at=self._missed_at,
             events_reconciled=self._repair.reconciled,
+            **self._token_status(),
         )
 
     def _requests_status(self) -> LinkStatus:
@@ -208,8 +211,17 @@ class Link:
             url=self._options.url,
             last_error=None if error is None else said(error.describe()),
             last_error_at=None if error is None else self.requests.last_error_at,
-            token_expires_at=self._credentials.expires_at,
+            **self._token_status(),
         )
+
+    def _token_status(self) -> dict[str, Any]:
+        failure = self._credentials.failure
+        return {
+            "token_expires_at": self._credentials.expires_at,
+            "token_renewed": self._credentials.source.renews,
+            "token_error": None if failure is None else said(failure.describe()),
+            "token_error_at": None if failure is None else self._credentials.failed_at,
+        }
 
     # --- the link's thread ---------------------------------------------------------------------------------------
 
@@ -450,6 +462,7 @@ class Link:
         self._received += len(read.events)
         for first, last in read.gaps:
             self._missed += last - first + 1
+            self._missed_at = now
             telemetry.gap_found(self.name, first, last)
         for error in read.invalid:
             telemetry.event_invalid(self.name, error)

@@ -12,7 +12,9 @@ __all__ = [
     "JournalStatus",
     "LinkState",
     "LinkStatus",
+    "Loss",
     "PassState",
+    "RecentError",
     "ReplayStatus",
     "SinkState",
     "SinkStatus",
@@ -74,15 +76,29 @@ class LinkStatus:
     last_error: str | None = None
     last_error_at: float | None = None
     token_expires_at: float | None = None
+    token_renewed: bool = True  # by this bridge, before it expires
+    token_error: str | None = None  # why there is no other token; None while none is due, or all is well
+    token_error_at: float | None = None
     missing_permissions: tuple[str, ...] = field(default=())
     events_received: int = 0  # these count from the start of the bridge
     events_missed: int = 0  # numbers that never came
+    last_missed_at: float | None = None
     events_reconciled: int = 0  # synthesized from what the daemon lists, output that was fetched among them
 
     @property
     def up(self) -> bool:
         """Whether events flow."""
         return self.state is LinkState.UP
+
+
+@dataclass(frozen=True, slots=True)
+class RecentError:
+    """An error of a sink, and how often it came in a row."""
+
+    error: str
+    first_at: float
+    last_at: float
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,9 @@ class SinkStatus:
     last_error: str | None = None
     last_error_at: float | None = None
     breaker: BreakerState = BreakerState.CLOSED
+    failing_since: float | None = None  # the first failed attempt since one succeeded
+    paused_since: float | None = None
+    errors: tuple[RecentError, ...] = ()  # the last ones, oldest first
 
     @property
     def up(self) -> bool:
@@ -132,6 +151,17 @@ class JournalStatus:
     last_offset: int = 0
     held_events: int = 0  # in memory, since the disk cannot be written
     last_error: str | None = None
+    failing_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Events that a sink will never get, for one reason."""
+
+    sink: str  # "journal" where they were dropped for all sinks
+    reason: str
+    events: int
+    last_at: float
 
 
 class Grade(StrEnum):

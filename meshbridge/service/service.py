@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
@@ -23,9 +24,11 @@ from meshbridge.admin.listener import AdminListener
 from meshbridge.config.load import ConfigError, Settings
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
+from meshbridge.model.figures import SAMPLE_SECONDS
 from meshbridge.service.command_audit import CommandAudit
 from meshbridge.service.explanation import explained
 from meshbridge.service.notify import Notifier
+from meshbridge.service.observer import Observer
 from meshbridge.service.reload import Changes, changes, put_in_force, still_in_force
 from meshbridge.service.supervisor import Parts, PartsError, end
 from meshbridge.service.watchdog import Look, Watchdog, journal_look, link_look, sink_look, thread_look
@@ -37,6 +40,7 @@ _STOP_SECONDS = 9.5  # of the 10 that an operator is promised
 _PRUNE_SECONDS = 30
 _FIGURES_SECONDS = 60
 _IDLE_CHECK_SECONDS = 60
+_CERTIFICATES_SECONDS = 3600
 
 
 class Service:
@@ -59,12 +63,13 @@ class Service:
         self.journal = Journal(settings.journal)
         self._audit = CommandAudit(settings.admin.audit_file)
         self.parts = Parts(self.journal, self._audit.write)
+        self.observer = Observer(self.parts, self.journal, lambda: self._missing_threads() if self._started else ())
         self.exporter = Exporter(
             settings.exporter,
             Sources(
                 daemons=lambda: [link.requests for link in self.parts.links],
                 links=self.parts.link_statuses,
-                sinks=lambda: [courier.status() for courier in self.parts.couriers],
+                sinks=self.parts.sink_statuses,
                 journal=self.journal.status,
                 ready=self._not_ready,
             ),
@@ -75,6 +80,8 @@ class Service:
             journal=self.journal,
             explain=lambda asked: explained(asked, self.journal, self._settings),
             reload=self.reload,
+            problems=self.observer.problems,
+            figures=self.observer.figures,
             configuration=configuration,
             client=self.parts.client,
         )
@@ -88,7 +95,6 @@ class Service:
         )
         self._notifier = Notifier(os.environ)
         self._started = False
-        self._refused: str | None = None  # why the last reload changed nothing
         self._ending = threading.Event()  # set once, when the bridge is to stop
         self._reloading = threading.Lock()  # one reload at a time, and none while the bridge starts or stops
 
@@ -117,9 +123,17 @@ class Service:
             self._control.start()
         except OSError as error:  # a directory whose file system has no sockets, say: events go on
             telemetry.control_socket_missing(error)
+        now = datetime.now(UTC)
         self._scheduler.add_job(self.journal.prune, "interval", seconds=_PRUNE_SECONDS)
         self._scheduler.add_job(self.parts.figures.measure, "interval", seconds=_FIGURES_SECONDS)
         self._scheduler.add_job(self._close_idle_clients, "interval", seconds=_IDLE_CHECK_SECONDS)
+        self._scheduler.add_job(self.observer.sample, "interval", seconds=SAMPLE_SECONDS, next_run_time=now)
+        self._scheduler.add_job(
+            lambda: self.observer.check_certificates(self._settings),
+            "interval",
+            seconds=_CERTIFICATES_SECONDS,
+            next_run_time=now,
+        )
         self._scheduler.start()
         self._started = True
         host, port = self.exporter.address
@@ -152,8 +166,13 @@ class Service:
             except (ConfigError, PartsError) as error:
                 refused = ReloadRefusedError(error.problems if isinstance(error, ConfigError) else [str(error)])
                 telemetry.settings_refused(refused.problems)
-                self._refused = refused.problems[0]
+                self.observer.reload_failed(refused.problems[0])
                 raise refused from error
+            except ReloadRefusedError:
+                raise
+            except Exception as error:
+                self.observer.reload_failed(f"unexpected {error!r}")
+                raise
             finally:
                 self._notifier.ready()
 
@@ -167,7 +186,7 @@ class Service:
         if settings.log != present.log:
             telemetry.configure_logging(settings.log.level, settings.log.format)
         self._settings = still_in_force(present, settings, hanging)
-        self._refused = None
+        self.observer.reloaded()
         done = _told(found, hanging)
         telemetry.settings_reloaded(**done)
         return done
@@ -290,10 +309,11 @@ class Service:
             [courier.status() for courier in self.parts.couriers],
         )
         waiting = max((sink.lag_events for sink in sinks), default=0)
+        refused = self.observer.reload_error
         return (
             f"{sum(link.up for link in links)} of {len(links)} daemons up, "
             f"{sum(sink.up for sink in sinks)} of {len(sinks)} sinks up, {waiting} events waiting"
-            + (f"; reload refused, the old settings stay in force: {self._refused}" if self._refused else "")
+            + (f"; reload refused, the old settings stay in force: {refused}" if refused else "")
         )
 
     def _not_ready(self) -> Sequence[str]:

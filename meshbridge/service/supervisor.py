@@ -15,7 +15,7 @@ from meshbridge.delivery import AppFigures, Courier, StateFeed, new_route
 from meshbridge.journal import Journal
 from meshbridge.link import Link
 from meshbridge.model.events import DAEMON_PLACE
-from meshbridge.model.status import LinkStatus, SinkState
+from meshbridge.model.status import LinkStatus, SinkState, SinkStatus
 from meshbridge.service.reload import Changes
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.commands import CommandSource
@@ -132,6 +132,9 @@ class Parts:
 
     def link_statuses(self) -> list[LinkStatus]:
         return [link.status() for link in self.links]
+
+    def sink_statuses(self) -> list[SinkStatus]:
+        return [courier.status() for courier in self.couriers]
 
     def _new_links(self, settings: Settings, names: Iterable[str]) -> list[Link]:
         return [Link(name, settings.daemons[name], self._journal) for name in names]
