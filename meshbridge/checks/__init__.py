@@ -9,7 +9,7 @@ journal it is asked over its control socket, since it holds the journal and the 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,11 +39,12 @@ def check_all(settings: Settings, file: Path | None) -> Iterator[Verdict]:
     if running is not None:
         yield check_running(running, file)
     user = ServiceUser.of_bridge(settings.journal.path)
+    daemons = tuple(settings.daemons)
     parts: list[Callable[[], Iterable[Verdict]]] = [
         partial(_as, user, partial(check_journal, settings.journal, running)),
         partial(_as, user, partial(check_listeners, settings, running)),
         *(partial(_check_daemon, name, options) for name, options in settings.daemons.items()),
-        *(partial(_check_sink, name, options, user) for name, options in settings.sinks.items()),
+        *(partial(_check_sink, name, options, user, daemons) for name, options in settings.sinks.items()),
     ]
     with ThreadPoolExecutor(min(_AT_ONCE, len(parts)), thread_name_prefix="check") as pool:
         yield from itertools.chain.from_iterable(pool.map(lambda part: list(part()), parts))
@@ -60,13 +61,13 @@ def _check_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
     yield from try_daemon(name, options)
 
 
-def _check_sink(name: str, options: Any, user: ServiceUser) -> Iterator[Verdict]:
+def _check_sink(name: str, options: Any, user: ServiceUser, daemons: Collection[str]) -> Iterator[Verdict]:
     yield from check_secret_files(f"sink {name}", options)
     yield from check_client_certificate(f"sink {name}", getattr(options, "tls", None))
     if isinstance(options, FileOptions):
-        yield from _as(user, partial(check_sink, name, options))
+        yield from _as(user, partial(check_sink, name, options, daemons))
     else:
-        yield from check_sink(name, options)
+        yield from check_sink(name, options, daemons)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Grade:

@@ -1,10 +1,11 @@
 """Each sink's destination: a real connection that leaves no trace."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any
 
 from meshbridge.model.status import Grade, Verdict
 from meshbridge.sinks.base import Found, SinkError
+from meshbridge.sinks.commands import CommandProbe
 
 __all__ = ["check_sink"]
 
@@ -25,23 +26,33 @@ _REMEDIES = {  # by the reason of the error
 }
 
 
-def check_sink(name: str, options: Any) -> Iterator[Verdict]:
-    """``options`` is the settings model of any kind of sink."""
+def check_sink(name: str, options: Any, daemons: Collection[str] = ()) -> Iterator[Verdict]:
+    """``options`` is the settings model of any kind of sink; ``daemons``: the names of the configuration."""
     subject = f"sink {name}"
+    connection = yield from _tried(subject, "connection", lambda: options.probe(_SECONDS) or Found())
+    if connection and isinstance(options, CommandProbe):
+        yield from _tried(subject, "commands", lambda: options.probe_commands(daemons, _SECONDS))
+
+
+def _tried(subject: str, what: str, probe: Callable[[], Found | None]) -> Generator[Verdict, None, bool]:
+    """The verdict of a probe; gives whether it got through."""
     try:
-        found = options.probe(_SECONDS) or Found()
+        found = probe()
     except SinkError as error:
         text, hint, rest = str(error).partition(_HINT)
         remedy = f"set {rest}" if hint else _REMEDIES.get(error.reason)
-        yield Verdict(subject, "connection", Grade.FAILED, text, remedy)
-        return
+        yield Verdict(subject, what, Grade.FAILED, text, remedy)
+        return False
     except Exception as error:  # noqa: BLE001 a bug of a sink, which may be somebody's own, costs its own verdict alone
-        yield Verdict(subject, "connection", Grade.FAILED, f"its probe failed: {error!r}", "report it to its author")
-        return
+        yield Verdict(subject, what, Grade.FAILED, f"its probe failed: {error!r}", "report it to its author")
+        return False
+    if found is None:
+        return True
     if found.untried is not None:
         text = f"not tried, since nothing is published: {found.untried}"
         yield Verdict(subject, "permissions", Grade.OK, text)
     if found.doubt is None:
-        yield Verdict(subject, "connection", Grade.OK, found.text)
+        yield Verdict(subject, what, Grade.OK, found.text)
     else:
-        yield Verdict(subject, "connection", Grade.WARNING, found.doubt, found.remedy)
+        yield Verdict(subject, what, Grade.WARNING, found.doubt, found.remedy)
+    return True

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from meshbridge.appmesh import (
     App,
@@ -66,7 +65,7 @@ def _run(client: AppMeshClient, app: str, _payload: bytes, seconds: float) -> Ou
         raise CommandError(
             "the run ended with exit code 9", f"it took longer than {limit} s, or was killed", result="failed"
         )
-    return Outcome(code, output.encode())
+    return Outcome(code, output.encode("utf-8", "replace"))
 
 
 def _task(client: AppMeshClient, app: str, payload: bytes, seconds: float) -> Outcome:
@@ -93,10 +92,3 @@ def error_of(daemon: str, error: AppMeshError) -> CommandError:
         if isinstance(error, kind):
             return CommandError(f"{daemon}: {error.message}", hint, result=result)
     return CommandError(f"{daemon}: {error.message}", None, result="failed")
-
-
-def answer_fields(outcome: Outcome, limit_bytes: int) -> dict[str, Any]:
-    """``exit_code`` and ``output`` of an answer; output beyond the limit is cut, at its beginning."""
-    output = outcome.output
-    text = None if output is None else output[-limit_bytes:].decode("utf-8", "replace")
-    return {"exit_code": outcome.exit_code, "output": text}

@@ -2,17 +2,17 @@
 
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
-
-import orjson
 
 from meshbridge import telemetry
 from meshbridge.appmesh import AppMeshClient, AppMeshError
-from meshbridge.commands.actions import ClientOf, Outcome, answer_fields, carry_out, error_of
+from meshbridge.commands.actions import ClientOf, Outcome, carry_out, error_of
+from meshbridge.commands.answers import answer_fields, encoded, fields_of, message_of, unknown_hint
+from meshbridge.commands.lanes import Job, Lanes
 from meshbridge.commands.parse import Command, CommandError, parse
 from meshbridge.commands.record import Record
 from meshbridge.sinks.commands import CommandMessage, CommandOptions, CommandReply, CommandWord
@@ -20,8 +20,12 @@ from meshbridge.sinks.commands import CommandMessage, CommandOptions, CommandRep
 __all__ = ["WORKERS", "Desk", "FinishedCommand"]
 
 WORKERS = 16
-"""Threads for each daemon, at most; they exist while there is something to do."""
-_MAX_REFUSALS = 1000  # replies that wait for the connection, above which a refusal is counted but not answered
+"""Threads for each daemon, at most; they end when there was nothing to do for a while."""
+_LINGER_SECONDS = 10.0
+_MAX_REPLIES = 1000  # that wait for the connection, above which commands are refused, and refusals not answered
+_SHOWN = 64  # characters of a longer one
+_MAX_NAME = 1024  # characters of the name of an app, as a daemon has them
+_LISTED = 10  # daemons that an error names
 _REMEMBERED = 200  # commands that `meshbridge commands` shows
 
 
@@ -40,16 +44,6 @@ class FinishedCommand:
     id: str | None = None
     error: str | None = None
     duration_seconds: float | None = None
-
-
-@dataclass(slots=True)
-class _Job:
-    daemon: str
-    message: CommandMessage
-    command: Command
-    key: str
-    begun_at: float  # monotonic seconds
-    is_kept: bool = False  # whether the journal knows that it began
 
 
 class Desk:
@@ -102,7 +96,7 @@ class Desk:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()  # guards all that follows
-        self._lanes: dict[str, _Lanes] = {}
+        self._lanes: dict[str, Lanes] = {}
         self._replies: deque[CommandReply] = deque()
         self._recent: deque[FinishedCommand] = deque(maxlen=_REMEMBERED)
         self._stopping = False
@@ -114,19 +108,27 @@ class Desk:
         with self._lock:
             left = self._record.left_over()
         for key, fields in left.items():
-            message, name = _message_of(fields)
-            error = CommandError(
-                "the bridge ended while the command was under way: its outcome is unknown",
-                "look at the app before you repeat it",
-                result="unknown",
-            )
-            self._answer_error(message, fields["command"], name, error, key=key)
+            message, name = message_of(fields)
+            if fields.get("begun") is False:
+                error = CommandError(
+                    "the bridge ended before the command began: it did not run", "repeat it", result="failed"
+                )
+                self._answer_error(message, fields["command"], name, error)
+            else:
+                error = CommandError(
+                    "the bridge ended while the command was under way: its outcome is unknown",
+                    unknown_hint(fields["command"]),
+                    result="unknown",
+                )
+                self._answer_error(message, fields["command"], name, error, key=key)
 
     def submit(self, message: CommandMessage) -> None:
         if message.is_retained or (message.expires_at is not None and self._clock() >= message.expires_at):
             self._note(message, "", "retained" if message.is_retained else "expired")
             return
         word, name = CommandWord.TASK.value if message.is_task else "", None
+        if len(message.app) > _MAX_NAME:
+            message = replace(message, app=message.app[:_SHOWN], fault=f"a name of more than {_MAX_NAME} characters")
         try:
             command = parse(message, self._options)
             word, name = command.word.value, command.id
@@ -137,23 +139,18 @@ class Desk:
             else:
                 self._answer_error(message, word, name, error)
 
-    def replies(self) -> list[CommandReply]:
+    def replies(self, most: int = _MAX_REPLIES) -> list[CommandReply]:
         with self._lock:
-            taken = list(self._replies)
-            self._replies.clear()
-        return taken
-
-    def put_back(self, replies: list[CommandReply]) -> None:
-        with self._lock:
-            self._replies.extendleft(reversed(replies))
+            return [self._replies.popleft() for _ in range(min(most, len(self._replies)))]
 
     def _daemon_of(self, message: CommandMessage) -> str:
-        for daemon in self._daemons():
+        names = self._daemons()
+        for daemon in names:
             if self._place_of(daemon) == message.daemon:
                 return daemon
         raise CommandError(
-            f"there is no daemon {message.daemon!r} here",
-            f"daemons: {', '.join(self._daemons())}",
+            f"there is no daemon {message.daemon[:_SHOWN]!r} here",
+            f"daemons: {', '.join(islice(names, _LISTED))}",
             result="unknown_app",
         )
 
@@ -164,21 +161,22 @@ class Desk:
             CommandError: it was accepted before, or there are too many.
 
         """
-        key = Record.key(message, command.id)
+        fields = fields_of(message, command)
         with self._lock:
-            certain = command.id is not None or message.correlation is not None or message.is_duplicate
-            if key is not None and self._record.is_repeated(key, certain=certain):
-                raise CommandError("repeated", result="repeated")
-            lanes = self._lanes.setdefault(daemon, _Lanes())
-            if self._stopping or lanes.accepted >= self._options.max_concurrent:
-                if key is not None:
-                    self._record.forget(key)
+            lanes = self._lanes.get(daemon)
+            if lanes is None:
+                lanes = self._lanes[daemon] = Lanes(self._lock)
+            is_full = lanes.accepted >= self._options.max_concurrent or len(self._replies) >= _MAX_REPLIES
+            if (self._stopping or is_full) and not self._record.is_repeated(message, command.id):
                 raise CommandError(
                     f"{daemon} is busy: {lanes.accepted} commands are under way",
                     "repeat it later, or raise commands.max_concurrent",
                     result="busy",
                 )
-            lanes.add(_Job(daemon, message, command, key or uuid.uuid4().hex, self._clock()))
+            key = self._record.accept(message, command.id, fields)
+            if key is None:
+                raise CommandError("repeated", result="repeated")
+            lanes.add(Job(daemon, message, command, message.app, key, self._clock()))
             if lanes.wants_worker(min(WORKERS, self._options.max_concurrent)):
                 lanes.workers += 1
                 threading.Thread(target=self._work, args=(lanes,), name=f"commands-{daemon}", daemon=True).start()
@@ -205,10 +203,10 @@ class Desk:
 
     # --- the workers ---------------------------------------------------------------------------------------------
 
-    def _work(self, lanes: "_Lanes") -> None:
+    def _work(self, lanes: Lanes) -> None:
         while True:
             with self._lock:
-                job = lanes.take()
+                job = lanes.take(_LINGER_SECONDS)
                 if job is None:
                     lanes.workers -= 1
                     return
@@ -222,7 +220,7 @@ class Desk:
                 with self._lock:
                     lanes.done(job)
 
-    def _carry_out(self, job: _Job) -> None:
+    def _carry_out(self, job: Job) -> None:
         message, command = job.message, job.command
         try:
             outcome = self._outcome(job)
@@ -233,23 +231,26 @@ class Desk:
         else:
             self._answer(job, outcome)
 
-    def _outcome(self, job: _Job) -> Outcome:
+    def _outcome(self, job: Job) -> Outcome:
         message, command = job.message, job.command
         with self._client(job.daemon) as client:
             app = self._app_of(job, client)
+            job.message = replace(message, daemon=job.daemon, app=app)
             if (rule := self._options.when.refusal(job.daemon, app)) is not None:
                 raise CommandError(f"commands for {app} are not allowed here", rule, result="forbidden")
-            if not self._record.keep(job.key, _fields_of(job)):
-                raise CommandError("the journal cannot be written now", "see the bridge's log", result="failed")
-            job.is_kept = True
-            left = self._options.timeout - (self._clock() - job.begun_at)
-            if left <= 0 or (message.expires_at is not None and self._clock() >= message.expires_at):
+            left = self._options.timeout - (self._clock() - job.accepted_at)
+            if message.expires_at is not None and self._clock() >= message.expires_at:
+                raise CommandError("it expired while it waited for other commands", "repeat it", result="expired")
+            if left <= 0:
                 raise CommandError("it waited too long for other commands", "repeat it", result="timeout")
+            if not self._record.begin(job.key, fields_of(message, command)):
+                raise CommandError("the journal cannot be written now", "see the bridge's log", result="failed")
+            job.has_begun = True
             return carry_out(client, command.word, app, message.payload, left)
 
-    def _app_of(self, job: _Job, client: AppMeshClient) -> str:
+    def _app_of(self, job: Job, client: AppMeshClient) -> str:
         """The app that the topic names: one that the bridge knows, or else one of the daemon's list."""
-        place = job.message.app
+        place = job.place
         found = {app for app in self._known_apps(job.daemon) if self._place_of(app) == place}
         if not found:
             found = {app.name for app in client.list_apps() if app.name and self._place_of(app.name) == place}
@@ -262,16 +263,26 @@ class Desk:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _answer(self, job: _Job, outcome: Outcome) -> None:
-        message, seconds = job.message, self._clock() - job.begun_at
-        if job.command.word is CommandWord.TASK and message.reply_to is not None:
-            payload, content_type = outcome.output or b"", "application/octet-stream"
+    def _answer(self, job: Job, outcome: Outcome) -> None:
+        message, command, seconds = job.message, job.command, self._clock() - job.accepted_at
+
+        def reply(**fields: Any) -> CommandReply:
+            payload = encoded(message, command.word, command.id, seconds, **fields)
+            return self._reply_of(message, payload, "application/json", job.key, is_ok="error" not in fields)
+
+        def instead(why: str) -> CommandReply:
+            error = f"the command was carried out, but the broker does not take its answer: {why}"
+            return reply(
+                exit_code=outcome.exit_code, error=error, hint="raise what the broker allows, or answer with less"
+            )
+
+        if command.word is CommandWord.TASK and message.reply_to is not None:
+            octets = "application/octet-stream"
+            made = self._reply_of(message, outcome.output or b"", octets, job.key, is_ok=True)
         else:
-            fields = answer_fields(outcome, self._options.max_payload_bytes)
-            payload = _encoded(message, job.command.word, job.command.id, seconds, **fields)
-            content_type = "application/json"
-        self._reply(message, payload, content_type, job.key, is_ok=True)
-        self._note(message, job.command.word, "ok", name=job.command.id, seconds=seconds)
+            made = reply(**answer_fields(outcome, self._options.max_payload_bytes))
+        self._offer(replace(made, instead=instead))
+        self._note(message, command.word, "ok", name=command.id, seconds=seconds)
 
     def _answer_error(
         self,
@@ -280,25 +291,29 @@ class Desk:
         name: str | None,
         error: CommandError,
         *,
-        job: _Job | None = None,
+        job: Job | None = None,
         key: str | None = None,
     ) -> None:
-        seconds = 0.0 if job is None else self._clock() - job.begun_at
-        payload = _encoded(message, word, name, seconds, error=error.error, hint=error.hint)
+        seconds = 0.0 if job is None else self._clock() - job.accepted_at
+        payload = encoded(message, word, name, seconds, error=error.error, hint=error.hint)
         if job is not None:
-            key = job.key if job.is_kept else None
-        self._reply(message, payload, "application/json", key, is_ok=False)
+            key = job.key if job.has_begun else None
+            if key is None:
+                with self._lock:
+                    self._record.forget(job.key)
+        reply = self._reply_of(message, payload, "application/json", key, is_ok=False)
+        self._offer(reply, is_refusal=job is None and key is None)
         self._note(message, word, error.result, name=name, error=error.error, seconds=seconds)
 
-    def _reply(
+    def _reply_of(
         self, message: CommandMessage, payload: bytes, content_type: str, key: str | None, *, is_ok: bool
-    ) -> None:
+    ) -> CommandReply:
         def sent() -> None:
             if key is not None:
                 with self._lock:
                     self._record.done(key)
 
-        reply = CommandReply(
+        return CommandReply(
             message.daemon,
             message.app,
             payload,
@@ -308,8 +323,10 @@ class Desk:
             is_ok=is_ok,
             sent=sent,
         )
+
+    def _offer(self, reply: CommandReply, *, is_refusal: bool = False) -> None:
         with self._lock:
-            if key is None and len(self._replies) >= _MAX_REFUSALS:
+            if is_refusal and len(self._replies) >= _MAX_REPLIES:
                 return  # counted all the same; a flood of refusals costs no memory
             self._replies.append(reply)
         self._wake()
@@ -331,93 +348,3 @@ class Desk:
             self._recent.append(finished)
         telemetry.command_ended(self._sink, word or "none", result, seconds)
         self._ended(finished)
-
-
-class _Lanes:
-    """The accepted commands of one daemon: a lane for each app. Guarded by the desk's lock."""
-
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.workers = 0
-        self._lanes: dict[str, deque[_Job]] = {}
-        self._ready: deque[str] = deque()  # apps with a command that no worker has taken
-        self._ended = False
-
-    def add(self, job: _Job) -> None:
-        self.accepted += 1
-        lane = self._lanes.setdefault(job.message.app, deque())
-        lane.append(job)
-        if len(lane) == 1:
-            self._ready.append(job.message.app)
-
-    def wants_worker(self, most: int) -> bool:
-        return bool(self._ready) and self.workers < most
-
-    def take(self) -> _Job | None:
-        """The first command of an app that has none under way; it stays at the head of its lane until it is done."""
-        if self._ended or not self._ready:
-            return None
-        return self._lanes[self._ready.popleft()][0]
-
-    def done(self, job: _Job) -> None:
-        app = job.message.app
-        lane = self._lanes[app]
-        lane.popleft()
-        self.accepted -= 1
-        if lane:
-            self._ready.append(app)
-        else:
-            del self._lanes[app]
-
-    def end(self) -> None:
-        self._ended = True
-
-
-def _encoded(message: CommandMessage, word: str, name: str | None, seconds: float, **facts: Any) -> bytes:
-    """The JSON of an answer, its keys always the same."""
-    fields = {"exit_code": None, "output": None, "error": None, "hint": None} | facts
-    return orjson.dumps(
-        {
-            "id": name,
-            "command": word or None,
-            "daemon": message.daemon,
-            "app": message.app,
-            "ok": fields["error"] is None,
-            "error": fields["error"],
-            "hint": fields["hint"],
-            "exit_code": fields["exit_code"],
-            "output": fields["output"],
-            "duration_seconds": round(seconds, 3),
-        }
-    )
-
-
-def _fields_of(job: _Job) -> dict[str, Any]:
-    """What the journal keeps of a command that begins."""
-    message = job.message
-    return {
-        "daemon": message.daemon,
-        "app": message.app,
-        "command": job.command.word.value,
-        "id": job.command.id,
-        "reply_to": message.reply_to,
-        "correlation": None if message.correlation is None else message.correlation.hex(),
-    }
-
-
-def _message_of(fields: dict[str, Any]) -> tuple[CommandMessage, str | None]:
-    """(the message, the sender's id) of such fields, which a damaged disk may have changed."""
-
-    def text(name: str) -> str | None:
-        value = fields.get(name)
-        return value if isinstance(value, str) else None
-
-    try:
-        correlation = bytes.fromhex(text("correlation") or "")
-    except ValueError:
-        correlation = b""
-    word = text("command") or ""
-    message = CommandMessage(
-        text("daemon") or "", text("app") or "", word == CommandWord.TASK, b"", text("reply_to"), correlation or None
-    )
-    return message, text("id")

@@ -42,6 +42,8 @@ def parse(message: CommandMessage, options: CommandOptions) -> Command:
         CommandError: it is none, or one that is not allowed.
 
     """
+    if message.fault is not None:
+        raise CommandError(message.fault, "send less")
     if len(message.payload) > options.max_payload_bytes:
         raise CommandError(
             f"payload of {len(message.payload)} bytes; {options.max_payload_bytes} are allowed",

@@ -324,16 +324,24 @@ class Courier:
         if self._state is not _PAUSED:
             self._move(_PAUSED)
             telemetry.sink_paused(self.name)
-        if self._connected:
-            try:
-                self._sink.idle()
-            except SinkError as error:
-                self._connected = False
-                self._note(error)
+        self._keep_connection()
         self._wait(_IDLE_SECONDS)
         if not self._paused:
             telemetry.sink_resumed(self.name)
             self._move(_UP if self._connected else _CONNECTING)
+
+    def _keep_connection(self) -> None:
+        """While nothing is offered: a broker wants its keep-alive, and what comes in is not to wait."""
+        if not self._connected:
+            return
+        try:
+            self._sink.idle()
+        except SinkError as error:
+            self._connected = False
+            self._note(error)
+        except Exception as bug:  # noqa: BLE001 as in a write
+            self._connected = False
+            self._tell_bug(f"unexpected {bug!r}"[:_MAX_BUG_CHARACTERS])
 
     def _wait(self, seconds: float) -> None:
         """Until a stop, a pause, a resume, or the time is over."""
@@ -425,7 +433,8 @@ class Courier:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            self._wait(left)
+            self._keep_connection()
+            self._wait(min(left, _IDLE_SECONDS))
 
     def _give_up_on_old(self, error: SinkError) -> None:
         age, work = self._options.retry.give_up_after, self._work

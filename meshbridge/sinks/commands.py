@@ -12,8 +12,17 @@ from typing import Protocol, runtime_checkable
 from pydantic import Field, field_validator
 
 from meshbridge.fields import Duration, Options, Size, TextList, matches
+from meshbridge.sinks.base import Found
 
-__all__ = ["CommandDesk", "CommandMessage", "CommandOptions", "CommandReply", "CommandSource", "CommandWord"]
+__all__ = [
+    "CommandDesk",
+    "CommandMessage",
+    "CommandOptions",
+    "CommandProbe",
+    "CommandReply",
+    "CommandSource",
+    "CommandWord",
+]
 
 
 class CommandWord(StrEnum):
@@ -112,6 +121,8 @@ class CommandMessage:
     """Names this delivery over repetitions of it, for a time (MQTT: the packet's number)."""
     is_duplicate: bool = False
     """Whether the broker marks it as a repetition."""
+    fault: str | None = None
+    """Why the message could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +137,9 @@ class CommandReply:
     content_type: str = "application/json"
     is_ok: bool = True
     sent: Callable[[], None] = field(default=lambda: None, compare=False)
-    """To be called once the broker has acknowledged the reply."""
+    """To be called once the broker has acknowledged the reply, or will never take it."""
+    instead: Callable[[str], "CommandReply"] | None = field(default=None, compare=False)
+    """Makes a short reply to send instead, with the reason why the broker does not take this one."""
 
 
 class CommandDesk(Protocol):
@@ -140,10 +153,21 @@ class CommandDesk(Protocol):
 
     def submit(self, message: CommandMessage) -> None: ...
 
-    def replies(self) -> list[CommandReply]:
-        """Takes the replies that are ready. One that could not be sent is offered to :meth:`put_back`."""
+    def replies(self, most: int) -> list[CommandReply]:
+        """Takes replies that are ready, up to so many."""
 
-    def put_back(self, replies: list[CommandReply]) -> None: ...
+
+@runtime_checkable
+class CommandProbe(Protocol):
+    """The settings of a sink that can receive commands, for ``meshbridge check``."""
+
+    def probe_commands(self, daemons: Collection[str], timeout_seconds: float) -> Found | None:
+        """Tries what commands for these daemons need at the destination; None where commands are off.
+
+        Raises:
+            SinkError: they cannot be received.
+
+        """
 
 
 @runtime_checkable

@@ -13,11 +13,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from meshbridge.sinks.base import Refused
+from meshbridge.sinks.mqtt.incoming import Incoming, PacketError
 from meshbridge.sinks.mqtt.publishing import (
     FAILURE,
-    Acknowledgements,
     Flight,
-    PacketError,
     as_text,
     packed_properties,
     publish,
@@ -90,16 +89,19 @@ def test_acknowledgements_are_told_from_other_packets_however_the_stream_is_cut(
             kind, packet_id, reason = packet
             body = packet_id.to_bytes(2, "big") + (bytes((reason, 0)) if reason else b"")
             stream += bytes((kind << 4, len(body))) + body
-    incoming = Acknowledgements()
+    incoming = Incoming()
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     found: list[tuple[int, int, int]] = []
-    others = b""
+    others, published = b"", []
     for start, end in itertools.pairwise(edges):
-        some, rest = incoming.take(stream[start:end])
-        found += some
-        others += rest
+        received = incoming.take(stream[start:end])
+        found += received.acknowledgements
+        published += received.publishes
+        others += received.others
     assert found == [packet for packet in packets if not isinstance(packet, bytes)]
-    assert others == b"".join(packet for packet in packets if isinstance(packet, bytes))
+    kinds = [packet for packet in packets if isinstance(packet, bytes)]
+    assert others == b"".join(packet for packet in kinds if packet[0] != 0x30)
+    assert published == [(0, b"x" * 129, None) for packet in kinds if packet[0] == 0x30]
 
 
 def test_a_release_is_the_packet_of_the_specification() -> None:
@@ -175,15 +177,14 @@ def test_an_event_is_acknowledged_with_its_last_part_and_only_behind_acknowledge
     "data",
     [
         b"\x20" + varint(2_000_000),
-        b"\x30" + varint(268_435_455),
         b"\x90" + varint(100_000) + b"\0" * 10,
         b"\x40\xff\xff\xff\xff\xff",
     ],
-    ids=["connack", "publish", "suback", "length"],
+    ids=["connack", "suback", "length"],
 )
 def test_a_packet_that_no_broker_has_reason_to_send_is_refused_before_it_is_gathered(data: bytes) -> None:
     with pytest.raises(PacketError):
-        Acknowledgements().take(data)
+        Incoming().take(data)
 
 
 def test_what_brokers_end_a_connection_for_is_replaced() -> None:

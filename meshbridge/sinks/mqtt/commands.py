@@ -2,17 +2,19 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from meshbridge import telemetry
 from meshbridge.sinks.commands import CommandDesk, CommandMessage, CommandOptions, CommandReply
 from meshbridge.sinks.mqtt.answers import name_of
+from meshbridge.sinks.mqtt.incoming import Message
+from meshbridge.sinks.mqtt.memory import is_topic
 from meshbridge.sinks.mqtt.publishing import FAILURE, packed_properties, publish, topic_level
 
 __all__ = ["CommandTopics", "Commands", "Subscription"]
 
-_MAX_TOPIC_BYTES = 65_535  # MQTT 5, 1.5.4
 _TASK, _RESULT = "task", "result"
 _PATTERN = re.compile(r"[*?\\[]")
 
@@ -65,11 +67,9 @@ class CommandTopics:
     def _filled(template: str, daemon: str, app: str) -> str:
         return template.replace("{daemon}", daemon).replace("{app}", app)
 
-    def usable_reply_topic(self, topic: object) -> str | None:
+    def usable_reply_topic(self, topic: str | None) -> str | None:
         """A Response Topic, unless it is no topic, or one that would come back as a command."""
-        if not isinstance(topic, str) or not topic or re.search(r"[+#\x00]", topic) or topic.startswith("$"):
-            return None
-        if len(topic.encode("utf-8", "replace")) > _MAX_TOPIC_BYTES or self.parsed(topic) is not None:
+        if topic is None or not is_topic(topic) or topic.startswith("$") or self.parsed(topic) is not None:
             return None
         return topic
 
@@ -81,43 +81,58 @@ class Commands:
         self.topics = CommandTopics(options)
         self.desk = desk
         self._is_v5 = is_v5
-        self._in_flight: dict[int, CommandReply] = {}  # by packet id
+        self._in_flight: dict[int, tuple[str, CommandReply]] = {}  # packet id -> its name among suspects, and the reply
+        self._again: deque[CommandReply] = deque()  # not acknowledged by a connection that ended, or sent instead
 
-    def take(self, message: Any) -> bool:
-        """A message as paho gives it; whether it is one of these."""
+    def take(self, message: Message) -> bool:
+        """A message that the broker sent; whether it is one of these."""
         place = self.topics.parsed(message.topic)
         if place is None:
             return False
         daemon, app, is_task = place
-        properties = getattr(message, "properties", None)
-        expiry = getattr(properties, "MessageExpiryInterval", None)
+        expiry = message.expiry_seconds
         self.desk.submit(
             CommandMessage(
                 daemon,
                 app,
                 is_task,
-                bytes(message.payload),
-                self.topics.usable_reply_topic(getattr(properties, "ResponseTopic", None)),
-                getattr(properties, "CorrelationData", None),
+                message.payload,
+                self.topics.usable_reply_topic(message.reply_to),
+                message.correlation,
                 None if expiry is None else time.monotonic() + expiry,
-                bool(message.retain),
-                str(message.mid) if message.qos else None,
-                bool(message.dup),
+                message.is_retained,
+                None if message.packet_id is None else str(message.packet_id),
+                message.is_duplicate,
+                message.fault,
             )
         )
         return True
 
-    def packets(self, next_id: Callable[[], int], room: int) -> Iterator[bytes]:
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def keys_in_flight(self) -> list[str]:
+        """A name for each reply without an acknowledgement, the same over connections."""
+        return [key for key, _ in self._in_flight.values()]
+
+    def packets(self, next_id: Callable[[], int], room: int, largest_packet: int) -> Iterator[bytes]:
         """PUBLISH packets of the replies that are ready, at QoS 1, not retained."""
-        replies = self.desk.replies()
-        room = max(0, room - len(self._in_flight))
-        if replies[room:]:
-            self.desk.put_back(replies[room:])
-        for reply in replies[:room]:
+        replies = [self._again.popleft() for _ in range(min(room, len(self._again)))]
+        if room > len(replies):
+            replies += self.desk.replies(room - len(replies))
+        for reply in replies:
             packet_id = next_id()
-            self._in_flight[packet_id] = reply
-            topic = reply.reply_to or self.topics.result(reply.daemon, reply.app)
-            yield publish(topic.encode(), reply.payload, 1, packet_id, self._properties(reply))
+            packet = publish(self._topic(reply).encode(), reply.payload, 1, packet_id, self._properties(reply))
+            if len(packet) > largest_packet:
+                self._refused(reply, f"{len(packet)} bytes; the broker takes {largest_packet}")
+                continue
+            self._in_flight[packet_id] = f"reply {id(reply)}", reply
+            yield packet
+
+    def _topic(self, reply: CommandReply) -> str:
+        return reply.reply_to or self.topics.result(topic_level(reply.daemon), topic_level(reply.app))
 
     def _properties(self, reply: CommandReply) -> bytes:
         if not self._is_v5:
@@ -125,18 +140,32 @@ class Commands:
         user = {"ok": "true" if reply.is_ok else "false"}
         return packed_properties(reply.content_type, user, correlation=reply.correlation)
 
-    def settle(self, packet_id: int, reason: int) -> bool:
-        """Takes an acknowledgement; whether it was of a reply. A reply that the broker refuses is not sent again."""
-        reply = self._in_flight.pop(packet_id, None)
+    def settle(self, packet_id: int, reason: int) -> str | None:
+        """Takes an acknowledgement; gives the name of the reply among suspects, None where it was of none."""
+        key, reply = self._in_flight.pop(packet_id, (None, None))
         if reply is None:
-            return False
-        if reason >= FAILURE:
-            topic = reply.reply_to or self.topics.result(reply.daemon, reply.app)
-            telemetry.command_reply_refused(topic, name_of(reason))
-        reply.sent()
-        return True
+            return None
+        if reason < FAILURE:
+            reply.sent()
+        else:
+            self._refused(reply, name_of(reason))
+        return key
+
+    def blame(self, key: str) -> None:
+        """The broker closes the connection on this reply: it is not sent again."""
+        for packet_id, (name, reply) in list(self._in_flight.items()):
+            if name == key:
+                del self._in_flight[packet_id]
+                self._refused(reply, "the broker closes the connection on it")
+
+    def _refused(self, reply: CommandReply, why: str) -> None:
+        telemetry.command_reply_refused(self._topic(reply), why)
+        if reply.instead is None:
+            reply.sent()
+        else:
+            self._again.append(reply.instead(why))
 
     def lost(self) -> None:
         """The connection has ended: replies without an acknowledgement are sent again."""
-        self.desk.put_back(list(self._in_flight.values()))
+        self._again.extendleft(reversed([reply for _, reply in self._in_flight.values()]))
         self._in_flight.clear()

@@ -1,7 +1,7 @@
 """The connection to a broker: paho-mqtt makes it, authenticates and keeps it alive; its network loop is driven here.
 
 What an event takes goes past paho (:mod:`meshbridge.sinks.mqtt.publishing`): whole windows leave in one send, and of
-what comes in only packets that are no acknowledgements are handed to paho.
+what comes in only packets that are neither acknowledgements nor messages are handed to paho.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.fields import Duration, SecretFiles, Tls, strict_certificate_hint
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
+from meshbridge.sinks.mqtt.incoming import MAX_PUBLISH_BYTES, SUBACK, Incoming, Message, PacketError, message_of, puback
 from meshbridge.sinks.mqtt.paho_socket import Tap
-from meshbridge.sinks.mqtt.publishing import MAX_PUBLISH_BYTES, SUBACK, Acknowledgements, PacketError, reason_in
+from meshbridge.sinks.mqtt.publishing import reason_in
 from meshbridge.sinks.options import secret_of
 
 __all__ = ["CLOSED_BY_BROKER", "BrokerConnection", "BrokerOptions", "Will"]
@@ -116,7 +117,8 @@ class BrokerConnection:
         self._connected_at: float | None = None  # monotonic seconds
         self._brief = 0  # connections in a row that were lost within seconds
         self._tap: Tap | None = None
-        self._incoming = Acknowledgements()
+        self._incoming = Incoming()
+        self._is_sending = False  # a packet has gone out in part: no other may go between
         self._rest = b""  # of what was offered and the socket did not take
         self.acks: list[tuple[int, int, int]] = []
         self.receive_maximum: int | None = None  # as the broker said
@@ -124,7 +126,7 @@ class BrokerConnection:
         self.max_qos = 2
         self.retains = True
         self.will: Will | None = None
-        self.on_message: Callable[[paho.MQTTMessage], None] = lambda _message: None
+        self.on_message: Callable[[Message], None] = lambda _message: None
         self._subscribed: dict[int, str] = {}  # topic filters by the packet id of their SUBSCRIBE
         self.refused_filters: set[str] = set()  # which the broker does not let this bridge subscribe to
         self.open_filters = 0  # whose SUBACK has not come
@@ -225,7 +227,8 @@ class BrokerConnection:
         client, self._client, tap = self._client, None, self._tap
         self._connack = self._lost = self._tap = self._connected_at = None
         self._lost_reason = "connection_lost"
-        self._incoming, self._rest, self.acks = Acknowledgements(), b"", []
+        self._incoming, self._rest, self.acks = Incoming(), b"", []
+        self._is_sending = False
         self._subscribed, self.refused_filters, self.open_filters = {}, set(), 0
         if client is None:
             return
@@ -279,6 +282,7 @@ class BrokerConnection:
             data, self._rest = self._rest + data, b""
         tap = self._tap
         assert tap is not None
+        self._is_sending = True
         with memoryview(data) as view:
             sent = 0
             while sent < len(view):
@@ -292,7 +296,7 @@ class BrokerConnection:
                     self.pump(deadline, to_write=True)
                 except OSError as error:
                     self._lost = f"connection to broker {self.place} lost: {error.strerror or error}"
-        tap.amid_packet = False
+        self._is_sending = tap.amid_packet = False
 
     def pump(self, deadline: float, *, to_write: bool = False) -> None:
         """Waits for the socket until ``deadline``, half a second at most; takes what has come, and lets paho work."""
@@ -311,7 +315,7 @@ class BrokerConnection:
             finally:
                 self._poller.unregister(tap)
         self._read(client, tap)
-        if self._rest:
+        if self._rest and not self._is_sending:
             self._send_rest()
         if client.want_write():
             client.loop_write()
@@ -332,7 +336,8 @@ class BrokerConnection:
 
     def _take(self, client: paho.Client, tap: Tap, data: bytes) -> None:
         try:
-            acks, others = self._incoming.take(data)
+            acks, publishes, others = self._incoming.take(data)
+            messages = [message_of(flags, body, is_v5=self._v5, fault=fault) for flags, body, fault in publishes]
         except PacketError as error:
             self._lost = f"broker {self.place} sent {error}"
             return
@@ -341,18 +346,26 @@ class BrokerConnection:
                 self.acks.append(ack)
             else:
                 self._take_suback(ack[1], ack[2])
-        ends = reason_in(others) if self._v5 else None
+        for message in messages:
+            self.on_message(message)
+            if message.packet_id is not None:
+                self._rest += puback(message.packet_id)
+        if others:
+            self._take_others(client, tap, others)
+
+    def _take_others(self, client: paho.Client, tap: Tap, packets: bytes) -> None:
+        ends = reason_in(packets) if self._v5 else None
         if ends is not None and ends >= FAILURE:  # not for paho, which knows none but the listed ones
             if self._connected_at is None:
                 raise self._refused(ends)
             self._closed_by_broker(ends)
-        elif others:
-            tap.give(others)
-            while tap.holds_packets() and client.socket() is not None and self._lost is None:
-                try:
-                    client.loop_read()
-                except Exception as error:  # noqa: BLE001 paho raises whatever it meets in a packet
-                    self._lost = f"broker {self.place} sent a packet that cannot be read: {error!r}"
+            return
+        tap.give(packets)
+        while tap.holds_packets() and client.socket() is not None and self._lost is None:
+            try:
+                client.loop_read()
+            except Exception as error:  # noqa: BLE001 paho raises whatever it meets in a packet
+                self._lost = f"broker {self.place} sent a packet that cannot be read: {error!r}"
 
     def _take_suback(self, packet_id: int, reason: int) -> None:
         topic_filter = self._subscribed.pop(packet_id, "")
@@ -425,7 +438,6 @@ class BrokerConnection:
         if self.will is not None:
             client.will_set(self.will.topic, self.will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
-        client.on_message = lambda _client, _userdata, message: self.on_message(message)
         client.on_disconnect = self._on_disconnect
         return client
 

@@ -8,12 +8,11 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from paho.mqtt.client import MQTTMessage
-
 from meshbridge.sinks.base import NotConnected
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE
 from meshbridge.sinks.mqtt.connection import BrokerConnection, BrokerOptions
+from meshbridge.sinks.mqtt.incoming import Message
 from meshbridge.sinks.mqtt.publishing import publish
 from meshbridge.sinks.mqtt.states import OFFLINE, Topics
 
@@ -44,10 +43,10 @@ class Leftovers:
         found: dict[str, bytes] = {}
         last = time.monotonic()
 
-        def take(message: MQTTMessage) -> None:
+        def take(message: Message) -> None:
             nonlocal last
             last = time.monotonic()
-            found[message.topic] = bytes(message.payload)
+            found[message.topic] = message.payload
 
         deadline = last + timeout_seconds
         connection = BrokerConnection(self.options, self.client_id)

@@ -1,4 +1,4 @@
-"""The packets of publishing, without I/O: PUBLISH out; PUBACK, PUBREC and PUBCOMP in (MQTT 3.1.1 and 5, section 3).
+"""The packets of publishing, without I/O (MQTT 3.1.1 and 5, section 3).
 
 paho-mqtt keeps the connection; what is sent and received for each event is encoded and decoded here, since paho builds
 some twenty objects for each, and makes four system calls where one serves a whole window.
@@ -15,22 +15,19 @@ from meshbridge.sinks.mqtt.answers import FAILURE
 
 __all__ = [
     "FAILURE",
-    "MAX_PUBLISH_BYTES",
     "PUBREC",
-    "SUBACK",
-    "Acknowledgements",
     "Flight",
-    "PacketError",
     "as_text",
     "packed_properties",
     "publish",
     "pubrel",
     "reason_in",
+    "remaining_length",
     "topic_level",
 ]
 
 PUBACK, PUBREC, PUBCOMP = 4, 5, 7
-CONNACK, SUBACK, DISCONNECT = 2, 9, 14
+CONNACK, DISCONNECT = 2, 14
 # What brokers close the connection for (1.5.4): controls, and code points that are no characters.
 _NO_TEXT = "\x00-\x1f\x7f-\x9f\ufdd0-\ufdef" + "".join(
     chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
@@ -38,7 +35,6 @@ _NO_TEXT = "\x00-\x1f\x7f-\x9f\ufdd0-\ufdef" + "".join(
 _FORBIDDEN = re.compile(f"[{_NO_TEXT}]")
 _NOT_IN_LEVELS = re.compile(f"[/+#{_NO_TEXT}]")
 _REPLACEMENT = "\ufffd"
-_ACKNOWLEDGEMENTS = frozenset({PUBACK, PUBREC, PUBCOMP})
 _U16 = struct.Struct("!H")
 _U32 = struct.Struct("!I")
 _PUBREL = b"\x62\x02"
@@ -105,65 +101,11 @@ def varint(value: int) -> bytes:
             return bytes(encoded)
 
 
-_PUBLISH = 3
-MAX_PUBLISH_BYTES = 8 * 1024 * 1024  # what is subscribed to are commands and birth messages, far smaller
-_MAX_PACKET_BYTES = 16 * 1024  # CONNACK, SUBACK and the rest: paho takes seconds for megabytes of user properties
-_MAX_LENGTH_BYTES = 4  # of the length itself (MQTT 5, 1.5.5)
-
-
-class PacketError(ValueError):
-    """The broker sends something that is no packet, or a larger one than a broker has reason to send."""
-
-
-class Acknowledgements:
-    """Takes received bytes apart: acknowledgements of publishing here, all other packets as they are for paho."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def take(self, data: bytes) -> tuple[list[tuple[int, int, int]], bytes]:
-        """((packet type, packet id, reason code) of each acknowledgement, the bytes of all other packets).
-
-        An incomplete packet waits for the rest of it.
-
-        Raises:
-            PacketError: a packet is too large, or its length is malformed.
-
-        """
-        buffer = self._buffer
-        buffer += data
-        acknowledgements: list[tuple[int, int, int]] = []
-        others = bytearray()
-        position, end = 0, len(buffer)
-        while position < end:
-            length, start = _remaining_length(buffer, position + 1)
-            kind = buffer[position] >> 4
-            if length is None:
-                if end - position > _MAX_LENGTH_BYTES:
-                    raise PacketError("a packet whose length is malformed")
-                break
-            if length > (MAX_PUBLISH_BYTES if kind == _PUBLISH else _MAX_PACKET_BYTES):
-                raise PacketError(f"a packet of type {kind} and {length} bytes")
-            if start + length > end:
-                break
-            if kind in _ACKNOWLEDGEMENTS and length >= 2:  # noqa: PLR2004 the packet id
-                (packet_id,) = _U16.unpack_from(buffer, start)
-                # Without a reason code it is 0, success (3.4.2.1); 3.1.1 has none.
-                acknowledgements.append((kind, packet_id, buffer[start + 2] if length > 2 else 0))  # noqa: PLR2004
-            elif kind == SUBACK and length > 2:  # noqa: PLR2004 paho knows none but the listed reason codes
-                acknowledgements.append((kind, _U16.unpack_from(buffer, start)[0], buffer[start + length - 1]))
-            else:
-                others += buffer[position : start + length]
-            position = start + length
-        del buffer[:position]
-        return acknowledgements, bytes(others)
-
-
 def reason_in(packets: bytes) -> int | None:
     """The reason code of the first CONNACK or DISCONNECT in these whole packets of MQTT 5 (3.2.2, 3.14.2)."""
     position = 0
     while position < len(packets):
-        length, start = _remaining_length(packets, position + 1)
+        length, start = remaining_length(packets, position + 1)
         if length is None:
             return None
         kind = packets[position] >> 4
@@ -174,8 +116,8 @@ def reason_in(packets: bytes) -> int | None:
     return None
 
 
-def _remaining_length(buffer: bytes | bytearray, position: int) -> tuple[int | None, int]:
-    """(the length, where what it measures begins); None while it is incomplete."""
+def remaining_length(buffer: bytes | bytearray, position: int) -> tuple[int | None, int]:
+    """(the length of a packet (2.1.4), where what it measures begins); None while it is incomplete."""
     length = shift = 0
     for place in range(position, min(position + 4, len(buffer))):
         byte = buffer[place]

@@ -9,7 +9,7 @@ its acknowledgements move no cursor.
 import contextlib
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,6 +28,7 @@ from meshbridge.sinks.mqtt.answers import FAILURE, Meaning, label_of, meaning_of
 from meshbridge.sinks.mqtt.arrivals import Arrivals
 from meshbridge.sinks.mqtt.commands import Commands, CommandTopics, Subscription
 from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerConnection, BrokerOptions, Will
+from meshbridge.sinks.mqtt.incoming import Message
 from meshbridge.sinks.mqtt.leftovers import Leftovers
 from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
@@ -60,6 +61,7 @@ _PART_BYTES = 16  # more than the number of a part adds to an event's id
 _LEAST_OUTPUT_BYTES = 512  # of a part: what is not its text takes about as much
 _MAX_CONDEMNED = 1000
 _STATES_SHARE = 4  # retained messages have this part of the window at most, so that events always move
+_REPLIES_SHARE = 2  # likewise replies to commands: people wait for them
 _STATES_EVERY_SECONDS = 0.25  # while events flow: of an app that prints in each batch, the state is not asked each time
 _STATES_CONNECT_SECONDS = 2.0  # for the states of all apps; what is left goes out beside the events
 _STATES_IDLE_SECONDS = 0.05
@@ -127,7 +129,6 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
                 )
             if self.state_topics and not connection.retains:
                 raise NotConnected(f"{place} retains nothing; set state_topics: false", reason="refused")
-            self._try_command_topics(connection, time.monotonic() + timeout_seconds)
         finally:
             connection.close(timeout_seconds)
         untried = f"the right to publish to {', '.join(self._topics_used())}"
@@ -142,21 +143,31 @@ class MqttOptions(SinkOptions, BrokerOptions, DeniedOptions):
     def is_same_place(self, other: SinkOptions) -> bool:
         return isinstance(other, MqttOptions) and other.url == self.url
 
-    def _try_command_topics(self, connection: BrokerConnection, deadline: float) -> None:
-        """Subscribes as a bridge does. A shared subscription is left out: it would take commands away from a bridge."""
-        if self.commands is None or self.commands.share is not None:
-            return
-        for one in CommandTopics(self.commands).subscriptions(["meshbridge-check"]):
-            connection.subscribe(one.filter, no_local=True)
-        while connection.open_filters and time.monotonic() < deadline:
-            connection.pump(deadline)
-            connection.check()
+    def probe_commands(self, daemons: Collection[str], timeout_seconds: float) -> Found | None:
+        """See :class:`meshbridge.sinks.commands.CommandProbe`."""
+        if self.commands is None:
+            return None
+        filters = sorted(one.filter for one in CommandTopics(self.commands).subscriptions(daemons))
+        if self.commands.share is not None:  # it would take commands away from a bridge
+            return Found("commands are allowed", untried=f"the subscription to {', '.join(filters)}")
+        connection = BrokerConnection(self, f"meshbridge-check-{uuid.uuid4().hex[:7]}")
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            connection.open(timeout_seconds)
+            for one in filters:
+                connection.subscribe(one, no_local=True)
+            while connection.open_filters and time.monotonic() < deadline:
+                connection.pump(deadline)
+                connection.check()
+        finally:
+            connection.close(timeout_seconds)
         if connection.refused_filters:
-            topics = ", ".join(sorted(connection.refused_filters))
             raise NotConnected(
-                f"broker {connection.place} refuses the subscription to {topics}: allow it, or remove commands",
+                f"broker {connection.place} refuses the subscription to {', '.join(sorted(connection.refused_filters))}"
+                "; set commands to null, or allow it at the broker",
                 reason="refused",
             )
+        return Found(f"broker {connection.place} takes the subscriptions for commands")
 
     def _topics_used(self) -> list[str]:
         places = dict.fromkeys(("daemon", "app", "event"), "+")
@@ -196,6 +207,7 @@ class MqttSink:
         self._states_due_at = 0.0  # monotonic seconds; while events flow
         self._denied = DeniedPlaces(options)
         self._suspects = Suspects()
+        self._is_loss_judged = False  # of the last connection
         self._output_limit: int | None = None  # of a STDOUT payload: what the broker's refusals have shown
         self._state_limit: int | None = None  # of a retained packet, likewise: from here on none is sent
         self._condemned: dict[str, str] = {}  # by event id: the broker closes the connection on them
@@ -253,15 +265,18 @@ class MqttSink:
         if self._options.home_assistant:
             self._connection.subscribe(home_assistant.STATUS_TOPIC, with_retained=True)
         self._subscribed, self._subscribed_daemons = set(), None
-        if self._commands is not None:
-            self._commands.lost()
-            self._follow_daemons(self._commands)
-        if self._states is not None:
-            self._states.begin()
-            self._publish_states(min(deadline, time.monotonic() + _STATES_CONNECT_SECONDS))
+        self._is_loss_judged = False
+        with self._blaming():
+            if self._commands is not None:
+                self._commands.lost()
+                self._follow_daemons(self._commands)
+            if self._states is not None:
+                self._states.begin()
+                self._publish_states(min(deadline, time.monotonic() + _STATES_CONNECT_SECONDS))
 
     def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
-        self._connection.check()
+        with self._blaming():
+            self._connection.check()
         deadline = time.monotonic() + timeout_seconds
         done = 0
         while done < len(batch):
@@ -276,12 +291,19 @@ class MqttSink:
             if refusal is not None:
                 refusal.acknowledged = done
                 raise refusal
-        try:
+        with self._blaming(done):
             self._publish_replies()
             if self._states is not None and time.monotonic() >= self._states_due_at:
                 self._publish_states(0.0)
+
+    @contextlib.contextmanager
+    def _blaming(self, acknowledged: int = 0) -> Iterator[None]:
+        """Where the connection ends with no event in flight, something beside the events may be to blame."""
+        try:
+            yield
         except NotConnected as lost:
-            lost.acknowledged = done
+            self._culprit(lost, {})
+            lost.acknowledged = acknowledged
             raise
 
     def _deliver(self, batch: Sequence[Envelope], flight: Flight, deadline: float) -> None:
@@ -310,12 +332,13 @@ class MqttSink:
                 self._denied.allowed(self._topic_of(envelope.event))
 
     def idle(self) -> None:
-        self._connection.check()
-        self._connection.pump(time.monotonic())
-        self._publish_replies()
-        if self._states is not None:
-            self._publish_states(time.monotonic() + _STATES_IDLE_SECONDS)
-        self._connection.check()
+        with self._blaming():
+            self._connection.check()
+            self._connection.pump(time.monotonic())
+            self._publish_replies()
+            if self._states is not None:
+                self._publish_states(time.monotonic() + _STATES_IDLE_SECONDS)
+            self._connection.check()
         if self._arrivals is not None:
             self._arrivals.looked()
 
@@ -340,6 +363,7 @@ class MqttSink:
         retained = self._states.retained
         try:
             self._connection.open(timeout_seconds)
+            self._commands = None  # what is to be answered is not answered here
             retained.connected({}, keep, home_assistant.discovery_first)
             self._send_states(retained, deadline)
         finally:
@@ -389,11 +413,21 @@ class MqttSink:
         """How many messages of events may be in flight."""
         if not self._options.qos:
             return self._window
-        beside = 0 if self._states is None else self._states.retained.in_flight
         # The parts of an event go out one by one where their size is a guess: of one that is refused, and divided
         # again, those before it have arrived, and none behind it.
         guessing = bool(flight.parts) and self._output_limit is not None
-        return (1 if guessing or self._suspects.careful else self._window) - beside
+        return (1 if guessing or self._suspects.careful else self._window) - self._in_flight_beside
+
+    @property
+    def _in_flight_beside(self) -> int:
+        """Messages without an answer that are no events."""
+        states = 0 if self._states is None else self._states.retained.in_flight
+        return states + (0 if self._commands is None else self._commands.in_flight)
+
+    def _room_beside(self, share: int) -> int:
+        """How many messages that are no events may be sent now, if all of them may have this part of the window."""
+        room = 1 if self._suspects.careful else max(1, self._window // share)
+        return max(0, room - self._in_flight_beside)
 
     def _payload_limit(self, event: Event) -> int:
         if self._output_limit is not None and event.type is EventType.STDOUT:
@@ -496,10 +530,14 @@ class MqttSink:
 
     def _culprit(self, lost: NotConnected, events: Mapping[str, Event]) -> str | None:
         """The message to blame for the end of the connection, once it is known. One that is retained is dealt with."""
-        if lost.reason not in CLOSED_BY_BROKER:
+        if lost.reason not in CLOSED_BY_BROKER or self._is_loss_judged:
             return None
+        self._is_loss_judged = True
         retained = {} if self._states is None else self._states.retained.sizes_in_flight()
-        culprit = self._suspects.hung_up([*events, *retained])
+        replies = [] if self._commands is None else self._commands.keys_in_flight
+        culprit = self._suspects.hung_up([*events, *retained, *replies])
+        if self._commands is not None and culprit in replies:
+            self._commands.blame(culprit)
         if culprit in retained:
             self._state_limit = retained[culprit]
             self._name_refused_topic(culprit, f"the broker closes the connection on it ({retained[culprit]} bytes)")
@@ -555,12 +593,12 @@ class MqttSink:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _hear(self, message: Any) -> None:
+    def _hear(self, message: Message) -> None:
         """A message that the broker sent: a command, or one of Home Assistant's."""
         if self._commands is not None and self._commands.take(message):
             return
         if self._states is not None:
-            self._states.hear(message.topic, bytes(message.payload))
+            self._states.hear(message.topic, message.payload)
 
     def _follow_daemons(self, commands: Commands) -> None:
         """Subscribes to the commands of the daemons as they are now."""
@@ -588,7 +626,8 @@ class MqttSink:
         acks, self._connection.acks = self._connection.acks, []
         for _, packet_id, reason in acks:
             self._settle_beside(packet_id, reason)
-        packets = list(self._commands.packets(self._next_packet_id, max(1, self._window // 2)))
+        room = self._room_beside(_REPLIES_SHARE)
+        packets = list(self._commands.packets(self._next_packet_id, room, self._largest_packet))
         if packets:
             self._connection.offer(b"".join(packets))
 
@@ -597,8 +636,11 @@ class MqttSink:
         return self._packet_id
 
     def _settle_beside(self, packet_id: int, reason: int) -> None:
-        if self._commands is None or not self._commands.settle(packet_id, reason):
+        key = None if self._commands is None else self._commands.settle(packet_id, reason)
+        if key is None:
             self._settle_state(packet_id, reason)
+        else:
+            self._suspects.answered(key)
 
     # --- states --------------------------------------------------------------------------------------------------
 
@@ -611,22 +653,17 @@ class MqttSink:
         """
         assert self._states is not None
         self._states.gather()
-        try:
-            self._send_states(self._states.retained, until)
-        except NotConnected as lost:
-            self._culprit(lost, {})
-            raise
+        self._send_states(self._states.retained, until)
         self._states_due_at = time.monotonic() + _STATES_EVERY_SECONDS
 
     def _send_states(self, retained: Retained, until: float) -> None:
         connection = self._connection
         while True:
-            room = 1 if self._suspects.careful else max(1, self._window // _STATES_SHARE)
             acks, connection.acks = connection.acks, []
             for _, packet_id, reason in acks:
                 self._settle_beside(packet_id, reason)
             packets = []
-            for topic, payload in retained.take(room - retained.in_flight):
+            for topic, payload in retained.take(self._room_beside(_STATES_SHARE)):
                 packet = self._retained(topic, payload)
                 if len(packet) > self._largest_packet:
                     self._name_refused_topic(topic, f"larger than {self._largest_packet} bytes")

@@ -66,7 +66,7 @@ class Stage:
         self.desk = Desk(
             "broker",
             CommandOptions(**{"allow": ALL, **options}),
-            Record(self.memory, lambda: 1_800_000_000.0 + self.now),
+            Record(self.memory, lambda: 1_800_000_000.0 + self.now, lambda: self.now),
             daemons=lambda: ["node-a"],
             known_apps=lambda _daemon: ["web", "a.b", "a_b"],
             client=self._client,
@@ -217,7 +217,7 @@ def test_after_a_crash_the_outcome_is_unknown_and_nothing_runs_again() -> None:
     first = Stage()
     first.daemon.gate.clear()
     first.send(b"x", task=True, correlation=b"c", reply_to="r")
-    wait_for(lambda: first.memory.load("command"), "the text in the journal")
+    wait_for(lambda: '"begun":true' in "".join(first.memory.load("command").values()), "the command to begin")
     second = Stage(first.memory)  # the first process was killed here
     reply = second.replies(1)[0]
     answer = orjson.loads(reply.payload)
@@ -228,6 +228,72 @@ def test_after_a_crash_the_outcome_is_unknown_and_nothing_runs_again() -> None:
     reply.sent()
     assert Stage(first.memory).desk.replies() == [], "answered once"
     first.daemon.gate.set()
+
+
+def test_after_a_crash_a_command_that_had_not_begun_is_answered_so_and_may_come_again() -> None:
+    first = Stage()
+    first.daemon.gate.clear()
+    first.send(b"1", task=True, correlation=b"1")
+    first.send(b"2", task=True, correlation=b"2", reply_to="r")
+    wait_for(lambda: '"begun":true' in "".join(first.memory.load("command").values()), "the first to begin")
+    second = Stage(first.memory)
+    errors = {reply.correlation: orjson.loads(reply.payload)["error"] for reply in second.replies(2)}
+    assert "unknown" in errors[b"1"]
+    assert "it did not run" in errors[b"2"]
+    second.send(b"2", task=True, correlation=b"2", reply_to="r")
+    assert second.replies(3)[2].is_ok
+    first.daemon.gate.set()
+
+
+def test_a_step_of_the_wall_clock_makes_no_repetition_a_new_command() -> None:
+    wall = iter([1e9, 5e8, 2e9] + [3e8] * 20)
+    record = Record(VolatileMemory(), lambda: next(wall), lambda: 0.0)
+    message = CommandMessage("d", "a", False, b"run", correlation=b"c")
+    assert record.accept(message, None, {}) is not None
+    assert [record.accept(message, None, {}) for _ in range(3)] == [None] * 3
+
+
+def test_a_refused_command_may_come_again() -> None:
+    stage = Stage()
+    for number in (1, 2):
+        stage.send(app="gone", correlation=b"c")
+        assert "no app" in orjson.loads(stage.replies(number)[number - 1].payload)["error"]
+    assert stage.memory.load("command") == {}
+
+
+def test_answered_commands_without_a_name_leave_nothing_in_the_journal() -> None:
+    stage = Stage()
+    stage.send(delivery="17")
+    stage.replies(1)[0].sent()
+    assert stage.memory.load("command") == {}
+
+
+def test_an_answer_that_the_broker_does_not_take_has_a_short_one_instead() -> None:
+    stage = Stage()
+    stage.send(b"run", correlation=b"c")
+    reply = stage.replies(1)[0]
+    assert reply.instead is not None
+    short = reply.instead("Packet too large")
+    answer = orjson.loads(short.payload)
+    assert (short.correlation, short.is_ok, short.instead) == (b"c", False, None)
+    assert (answer["exit_code"], "was carried out" in answer["error"], answer["output"]) == (3, True, None)
+
+
+def test_an_answer_names_the_app_as_the_daemon_does() -> None:
+    stage = Stage()
+    stage.send(app="late_app")
+    assert stage.answer()["app"] == "late app"
+
+
+def test_few_threads_serve_many_commands() -> None:
+    stage = Stage()
+    for number in range(50):
+        stage.send(delivery=str(number))
+        stage.replies(number + 1)
+    workers = stage.desk._lanes["node-a"].workers
+    assert workers == 1
+    stage.desk.stop()
+    wait_for(lambda: stage.desk._lanes["node-a"].workers == 0, "the workers to end")
 
 
 def test_texts_that_a_disk_damaged_cost_nothing() -> None:
