@@ -42,6 +42,7 @@ from meshbridge.sinks.webhook import WebhookOptions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the destinations that the tests have already
 from tests.contract.sinks.kafka_cluster import KafkaCluster
+from tests.integration.rabbitmq import RabbitMq
 from tests.integration.test_sink_nats import NatsServer
 from tests.integration.test_sink_redis import Server as RedisServer
 from tests.integration.test_sink_syslog import Server as SyslogServer
@@ -340,6 +341,30 @@ def otlp(events: int) -> Iterator[Comparison]:
         )
 
 
+@contextlib.contextmanager
+def amqp(events: int) -> Iterator[Comparison]:
+    import pika  # noqa: PLC0415 an extra
+
+    with tempfile.TemporaryDirectory() as directory:
+        server = RabbitMq(Path(directory))
+        server.start()
+        server.queue("plain", exchange="plain")
+        server.queue("ours")
+        client = server.client()
+        channel = client.channel()
+        channel.confirm_delivery()
+        persistent = pika.BasicProperties(delivery_mode=2)
+
+        def run(batch: Sequence[Envelope]) -> None:
+            for envelope in batch:
+                channel.basic_publish("plain", envelope.event.app, cloudevent(envelope.event), persistent)
+
+        ours = made(server.sink(), "amqp, 500 under way", 500, events)
+        yield Contender("BlockingChannel, confirmed one by one", run, events // 10), [ours]
+        client.close()
+        server.stop()
+
+
 COMPARISONS: dict[str, tuple[Callable[[int], Any], str | None]] = {
     "webhook": (webhook, None),
     "loki": (loki, None),
@@ -347,6 +372,7 @@ COMPARISONS: dict[str, tuple[Callable[[int], Any], str | None]] = {
     "mqtt": (mqtt, "mosquitto"),
     "nats": (nats, "nats-server"),
     "kafka": (kafka, None),
+    "amqp": (amqp, "rabbitmq-server"),
     "redis": (redis, "redis-server"),
     "syslog": (syslog, "rsyslogd"),
     "otlp": (otlp, None),

@@ -27,6 +27,7 @@ from meshbridge.fields import Options
 from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
 from meshbridge.model.strict_yaml import DuplicateKeyError, load_yaml
+from meshbridge.sinks.amqp.sink import AmqpOptions
 from meshbridge.sinks.discovery import discover, type_of
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.kafka import KafkaOptions
@@ -47,6 +48,7 @@ _SECRET_KEYS = re.compile(r"password|secret|bearer|^(token|headers|auth)$")  # w
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 _SINKS = discover(
     (
+        AmqpOptions,
         FileOptions,
         KafkaOptions,
         LokiOptions,

@@ -42,14 +42,16 @@ class DeniedPlaces:
     def __bool__(self) -> bool:
         return bool(self._since)
 
-    def refusal(self, place: str, message: str, reason: str = "not_authorized") -> Refused | Retry:
-        """How a write ends whose next event is denied at ``place``."""
+    def refusal(
+        self, place: str, message: str, reason: str = "not_authorized", *, remedy: str = "allow it there"
+    ) -> Refused | Retry:
+        """How a write ends whose next event is denied at ``place``; ``remedy``: what the operator is to do."""
         now = self._clock()
         if len(self._since) >= _MAX_PLACES and place not in self._since:
             del self._since[next(iter(self._since))]
         if now - self._since.setdefault(place, now) >= self._seconds:
-            return Refused(f"{message}; allow it there, then: meshbridge dead-letters retry", reason=reason)
-        return Retry(f"{message}; allow it there", reason=reason)
+            return Refused(f"{message}; {remedy}, then: meshbridge dead-letters retry", reason=reason)
+        return Retry(f"{message}; {remedy}", reason=reason)
 
     def allowed(self, place: str) -> None:
         """An event has been taken there."""

@@ -13,6 +13,7 @@ import pytest
 from meshbridge.model.events import Envelope
 from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, Sink, SinkError
 from tests.contract.sinks.driver import CALL_SECONDS, assert_arrived, assert_complete, assert_no_secret, deliver, write
+from tests.contract.sinks.far_amqp import AmqpFarEnd
 from tests.contract.sinks.far_end import FarEnd, Say
 from tests.contract.sinks.far_file import FileFarEnd, RotatedFileFarEnd
 from tests.contract.sinks.far_kafka import KafkaFarEnd
@@ -27,6 +28,7 @@ from tests.contract.sinks.far_webhook import BatchWebhookFarEnd, WebhookFarEnd
 from tests.support import envelopes, make_event, returns_in_time
 
 FAR_ENDS: dict[str, type[FarEnd]] = {
+    "amqp": AmqpFarEnd,
     "webhook": WebhookFarEnd,
     "webhook-batch": BatchWebhookFarEnd,
     "file": FileFarEnd,

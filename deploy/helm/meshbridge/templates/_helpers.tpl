@@ -346,7 +346,7 @@ resources:
 
 {{/* One port a line: where the daemons and sinks of the configuration listen. */}}
 {{- define "meshbridge.egressPorts" -}}
-{{- $defaults := dict "tcp" 6059 "wss" 6058 "https" 443 "http" 80 "mqtt" 1883 "mqtts" 8883 "ws" 80 "nats" 4222 "tls" 4222 "redis" 6379 "rediss" 6379 "udp" 514 -}}
+{{- $defaults := dict "tcp" 6059 "wss" 6058 "https" 443 "http" 80 "mqtt" 1883 "mqtts" 8883 "ws" 80 "nats" 4222 "tls" 4222 "redis" 6379 "rediss" 6379 "amqp" 5672 "amqps" 5671 "udp" 514 -}}
 {{- $ports := dict -}}
 {{- range $place, $named := dict "daemons" .Values.config.daemons "sinks" .Values.config.sinks -}}
 {{- range $name, $one := $named -}}
