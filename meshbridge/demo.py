@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
-from rich.console import Console
+from rich.console import Console  # noqa: TID251 what a broker says is escaped in _line
 from rich.text import Text
 
 from meshbridge import telemetry
@@ -31,6 +31,7 @@ from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.config.load import load
 from meshbridge.emulator import Emulator, EmulatorOptions
 from meshbridge.model.event_summary import COLOURS, summary
+from meshbridge.outside import printable
 from meshbridge.service.service import Service
 
 __all__ = ["run_demo"]
@@ -221,8 +222,8 @@ class _Subscriber:
 
 def _line(topic: str, event: dict[str, Any]) -> Text:
     name = topic.rpartition("/")[2]
-    line = Text(f"  {event['time'][11:19]}  ", style="bright_black")
-    line.append(f"{topic:<32}  ", style="cyan")
+    line = Text(f"  {printable(event['time'][11:19])}  ", style="bright_black")
+    line.append(f"{printable(topic):<32}  ", style="cyan")
     return line.append(summary(name, event["data"] or {}), style=COLOURS.get(name, "default"))
 
 

@@ -1,6 +1,5 @@
 """Apps: what there is, how each is, and whether it may run."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,8 @@ from meshbridge.cli.app_view import STYLES, RunsOption, Seen, look
 from meshbridge.cli.completion import AppArgument, AppsArgument, DaemonOption, PatternsArgument
 from meshbridge.cli.control import app_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
-from meshbridge.cli.output import FAILED, complain
+from meshbridge.cli.output import FAILED, complain, show, show_json
 from meshbridge.cli.tables import age, print_table
-from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -39,7 +37,7 @@ def apps(
     with speaking(config) as client:
         found, silent = look(client, daemon, patterns or [], runs=runs)
     if as_json:
-        print(json.dumps([{"daemon": one.daemon, **one.fields} for one in found], indent=2))
+        show_json([{"daemon": one.daemon, **one.fields} for one in found], indent=2)
     else:
         print_table(_HEADER, [_row(one) for one in found], STYLES)
     for problem in silent:
@@ -69,7 +67,7 @@ def app(
     with speaking(config) as client:
         place = locate(client, name, daemon)
     if as_json:
-        print(json.dumps({"daemon": place.daemon, **place.app}, indent=2))
+        show_json({"daemon": place.daemon, **place.app}, indent=2)
         return
     import yaml
 
@@ -78,7 +76,7 @@ def app(
     shown = {key: texts.get(key, value) for key, value in place.app.items() if not key.endswith("_TEXT")}
     summary = {"daemon": place.daemon, "state": Seen(place.daemon, place.app).state, **shown}
     for line in yaml.safe_dump(summary, sort_keys=False, allow_unicode=True).splitlines():
-        print(printable(line))
+        show(line)
 
 
 def enable(
@@ -104,11 +102,11 @@ def _change(names: Sequence[str], daemon: str | None, verb: str, config: Path | 
             if isinstance(answer, dict):
                 done.append({"daemon": place.daemon, "app": name, "enabled": answer["enabled"]})
                 if not as_json:
-                    print(f"{place.daemon}: {printable(name)} is {verb}d")
+                    show(f"{place.daemon}: {name} is {verb}d")
             else:
                 refused.append(f"{place.daemon}: {name} is not {verb}d: {answer}")
     if as_json:
-        print(json.dumps(done, indent=2))
+        show_json(done, indent=2)
     for problem in refused:
         complain(problem)
     raise typer.Exit(FAILED if refused else 0)

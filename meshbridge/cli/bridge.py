@@ -1,7 +1,6 @@
 """The bridge itself: run it, ask it how it is."""
 
 import contextlib
-import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import typer
 import meshbridge
 from meshbridge.cli.control import journal_directory, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
-from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, fail
+from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, fail, show, show_json
 
 if TYPE_CHECKING:
     from meshbridge.config.load import Settings
@@ -104,7 +103,7 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             unusable = refused.status == _UNPROCESSABLE
             raise typer.Exit(WRONG_USAGE if unusable else FAILED) from None
     if as_json:
-        print(json.dumps(done, indent=2))
+        show_json(done, indent=2)
         return
     lines = [
         f"{kind}: {what} {', '.join(done[kind][what])}"
@@ -114,7 +113,8 @@ def reload(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     ]
     if done["need_restart"]:
         lines.append(f"in force after a restart only: {', '.join(done['need_restart'])}")
-    print("\n".join(lines) or "nothing has changed")
+    for line in lines or ["nothing has changed"]:
+        show(line)
 
 
 def healthcheck(
@@ -138,7 +138,7 @@ def healthcheck(
                 fine, answer = True, f"meshbridge is alive: {error}"
     except CannotAskError as error:
         fail(str(error))
-    print(answer)
+    show(answer)
     raise typer.Exit(0 if fine else FAILED)
 
 
@@ -151,4 +151,4 @@ def print_version(asked: bool) -> None:
 
 def version() -> None:
     """Print the version."""
-    print(meshbridge.__version__)
+    show(meshbridge.__version__)

@@ -1,16 +1,16 @@
 """``meshbridge check``."""
 
 import itertools
-import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import meshbridge
 from meshbridge.cli.options import ConfigOption, JsonOption
-from meshbridge.cli.output import FAILED, WRONG_USAGE, complain
+from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, new_painter, show, show_json
 from meshbridge.outside import said
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
-_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+_STYLES = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}
 
 
 def check(
@@ -44,26 +44,28 @@ def check(
 
     telemetry.configure_logging("critical")  # the verdicts say it all
     verdicts = []
+    paint = new_painter()
     found_by = [check_file(settings, config)] if offline else check_all(settings, config)
     for verdict in itertools.chain(check_leftovers(leftover_secrets(settings, config, os.environ)), found_by):
         verdicts.append(verdict)
         if not as_json:
-            _show(verdict)
+            _show(verdict, paint)
     found = report(verdicts)
     if as_json:
-        print(json.dumps(found, indent=2))
+        show_json(found, indent=2)
     elif found["verdict"] != "ok":
         grades = Counter(verdict.grade.value for verdict in verdicts)
-        print(f"\n{grades['failed']} failed, {grades['warning']} with a warning, {grades['ok']} ok")
+        show()
+        show(f"{grades['failed']} failed, {grades['warning']} with a warning, {grades['ok']} ok")
     raise typer.Exit(0 if found["verdict"] != "failed" else FAILED)
 
 
-def _show(verdict: "Verdict") -> None:
-    grade = verdict.grade.value
-    typer.secho(_MARKS[grade], fg=_COLOURS[grade], bold=grade != "ok", nl=False)  # in colour on a terminal only
-    print(f" {verdict.subject}: {said(verdict.text)}", flush=True)
+def _show(verdict: "Verdict", paint: Callable[..., None]) -> None:
+    paint(
+        (_MARKS[verdict.grade.value], _STYLES[verdict.grade.value]), (f" {verdict.subject}: {said(verdict.text)}", "")
+    )
     if verdict.remedy:
-        print(f"     -> {said(verdict.remedy)}", flush=True)
+        paint((f"     -> {said(verdict.remedy)}", ""))
 
 
 def _explain(problems: list[str], *, as_json: bool) -> None:
@@ -73,4 +75,4 @@ def _explain(problems: list[str], *, as_json: bool) -> None:
         return
     found = {"subject": "configuration", "aspect": "file", "verdict": "failed", "remedy": None}
     checks = [found | {"text": problem} for problem in problems]
-    print(json.dumps({"verdict": "failed", "version": meshbridge.__version__, "checks": checks}, indent=2))
+    show_json({"verdict": "failed", "version": meshbridge.__version__, "checks": checks}, indent=2)

@@ -1,6 +1,7 @@
 """The words that name daemons and apps. A shell completes them with what the running bridge knows."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +13,25 @@ from meshbridge.cli.control import journal_directory, of_each
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
 
-__all__ = ["EVENTS", "AppArgument", "AppsArgument", "DaemonOption", "PatternsArgument", "app_patterns", "one_of"]
+__all__ = [
+    "EVENTS",
+    "AppArgument",
+    "AppsArgument",
+    "DaemonOption",
+    "PatternsArgument",
+    "app_patterns",
+    "is_harmless",
+    "one_of",
+]
 
 EVENTS = ("start", "exit", "stdout", "health", "status", "removed", "gap")
+_HARMLESS = re.compile(r"[\w@%+=:,./-]+")
 _COMPLETION_SECONDS = 2.0  # a person waits for it at the Tab key
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a shell may be offered this name: it puts the word into the line as it is, unquoted."""
+    return _HARMLESS.fullmatch(name) is not None
 
 
 def one_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -53,7 +69,7 @@ def _known(ctx: typer.Context, incomplete: str, ask: Any) -> list[str]:
     try:
         file = Path(config) if config else None
         client = Client(journal_directory(file), _COMPLETION_SECONDS, file)
-        return sorted({name for name in ask(client) if name.startswith(incomplete)})
+        return sorted({name for name in ask(client) if name.startswith(incomplete) and is_harmless(name)})
     except (NotRunningError, RefusedError, OSError, ValueError):
         return []
 

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from meshbridge.cli.output import show_output
+
 __all__ = ["Shell", "answer_completion", "completion", "script"]
 
 _ASKED = "_MESHBRIDGE_COMPLETE"
@@ -28,7 +30,7 @@ _SCRIPTS = {Shell.BASH: "meshbridge.bash", Shell.ZSH: "_meshbridge", Shell.FISH:
 
 def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
     """Print what makes a shell complete meshbridge's commands and options."""
-    print(script(shell), end="")
+    show_output(script(shell), raw=True)
 
 
 def script(shell: Shell) -> str:

@@ -1,8 +1,7 @@
 """``meshbridge config``."""
 
-import json
-
 from meshbridge.cli.options import ConfigOption, load_settings
+from meshbridge.cli.output import show_json, show_output
 
 __all__ = ["schema", "show"]
 
@@ -13,11 +12,11 @@ def show(config: ConfigOption = None) -> None:
 
     from meshbridge.config.load import shown
 
-    print(yaml.safe_dump(shown(load_settings(config)), sort_keys=False), end="")
+    show_output(yaml.safe_dump(shown(load_settings(config)), sort_keys=False), raw=False)
 
 
 def schema() -> None:
     """Print the JSON Schema of the configuration."""
     from meshbridge.config.load import Settings
 
-    print(json.dumps(Settings.model_json_schema(by_alias=True), indent=2))
+    show_json(Settings.model_json_schema(by_alias=True), indent=2)

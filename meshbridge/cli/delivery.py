@@ -1,6 +1,5 @@
 """An operator's hand on delivery: sinks, replays, dead letters."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,8 @@ import typer
 
 from meshbridge.cli.control import speaking, speaking_of_journal
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings, moment
-from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
+from meshbridge.cli.output import FAILED, WRONG_USAGE, fail, new_console, show, show_json
 from meshbridge.cli.tables import age, print_table
-from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -39,7 +37,7 @@ def sinks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     with speaking(config) as client:
         found = client.get(f"{_BRIDGE}/sinks")
     if as_json:
-        print(json.dumps(found, indent=2))
+        show_json(found, indent=2)
         return
     rows = [
         (
@@ -49,7 +47,7 @@ def sinks(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             str(one["lag_events"]),
             age(one["lag_seconds"]) if one["lag_events"] else "",
             str(one["dead_letters"]),
-            printable(one["last_error"] or ""),
+            one["last_error"] or "",
         )
         for one in found
     ]
@@ -60,14 +58,14 @@ def pause(sink: Annotated[str, typer.Argument(help="Name of the sink.")], config
     """Pause delivery to a sink until it is resumed, or the bridge is restarted. Its events are kept."""
     with speaking(config) as client:
         client.post(f"{_BRIDGE}/sinks/{quote(sink, safe='')}/pause")
-    print(f"{sink} is paused")
+    show(f"{sink} is paused")
 
 
 def resume(sink: Annotated[str, typer.Argument(help="Name of the sink.")], config: ConfigOption = None) -> None:
     """Resume delivery to a sink: after a pause, during a wait, or after its destination ended it (HTTP 410)."""
     with speaking(config) as client:
         client.post(f"{_BRIDGE}/sinks/{quote(sink, safe='')}/resume")
-    print(f"{sink} goes on")
+    show(f"{sink} goes on")
 
 
 def clear(
@@ -96,16 +94,16 @@ def clear(
     try:
         found = leftovers.find([] if every else list(settings.daemons), _CLEAR_SECONDS)
         for topic in found:
-            print(printable(topic))
+            show(topic)
         if not found:
-            print("nothing is left")
+            show("nothing is left")
             return
         if not yes and not typer.confirm(f"Clear these {len(found)} topics?"):
             raise typer.Exit(FAILED)
         refused = leftovers.clear(found, _CLEAR_SECONDS)
     except SinkError as error:
         fail(str(error))
-    print(f"{len(found) - len(refused)} topics cleared")
+    show(f"{len(found) - len(refused)} topics cleared")
     if refused:
         fail(f"the broker does not let this user clear {', '.join(refused)}")
 
@@ -137,23 +135,23 @@ def replay(
     with speaking(config) as client:
         began = client.post(f"{_BRIDGE}/sinks/{quote(sink, safe='')}/replays", wanted)
         try:
-            with _progress(shown=sys.stderr.isatty()) as show:
-                end = _followed(client, began["id"], show)
+            with _progress(shown=sys.stderr.isatty()) as advance:
+                end = _followed(client, began["id"], advance)
         except KeyboardInterrupt:
             client.delete(f"{_BRIDGE}/replays/{began['id']}")
             end = _followed(client, began["id"], lambda _status: None)
     if as_json:
-        print(json.dumps(end, indent=2))
+        show_json(end, indent=2)
     else:
-        print(f"{end['state']}: {_said(end)}")
+        show(f"{end['state']}: {_said(end)}")
     if end["refused"]:
         raise typer.Exit(FAILED)
 
 
-def _followed(client: "Client", replay: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _followed(client: "Client", replay: str, advance: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     while True:
         status: dict[str, Any] = client.get(f"{_BRIDGE}/replays/{replay}")
-        show(status)
+        advance(status)
         if status["state"] in {"done", "cancelled"}:
             return status
         time.sleep(_LOOK_SECONDS)
@@ -170,19 +168,18 @@ def _progress(*, shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     if not shown:
         yield lambda _status: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=new_console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
 
-        def show(status: dict[str, Any]) -> None:
+        def advance(status: dict[str, Any]) -> None:
             progress.update(
                 task, total=status["total"], completed=status["looked_at"], description=f"{status['sent']} sent"
             )
 
-        yield show
+        yield advance
 
 
 # --- dead letters --------------------------------------------------------------------------------------------------
@@ -194,9 +191,9 @@ def letters(sink: SinkOption = None, as_json: JsonOption = False, config: Config
         found = list(_letters(client, sink))
     if as_json:
         for letter in found:
-            print(json.dumps(letter))
+            show_json(letter)
     elif not found:
-        print("no dead letters")
+        show("no dead letters")
     else:
         now = time.time()
         rows = [
@@ -206,9 +203,9 @@ def letters(sink: SinkOption = None, as_json: JsonOption = False, config: Config
                 f"{age(now - one['refused_at'])} ago",
                 one["event"],
                 one["type"],
-                printable(one["app"]),
+                one["app"],
                 "to be retried" if one["retry"] else one["reason"],
-                printable(one["error"]),
+                one["error"],
             )
             for one in found
         ]
@@ -226,14 +223,14 @@ def retry(
     ids: IdArguments = None, sink: SinkOption = None, all_of_them: AllOption = False, config: ConfigOption = None
 ) -> None:
     """Offer dead letters again: by ids, of a sink, or all. One that is taken is no more."""
-    print(f"{_change('retry', ids, sink, config, all_of_them=all_of_them)} to be offered again")
+    show(f"{_change('retry', ids, sink, config, all_of_them=all_of_them)} to be offered again")
 
 
 def drop(
     ids: IdArguments = None, sink: SinkOption = None, all_of_them: AllOption = False, config: ConfigOption = None
 ) -> None:
     """Forget dead letters for good: by ids, of a sink, or all."""
-    print(f"{_change('drop', ids, sink, config, all_of_them=all_of_them)} dropped")
+    show(f"{_change('drop', ids, sink, config, all_of_them=all_of_them)} dropped")
 
 
 def _change(what: str, ids: list[int] | None, sink: str | None, config: Any, *, all_of_them: bool) -> int:

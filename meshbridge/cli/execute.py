@@ -16,9 +16,14 @@ from meshbridge.cli.output import (
     FAILED,
     WRONG_USAGE,
     CannotWriteError,
+    RawOption,
     SignalledError,
+    as_it_is,
     complain,
     fail,
+    show,
+    show_json,
+    show_output,
     signals_raised,
     while_read,
     writing,
@@ -44,13 +49,14 @@ def execute(
     as_app: Annotated[bool, typer.Option("--app", help="The word is the name of a registered app.")] = False,
     max_time: Annotated[str | None, typer.Option(help="End it after 30s, 10m, 2h; default: 2d.")] = None,
     detach: DetachOption = False,
+    raw: RawOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Run a command, or with --app a registered app, once at a daemon; print what it writes, as it writes it.
 
     Options come before the command. One word alone is read by the daemon's shell, several are the program and its
-    arguments as they are. Ctrl-C ends the run.
+    arguments as they are. Ctrl-C ends the run. On a terminal control characters in its output are escaped.
 
     Exit code: that of the command; 128 and the number of the signal where this one was ended.
     """
@@ -67,12 +73,15 @@ def execute(
             body["command"] = command[0] if len(command) == 1 else shlex.join(command)
         with signals_raised():
             try:
-                run = _Run(client, chosen, client.post(path, body), as_json=as_json)
+                run = _Run(client, chosen, client.post(path, body), raw=as_it_is(raw=raw), as_json=as_json)
             except SignalledError as ended:
                 complain(f"it may have been started at {chosen} all the same")
                 raise typer.Exit(ended.exit_code) from None
             if detach:
-                print(json.dumps({"daemon": chosen, **run.started}) if as_json else f"{chosen}: {run.name}")
+                if as_json:
+                    show_json({"daemon": chosen, **run.started})
+                else:
+                    show(f"{chosen}: {run.name}")
                 return
             raise typer.Exit(run.attend())
 
@@ -97,11 +106,12 @@ def _one_daemon(client: "Client", daemon: str | None) -> str:
 class _Run:
     """A run under way, whose output is printed."""
 
-    def __init__(self, client: "Client", daemon: str, started: dict[str, Any], *, as_json: bool) -> None:
+    def __init__(self, client: "Client", daemon: str, started: dict[str, Any], *, raw: bool, as_json: bool) -> None:
         self.started = started
         self.name = str(started["name"])
         self._client = client
         self._daemon = daemon
+        self._raw = raw
         self._as_json = as_json
         self._path = daemon_path(daemon, f"/runs/{quote(self.name, safe='')}")
         self._position = 0  # of the last piece that was printed,
@@ -153,7 +163,7 @@ class _Run:
             if self._as_json:
                 self._print_json(position=position, output=output)
             else:
-                print(new, end="", flush=True)
+                show_output(new, raw=self._raw)
         self._position, self._printed = position, output
 
     def _new_part(self, output: str) -> str:
@@ -187,4 +197,4 @@ class _Run:
             complain(f"run {self.name} was ended: {why}")
 
     def _print_json(self, **fields: Any) -> None:
-        print(json.dumps({"daemon": self._daemon, "run": self.name, **fields}), flush=True)
+        show_json({"daemon": self._daemon, "run": self.name, **fields})

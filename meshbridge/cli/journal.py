@@ -10,9 +10,8 @@ import typer
 
 from meshbridge.cli.control import speaking, speaking_of_journal
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
-from meshbridge.cli.output import FAILED, WRONG_USAGE, fail
+from meshbridge.cli.output import FAILED, WRONG_USAGE, fail, show, show_json
 from meshbridge.cli.tables import age, print_table, size
-from meshbridge.outside import printable
 
 __all__ = ["explain", "stats", "verify"]
 
@@ -25,7 +24,7 @@ def stats(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     with speaking_of_journal(config) as client:
         found = client.get(f"{_BRIDGE}/journal")
     if as_json:
-        print(json.dumps(found, indent=2))
+        show_json(found, indent=2)
         return
     oldest = found["oldest_received_at"]
     kept = (
@@ -33,10 +32,10 @@ def stats(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         if oldest is None
         else f", the oldest {age(time.time() - oldest)} old (kept for {age(found['max_age_seconds'])})"
     )
-    print(f"{found['path']}: {found['events']} events{kept}")
-    print(f"{size(found['bytes'])} of at most {size(found['max_bytes'])}")
+    show(f"{found['path']}: {found['events']} events{kept}")
+    show(f"{size(found['bytes'])} of at most {size(found['max_bytes'])}")
     if found["held_events"]:
-        print(f"{found['held_events']} events in memory, since the disk cannot be written: {found['last_error']}")
+        show(f"{found['held_events']} events in memory, since the disk cannot be written: {found['last_error']}")
     if found["sinks"]:
         rows = [
             (name, str(one["offset"]), str(one["lag_events"]), str(one["dead_letters"]))
@@ -58,12 +57,12 @@ def verify(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         except NotRunningError:
             found = _verify_closed(config)
     if as_json:
-        print(json.dumps(found, indent=2))
+        show_json(found, indent=2)
     else:
         for problem in found["problems"]:
-            print(printable(problem))
+            show(problem)
         verdict = f"{found['damaged']} damaged" if found["damaged"] or found["problems"] else "none damaged"
-        print(f"{found['path']}: {found['events']} events read in {found['seconds']:.1f} s, {verdict}")
+        show(f"{found['path']}: {found['events']} events read in {found['seconds']:.1f} s, {verdict}")
     if found["damaged"] or found["problems"]:
         raise typer.Exit(FAILED)
 
@@ -98,10 +97,10 @@ def explain(
     with speaking_of_journal(config) as client:
         found = client.post(f"{_BRIDGE}/explain", asked)
     if as_json:
-        print(json.dumps(found, indent=2))
+        show_json(found, indent=2)
         return
     if not found:
-        print("there are no sinks")
+        show("there are no sinks")
     for one in found:
         _show(one)
 
@@ -117,11 +116,11 @@ def _read(file: Path) -> Any:
 
 
 def _show(one: dict[str, Any]) -> None:
-    print(f"{one['sink']}: {'goes there' if one['wanted'] else 'left out'}, by {one['rule']}")
+    show(f"{one['sink']}: {'goes there' if one['wanted'] else 'left out'}, by {one['rule']}")
     if one["refused"]:
-        print(f"  no destination would accept it: {one['refused']}")
+        show(f"  no destination would accept it: {one['refused']}")
     for message in one["messages"]:
-        print(f"  to {message['to']}")
+        show(f"  to {message['to']}")
         for name, value in message["headers"].items():
-            print(f"  {name}: {value}")
-        print(f"  {printable(message.get('body') or message.get('body_base64', ''))}")
+            show(f"  {name}: {value}")
+        show(f"  {message.get('body') or message.get('body_base64', '')}")

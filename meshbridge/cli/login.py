@@ -1,15 +1,13 @@
 """``meshbridge login``."""
 
 import contextlib
-import json
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from meshbridge.cli.options import ConfigOption, JsonOption, load_settings
-from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, fail
+from meshbridge.cli.output import FAILED, WRONG_USAGE, complain, fail, show, show_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +54,9 @@ def login(
         _write(options.token_file, str(tokens["access_token"]))
         complain(f"token written to {options.token_file}")
     elif as_json:
-        print(json.dumps({"access_token": tokens["access_token"], "expires_in": tokens.get("expires_in")}))
+        show_json({"access_token": tokens["access_token"], "expires_in": tokens.get("expires_in")})
     else:
-        print(tokens["access_token"])
+        show(tokens["access_token"])
 
 
 def _issuer_of(options: "DaemonOptions", access_url: str | None) -> "OAuthClient":
@@ -104,7 +102,7 @@ def _issuer_of(options: "DaemonOptions", access_url: str | None) -> "OAuthClient
 
 def _prompt(device: dict[str, Any]) -> None:
     address = device.get("verification_uri_complete") or device.get("verification_uri")
-    print(f"open {address}\nand confirm the code {device.get('user_code')}", file=sys.stderr, flush=True)
+    complain(f"open {address} and confirm the code {device.get('user_code')}")
 
 
 def _write(path: "Path", token: str) -> None:

@@ -1,7 +1,5 @@
 """``meshbridge logs``: what an app has written."""
 
-import json
-import sys
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +9,17 @@ import typer
 from meshbridge.cli.completion import AppArgument, DaemonOption
 from meshbridge.cli.control import Patience, Place, app_path, locate, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
-from meshbridge.cli.output import WRONG_USAGE, RawOption, complain, fail, see_that_it_is_read, writing
-from meshbridge.outside import printable
+from meshbridge.cli.output import (
+    WRONG_USAGE,
+    RawOption,
+    as_it_is,
+    complain,
+    fail,
+    see_that_it_is_read,
+    show_json,
+    show_output,
+    writing,
+)
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -43,9 +50,7 @@ def logs(
     if follow and previous:
         fail("--follow goes with the present process, not with --previous", WRONG_USAGE)
     with speaking(config) as client:
-        reader = _Reader(
-            client, locate(client, name, daemon), position, as_json=as_json, escape=sys.stdout.isatty() and not raw
-        )
+        reader = _Reader(client, locate(client, name, daemon), position, as_json=as_json, raw=as_it_is(raw=raw))
         try:
             kept = reader.read_all(previous)
             if follow:
@@ -73,12 +78,12 @@ def _follow(reader: "_Reader") -> None:
 class _Reader:
     """Reads an app's output piece by piece, and notices when another process has taken over."""
 
-    def __init__(self, client: "Client", place: Place, position: int, *, as_json: bool, escape: bool) -> None:
+    def __init__(self, client: "Client", place: Place, position: int, *, as_json: bool, raw: bool) -> None:
         self.place = place
         self._client = client
         self._name = str(place.app["name"])
         self._as_json = as_json
-        self._escape = escape
+        self._raw = raw
         self._starts = int(place.app.get("starts") or 0)  # when the process that is read was the present one
         self._position = position
 
@@ -123,8 +128,7 @@ class _Reader:
         place = {"daemon": self.place.daemon, "app": self._name, "position": self._position}
         with writing():
             if self._as_json:
-                print(json.dumps({**place, "output": piece["output"]}), flush=True)
+                show_json({**place, "output": piece["output"]})
             else:
-                text = str(piece["output"])
-                print("\n".join(map(printable, text.split("\n"))) if self._escape else text, end="", flush=True)
+                show_output(str(piece["output"]), raw=self._raw)
         self._position = int(piece["position"])

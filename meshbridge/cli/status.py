@@ -1,21 +1,21 @@
 """``meshbridge status``: what is wrong with the running bridge, and what to do about it."""
 
-import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from meshbridge.cli.control import speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
-from meshbridge.cli.output import FAILED, fail
+from meshbridge.cli.output import FAILED, fail, new_painter, show_json
 from meshbridge.cli.tables import age, size
 from meshbridge.outside import said
 
 __all__ = ["status"]
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "critical": "CRIT"}
-_COLOURS = {"ok": "green", "warning": "yellow", "critical": "red"}
+_STYLES = {"ok": "green", "warning": "bold yellow", "critical": "bold red"}
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -31,26 +31,23 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     severities = {problem["severity"] for problem in problems}
     verdict = next((one for one in ("critical", "warning") if one in severities), "ok")
     if as_json:
-        print(json.dumps({"status": verdict, **found}, indent=2))
+        show_json({"status": verdict, **found}, indent=2)
     else:
+        paint = new_painter()
         for problem in problems:
-            _show(problem)
-        _mark(verdict)
-        print(f" {_summary(found)}")
+            _show(problem, paint)
+        paint(_mark(verdict), (f" {_summary(found)}", ""))
     raise typer.Exit(FAILED if problems else 0)
 
 
-def _show(problem: dict[str, Any]) -> None:
+def _show(problem: dict[str, Any], paint: Callable[..., None]) -> None:
     since = f", since {age(time.time() - problem['since'])}" if problem["since"] else ""
-    _mark(problem["severity"])
-    print(f" {said(problem['where'])}{since}: {said(problem['text'])}")
-    print(f"     -> {said(problem['remedy'])} ({problem['runbook']})")
+    paint(_mark(problem["severity"]), (f" {said(problem['where'])}{since}: {said(problem['text'])}", ""))
+    paint((f"     -> {said(problem['remedy'])} ({problem['runbook']})", ""))
 
 
-def _mark(severity: str) -> None:
-    typer.secho(
-        _MARKS[severity], fg=_COLOURS[severity], bold=severity != "ok", nl=False
-    )  # in colour on a terminal only
+def _mark(severity: str) -> tuple[str, str]:
+    return _MARKS[severity], _STYLES[severity]
 
 
 def _summary(found: dict[str, Any]) -> str:

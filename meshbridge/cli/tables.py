@@ -9,6 +9,7 @@ from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
+from meshbridge.cli.output import new_console, show
 
 __all__ = ["age", "aligned", "in_colour", "print_table", "size"]
 
@@ -22,11 +23,9 @@ def print_table(
     """A line for each row; on a terminal, a cell that is a key of ``styles`` in that style, as rich calls it."""
     if not sys.stdout.isatty():
         for line in aligned(header, rows):
-            print("  ".join(line).rstrip())
+            show("  ".join(line).rstrip())
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = new_console()
     for text in in_colour(header, rows, styles):
         console.print(text, soft_wrap=True)
 

@@ -10,7 +10,17 @@ import typer
 from meshbridge.cli.completion import EVENTS, DaemonOption, app_patterns, one_of
 from meshbridge.cli.control import Patience, chosen_daemons, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption, moment
-from meshbridge.cli.output import WRONG_USAGE, RawOption, complain, fail, while_read, writing
+from meshbridge.cli.output import (
+    WRONG_USAGE,
+    RawOption,
+    complain,
+    fail,
+    new_painter,
+    show_json_text,
+    while_read,
+    writing,
+)
+from meshbridge.outside import printable
 
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
@@ -96,43 +106,31 @@ def _loss(told: dict[str, Any]) -> str:
 
 
 def _print_json(sent: "ServerSent") -> None:
-    print(sent.data, flush=True)
+    show_json_text(sent.data)
 
 
 def _printer(*, raw: bool) -> Show:
     from meshbridge.model.event_summary import COLOURS, summary
-    from meshbridge.outside import printable
 
-    paint = _brush()
+    paint = new_painter()
 
     def show(sent: "ServerSent") -> None:
         event = json.loads(sent.data)
         data = event.get("data") or {}
         place = printable(f"{event['source'].removeprefix('appmesh://')}/{event.get('subject', '@daemon')}")
-        before = "  ".join(
-            (
-                paint(_time(event["time"]), "bright_black"),
-                paint(f"{place:<24}", "cyan"),
-                paint(f"{sent.event:<7}", COLOURS.get(sent.event, "default")),
-            )
+        before = (
+            (_time(event["time"]), "bright_black"),
+            ("  ", ""),
+            (f"{place:<24}", "cyan"),
+            ("  ", ""),
+            (f"{sent.event:<7}", COLOURS.get(sent.event, "default")),
+            ("  ", ""),
         )
-        after = paint("  (found by looking)", "bright_black") if event.get("reconciled") else ""
+        after = ("  (found by looking)" if event.get("reconciled") else "", "bright_black")
         for line in _written(data) if sent.event == "stdout" else [summary(sent.event, data)]:
-            print(f"{before}  {line if raw else printable(line)}{after}", flush=True)
+            paint(*before, (line, ""), after, raw=raw)
 
     return show
-
-
-def _brush() -> Callable[[str, str], str]:
-    """Colours a text on a terminal that has them. A line through rich's console takes 124 µs of CPU, so it takes 4."""
-    from rich.color import ColorSystem
-    from rich.console import Console
-    from rich.style import Style
-
-    console = Console()
-    if console.color_system is None or console.no_color:
-        return lambda text, _style: text
-    return lambda text, style: Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
 
 
 def _written(data: dict[str, Any]) -> list[str]:

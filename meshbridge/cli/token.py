@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from meshbridge.cli.options import JsonOption
-from meshbridge.cli.output import WRONG_USAGE, fail
+from meshbridge.cli.output import WRONG_USAGE, fail, show, show_json
 
 __all__ = ["new"]
 
@@ -33,9 +33,10 @@ def new(
         fail(f"--name must be 1 to 64 letters, digits and . _ @ -, not {name!r}", WRONG_USAGE)
     line = entry.model_dump(mode="json")
     if as_json:
-        print(json.dumps({"token": token, "entry": line}))
+        show_json({"token": token, "entry": line})
         return
-    print(f"token, shown this once:\n\n  {token}\n")
-    print("for the configuration (then meshbridge reload, or a restart):\n")
-    print("  admin:\n    tokens:")
-    print(f"      - {{name: {json.dumps(name)}, sha256: {entry.sha256}, scopes: [{scope}]}}")
+    for text in ("token, shown this once:", "", f"  {token}", ""):
+        show(text)
+    for text in ("for the configuration (then meshbridge reload, or a restart):", "", "  admin:", "    tokens:"):
+        show(text)
+    show(f"      - {{name: {json.dumps(name)}, sha256: {entry.sha256}, scopes: [{scope}]}}")

@@ -1,7 +1,6 @@
 """``meshbridge top``: the apps that take most."""
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -17,7 +16,16 @@ from meshbridge.cli.app_view import STYLES, Seen, look
 from meshbridge.cli.completion import DaemonOption, PatternsArgument, one_of
 from meshbridge.cli.control import Patience, speaking
 from meshbridge.cli.options import ConfigOption, JsonOption
-from meshbridge.cli.output import FAILED, WRONG_USAGE, SignalledError, complain, fail, signals_raised
+from meshbridge.cli.output import (
+    FAILED,
+    WRONG_USAGE,
+    SignalledError,
+    complain,
+    fail,
+    new_console,
+    show_json,
+    signals_raised,
+)
 from meshbridge.cli.tables import age, in_colour, print_table, size
 
 if TYPE_CHECKING:
@@ -71,7 +79,7 @@ def top(
         found, silent = seen()
     found = sorted(found, key=_ORDERS[sort])[:count]
     if as_json:
-        print(json.dumps([{"daemon": one.daemon, **one.fields} for one in found], indent=2))
+        show_json([{"daemon": one.daemon, **one.fields} for one in found], indent=2)
     else:
         print_table(_HEADER, [_row(one) for one in found], STYLES)
     for problem in silent:
@@ -97,10 +105,10 @@ def _row(one: Seen) -> list[str]:
 
 def _watch(seen: Look, sort: str, count: int | None, interval: float) -> None:
     """Draws on the terminal's other screen, so that what stood there is there again afterwards."""
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
 
-    console = Console(highlight=False)
+    console = new_console()
     said = list[str]()  # of a bridge that is gone
     patience = Patience(said.append)
     found, silent = seen()  # an error of the first look is not drawn

@@ -163,6 +163,24 @@ def test_what_an_app_prints_does_not_steer_a_terminal(site: Site, tmp_path: Path
         site.clients["node-b"].delete_app("wild")
 
 
+def test_no_command_shows_what_would_steer_a_terminal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshbridge.emulator.definitions.NAME", re.compile(r".+", re.DOTALL))
+    name = "w\x1b[31m\u202ex\x9b\u2066"
+    command = "echo hello; exec sleep 600"
+    site.clients["node-a"].add_app(App({"name": name, "command": command, "shell": True, "description": name}))
+    try:
+        for words in (["apps"], ["apps", "--runs"], ["app", name], ["disable", name], ["enable", name], ["logs", "w"]):
+            done = site.call(*words)
+            shown = (done.stdout + done.stderr).replace("\n", "")
+            assert shown.isprintable(), (words, shown)
+            assert r"[31m\u202ex" in shown, words
+        for words in (["top", "--once"], ["exec", "--daemon", name, "id"], ["tail", "--daemon", name]):
+            done = site.call(*words)
+            assert (done.stdout + done.stderr).replace("\n", "").isprintable(), words
+    finally:
+        site.clients["node-a"].delete_app(name)
+
+
 @pytest.mark.parametrize("command", ["app", "enable", "disable", "logs"])
 def test_an_app_that_is_not_there_or_on_two_daemons(site: Site, command: str) -> None:
     unknown = site.call(command, "webb")
