@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from meshbridge.appmesh.exceptions import AppMeshConnectionError
 from meshbridge.delivery import AppFigures
 from meshbridge.link.app_state import AppState
+from meshbridge.sinks.commands import CommandOptions
 from meshbridge.sinks.memory import VolatileMemory
+from meshbridge.sinks.mqtt.commands import CommandTopics
 from meshbridge.sinks.mqtt.home_assistant import announcement
 from meshbridge.sinks.mqtt.home_assistant import topic as discovery_topic
 from meshbridge.sinks.mqtt.memory import KnownTopics
@@ -304,6 +306,68 @@ def test_the_templates_give_what_home_assistant_shows(state: AppState, shown: di
     components = orjson.loads(announcement("node-a", "web", "s", "f", ["a"]))["components"]
     for key, value in shown.items():
         assert environment.from_string(components[key]["value_template"]).render(value_json=said) == value, key
+
+
+def commands_of(messages: StateMessages, app: str = "web") -> dict[str, Any]:
+    """The entities for commands of an app's device, as they were last announced."""
+    broker = Broker()
+    messages.begin()
+    broker.take(messages.retained)
+    components = orjson.loads(broker.retained[discovery_topic("node-a", app)])["components"]
+    return {key: one for key, one in components.items() if one["platform"] in {"switch", "button"}}
+
+
+def with_commands(memory: VolatileMemory, **options: Any) -> StateMessages:
+    states = States()
+    states.put("web", AppState("web", starts=1))
+    topics = CommandTopics(CommandOptions(**options)) if options else None
+    return StateMessages(states, TOPICS, KnownTopics(memory), with_home_assistant=True, commands=topics)
+
+
+def test_a_device_has_a_switch_and_buttons_for_the_commands_that_its_app_takes() -> None:
+    found = commands_of(with_commands(VolatileMemory(), allow=["enable", "disable", "restart", "run", "task"]))
+    assert {key: one["platform"] for key, one in found.items()} == {
+        "enabled": "switch", "restart": "button", "run": "button",
+    }  # fmt: skip
+    assert {one["command_topic"] for one in found.values()} == {"meshbridge/node-a/web/command"}
+    assert (found["enabled"]["payload_on"], found["enabled"]["payload_off"]) == ("enable", "disable")
+    assert found["enabled"]["optimistic"] is False
+    assert (found["restart"]["payload_press"], found["run"]["payload_press"]) == ("restart", "run")
+    assert len({one["unique_id"] for one in found.values()}) == 3
+    template = jinja2.Environment(autoescape=True).from_string(found["enabled"]["value_template"])
+    said = [template.render(value_json=state_of("node-a", "web", AppState("web", status=status).to_text()))
+            for status in ("enabled", "disabled")]  # fmt: skip
+    assert [*said, template.render()] == ["ON", "OFF", "None"]
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"allow": ["restart"]}, {"restart"}),
+        ({"allow": ["enable", "run"]}, {"run"}),  # a switch turns off, too
+        ({"allow": ["task"]}, set()),
+        ({"allow": ["run"], "when": {"apps": ["db-*"]}}, set()),
+        ({"allow": ["run"], "when": {"not_apps": ["web"]}}, set()),
+        ({"allow": ["run"], "when": {"daemons": ["node-b"]}}, set()),
+        ({}, set()),
+    ],
+)
+def test_a_device_has_no_entity_for_a_command_that_is_not_allowed(options: Any, keys: set[str]) -> None:
+    assert {*commands_of(with_commands(VolatileMemory(), **options))} == keys
+
+
+@pytest.mark.parametrize("left", [{"allow": ["restart"]}, {"allow": ["restart"], "when": {"not_apps": ["web"]}}, {}])
+def test_an_entity_goes_when_its_command_is_no_longer_allowed_also_over_restarts(left: dict[str, Any]) -> None:
+    """Home Assistant removes what is announced with its platform alone."""
+    memory = VolatileMemory()
+    every = ["enable", "disable", "restart", "run"]
+    assert len(commands_of(with_commands(memory, allow=every))) == 3
+    for _ in range(2):
+        found = commands_of(with_commands(memory, **left))
+        assert found["enabled"] == {"platform": "switch"}
+        assert found["run"] == {"platform": "button"}
+        assert ("command_topic" in found["restart"]) == (left == {"allow": ["restart"]})
+    assert all("command_topic" in one for one in commands_of(with_commands(memory, allow=every)).values())
 
 
 def test_apps_with_like_names_are_devices_of_their_own() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from meshbridge import telemetry
-from meshbridge.sinks.commands import CommandDesk, CommandMessage, CommandOptions, CommandReply
+from meshbridge.sinks.commands import CommandDesk, CommandMessage, CommandOptions, CommandReply, CommandWord
 from meshbridge.sinks.mqtt.answers import name_of
 from meshbridge.sinks.mqtt.incoming import Message
 from meshbridge.sinks.mqtt.memory import is_topic
@@ -38,6 +38,7 @@ class CommandTopics:
         self._kinds = [last] if options.takes_commands else []
         self._kinds += [_TASK] if options.takes_tasks else []
         self._head = head
+        self._command = options.topic
 
     def subscriptions(self, daemons: Iterable[str]) -> set[Subscription]:
         """As narrow as the rules allow: a level for each daemon, and for each app where ``when.apps`` names them."""
@@ -62,6 +63,14 @@ class CommandTopics:
 
     def result(self, daemon: str, app: str) -> str:
         return self._filled(self._result, daemon, app)
+
+    def command(self, daemon: str, app: str) -> str:
+        """The command topic of an app."""
+        return self._filled(self._command, topic_level(daemon), topic_level(app))
+
+    def allowed(self, daemon: str, app: str) -> tuple[CommandWord, ...]:
+        """The commands that an app takes."""
+        return self._options.allow if self._options.when.refusal(daemon, app) is None else ()
 
     @staticmethod
     def _filled(template: str, daemon: str, app: str) -> str:

@@ -2,19 +2,22 @@
 
 One message announces a device with all its entities (device discovery, since Home Assistant 2024.11); an empty one
 removes it. The entities read the app's state topic; memory and CPU read the figures beside it, which come by a clock.
+A switch and buttons send commands, where the sink takes these. Home Assistant removes an entity that a device had when
+it is announced with its platform alone; so a bridge must remember which devices had them.
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
 from meshbridge import __version__
 from meshbridge.model.app_state import State
+from meshbridge.sinks.commands import CommandWord
 
-__all__ = ["BIRTH", "STATUS_TOPIC", "announcement", "topic"]
+__all__ = ["BIRTH", "STATUS_TOPIC", "Commanding", "announcement", "command_entities", "topic"]
 
 _PREFIX = "homeassistant"  # Home Assistant's defaults
 STATUS_TOPIC = f"{_PREFIX}/status"
@@ -52,10 +55,30 @@ def _object_id(daemon: str, app: str) -> str:
     return f"meshbridge_{daemon}_{plain}"
 
 
-def announcement(daemon: str, app: str, state_topic: str, figures_topic: str, availability: Sequence[str]) -> bytes:
-    """The device of an app: available while every topic of ``availability`` is online."""
+class Commanding(NamedTuple):
+    """The commands that an app takes, and where."""
+
+    topic: str
+    allowed: Collection[CommandWord]
+    had: Collection[str] = ()
+    """The entities for commands that the device may have had before."""
+
+
+def announcement(
+    daemon: str,
+    app: str,
+    state_topic: str,
+    figures_topic: str,
+    availability: Sequence[str],
+    *,
+    commanding: Commanding | None = None,
+) -> bytes:
+    """The device of an app: there while every topic of ``availability`` says so."""
     identifier = _object_id(daemon, app)
     components = _COMPONENTS | {key: one | {"state_topic": figures_topic} for key, one in _FIGURES.items()}
+    named = {key: one | {"unique_id": f"{identifier}_{key}"} for key, one in components.items()}
+    if commanding is not None:
+        named |= _command_entities(identifier, commanding)
     return orjson.dumps(
         {
             "device": {
@@ -69,9 +92,25 @@ def announcement(daemon: str, app: str, state_topic: str, figures_topic: str, av
             "availability_mode": "all",
             "state_topic": state_topic,
             "qos": 1,
-            "components": {key: one | {"unique_id": f"{identifier}_{key}"} for key, one in components.items()},
+            "components": named,
         }
     )
+
+
+def _command_entities(identifier: str, commanding: Commanding) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    present = command_entities(commanding.allowed)
+    for key, (_, entity) in _COMMANDS.items():
+        if key in present:
+            found[key] = entity | {"command_topic": commanding.topic, "unique_id": f"{identifier}_{key}"}
+        elif key in commanding.had:
+            found[key] = {"platform": entity["platform"]}
+    return found
+
+
+def command_entities(allowed: Collection[CommandWord]) -> list[str]:
+    """Names of the entities for commands that a device has."""
+    return [key for key, (needed, _) in _COMMANDS.items() if needed <= {*allowed}]
 
 
 # A template that gives None makes the value unknown. An empty payload, which clears a topic, has no value_json.
@@ -127,4 +166,33 @@ _FIGURES: dict[str, dict[str, Any]] = {
         "state_class": "measurement",
         "value_template": "{{ value_json.cpu_percent if value_json is defined else None }}",
     },
+}
+_COMMANDS: dict[str, tuple[frozenset[CommandWord], dict[str, Any]]] = {
+    "enabled": (
+        frozenset({CommandWord.ENABLE, CommandWord.DISABLE}),
+        {
+            "platform": "switch",
+            "name": "Enabled",
+            "payload_on": CommandWord.ENABLE.value,
+            "payload_off": CommandWord.DISABLE.value,
+            "state_on": "ON",
+            "state_off": "OFF",
+            "optimistic": False,  # the state topic says what the daemon did
+            "value_template": "{{ None if value_json is not defined else"
+            " 'OFF' if value_json.state == 'disabled' else 'ON' }}",
+        },
+    ),
+    "restart": (
+        frozenset({CommandWord.RESTART}),
+        {
+            "platform": "button",
+            "name": "Restart",
+            "device_class": "restart",
+            "payload_press": CommandWord.RESTART.value,
+        },
+    ),
+    "run": (
+        frozenset({CommandWord.RUN}),
+        {"platform": "button", "name": "Run", "payload_press": CommandWord.RUN.value},
+    ),
 }

@@ -71,7 +71,7 @@ class KnownTopics:
     def __init__(self, memory: Memory | None = None, name: str = "mqtt") -> None:
         self._memory = memory or VolatileMemory()
         self._name = name
-        self._topics: dict[str, None] = {}
+        self._topics: dict[str, str] = {}  # each with its note
         self._loaded = False
 
     def load(self) -> None:
@@ -83,7 +83,7 @@ class KnownTopics:
         if unusable:
             telemetry.sink_memory_unusable(self._name, "retained topics", len(unusable))
             self._memory.save(_TOPIC, dict.fromkeys(unusable))
-        self._topics.update(dict.fromkeys(topic for topic in kept if is_topic(topic)))
+        self._topics.update({topic: note for topic, note in kept.items() if is_topic(topic)})
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._topics
@@ -97,11 +97,20 @@ class KnownTopics:
     def add(self, topics: Iterable[str]) -> None:
         new = [topic for topic in topics if topic not in self._topics]
         if new:
-            self._topics.update(dict.fromkeys(new))
+            self._topics.update(dict.fromkeys(new, ""))
             self._memory.save(_TOPIC, dict.fromkeys(new, ""), _DISK_SECONDS)
 
+    def note_of(self, topic: str) -> str:
+        return self._topics.get(topic, "")
+
+    def note(self, topic: str, text: str) -> None:
+        """Keeps a short text with a topic, which is on disk no later than the next topic that is added."""
+        if self._topics.get(topic, "") != text:
+            self._topics[topic] = text
+            self._memory.save(_TOPIC, {topic: text})
+
     def remove(self, topic: str) -> None:
-        if self._topics.pop(topic, "") is None:
+        if self._topics.pop(topic, None) is not None:
             self._memory.save(_TOPIC, {topic: None})
 
 

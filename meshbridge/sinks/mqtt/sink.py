@@ -232,7 +232,11 @@ class MqttSink:
         topics = Topics.beside(options.topic, self._client_id)
         # Also without state topics: those of an earlier configuration are cleared.
         self._states = StateMessages(
-            states if options.state_topics else None, topics, known, with_home_assistant=options.home_assistant
+            states if options.state_topics else None,
+            topics,
+            known,
+            with_home_assistant=options.home_assistant,
+            commands=None if options.commands is None else CommandTopics(options.commands),
         )
         if options.state_topics:
             self._connection.will = Will(topics.bridge, OFFLINE)

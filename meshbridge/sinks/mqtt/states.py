@@ -14,6 +14,7 @@ import orjson
 from meshbridge.appmesh.dialect import DISABLED
 from meshbridge.model.app_state import state_of as app_state
 from meshbridge.sinks.mqtt import home_assistant
+from meshbridge.sinks.mqtt.commands import CommandTopics
 from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.publishing import topic_level
 from meshbridge.sinks.mqtt.retained import Retained
@@ -93,11 +94,18 @@ class StateMessages:
     """
 
     def __init__(
-        self, states: AppStates | None, topics: Topics, known: KnownTopics, *, with_home_assistant: bool = False
+        self,
+        states: AppStates | None,
+        topics: Topics,
+        known: KnownTopics,
+        *,
+        with_home_assistant: bool = False,
+        commands: CommandTopics | None = None,
     ) -> None:
         self._states = states
         self._topics = topics
         self._with_home_assistant = with_home_assistant
+        self._commands = commands
         self._daemons: Mapping[str, bool | None] = {}
         self._announcements: set[str] = set()  # the topics of Home Assistant's devices
         self._figures: Mapping[tuple[str, str], Figures] = {}
@@ -193,8 +201,24 @@ class StateMessages:
             topic = home_assistant.topic(daemon, app)
             availability = (self._topics.bridge, self._topics.daemon(daemon))
             figures_topic, figures = self._topics.figures(daemon, app), self._figures.get((daemon, app))
-            messages[topic] = home_assistant.announcement(daemon, app, state_topic, figures_topic, availability)
+            messages[topic] = home_assistant.announcement(
+                daemon,
+                app,
+                state_topic,
+                figures_topic,
+                availability,
+                commanding=self._commanding(daemon, app, topic),
+            )
             if figures is not None or figures_topic not in self._known:  # what stands there is better than nothing
                 messages[figures_topic] = orjson.dumps((figures or _UNKNOWN)._asdict())
             self._announcements.add(topic)
         return messages
+
+    def _commanding(self, daemon: str, app: str, topic: str) -> home_assistant.Commanding | None:
+        """Which commands the device announced at this topic can send."""
+        had = self._known.note_of(topic).split()
+        if self._commands is None:
+            return home_assistant.Commanding("", (), had) if had else None
+        allowed = self._commands.allowed(daemon, app)
+        self._known.note(topic, " ".join(dict.fromkeys([*had, *home_assistant.command_entities(allowed)])))
+        return home_assistant.Commanding(self._commands.command(daemon, app), allowed, had)
