@@ -57,7 +57,8 @@ class _Specimen(dict[str, Any]):
     """An app, or the resources of a host, that has every field a collector asks for."""
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002 as a dictionary is asked
-        return {"name": "app", "load": self, "fs": [self], "net": [self], "collector_errors": []}.get(key, 1)
+        known = {"name": "app", "enabled": True, "load": self, "fs": [self], "net": [self], "collector_errors": []}
+        return known.get(key, 1)
 
     def __missing__(self, key: str) -> Any:
         return self.get(key)

@@ -17,7 +17,8 @@ import meshbridge
 ROOT = Path(__file__).parents[1]
 
 _GENERATORS = (
-    "tools.api", "tools.configuration", "tools.manpage", "tools.metrics", "tools.write_dashboards", "tools.chart",
+    "tools.api", "tools.configuration", "tools.manpage", "tools.metrics", "tools.logs", "tools.stable",
+    "tools.write_dashboards", "tools.chart",
 )  # fmt: skip
 _IN_THE_WHEEL = (
     "meshbridge/py.typed",
