@@ -38,6 +38,7 @@ __all__ = ["ClientSession"]
 
 logger = logging.getLogger(__name__)
 
+_OK, _ERROR = 200, 400  # for each answer; a member of HTTPStatus costs two calls
 _FORWARD_TIMEOUT_SECONDS = 60.0  # a daemon that forwards to itself never answers
 _LEAST_SECONDS = 1.0  # for a request that is sent again with another token
 _PRINCIPALS = 3  # the generation that has principals, and no logins
@@ -132,7 +133,7 @@ class ClientSession:
         deadline = time.monotonic() + timeout_seconds
         try:
             response = self._exchanged(exchange, message, timeout_seconds)
-            refused = bool(token) and self._is_refused_by(response, token, exchange)
+            refused = bool(token) and response.http_status >= _ERROR and self._is_refused_by(response, token, exchange)
         except AppMeshTokenError as error:  # by the upgrade to a WebSocket
             response = ResponseMessage(http_status=error.status or 0, body=error.message.encode())
             refused = True
@@ -140,8 +141,8 @@ class ClientSession:
             # Another one is to be had, and nothing was done yet.
             message = self._message(method, uri, query, headers, body, newer, forward_to)
             response = self._exchanged(exchange, message, max(_LEAST_SECONDS, deadline - time.monotonic()))
-            refused = self._is_refused_by(response, newer, exchange)
-        if response.http_status == HTTPStatus.OK:
+            refused = response.http_status >= _ERROR and self._is_refused_by(response, newer, exchange)
+        if response.http_status == _OK:
             self._answered(uri, message, response)
         elif refused:
             raise AppMeshTokenError(reason_of(response), status=response.http_status, operation=f"{method} {uri}")
@@ -201,8 +202,6 @@ class ClientSession:
         return self._bearer() or None
 
     def _is_refused_by(self, response: ResponseMessage, token: str, exchange: Exchange) -> bool:
-        if response.http_status < HTTPStatus.BAD_REQUEST:
-            return False
         return self._is_refused(token, response.http_status, reason_of(response, ""), exchange)
 
     def _is_refused(self, token: str, status: int, reason: str, exchange: Exchange) -> bool:

@@ -35,13 +35,18 @@ class EventConnection:
     requests. The thread that reads never waits for them: what they have not taken yet is queued, and of a full queue
     the oldest events are dropped. A callback that lost some gets an event of type ``__missed__`` in their place.
 
-    Threads: the channel's reader, and the dispatcher from the first callback to the end of the connection.
+    Threads: from :meth:`attend` on, the channel's reader; from the first callback to the end of the connection, the
+    dispatcher. A connection that only carries requests has none.
     """
 
     def __init__(self, transport: Transport, *, name: str = "appmesh") -> None:
         self._name = name
         self._channel = Channel(
-            transport, name=f"{name}-reader", on_pushes=self._arrived, on_closed=self._on_channel_closed
+            transport,
+            name=f"{name}-reader",
+            attended=False,
+            on_pushes=self._arrived,
+            on_closed=self._on_channel_closed,
         )
         self._wake = threading.Condition(threading.Lock())  # guards all that follows
         self._subscriptions = Subscriptions()
@@ -67,6 +72,10 @@ class EventConnection:
     def is_open(self) -> bool:
         return self._channel.is_open
 
+    def attend(self) -> None:
+        """Reads at all times from now on: before something is subscribed to."""
+        self._channel.attend()
+
     @property
     def is_finished(self) -> bool:
         """Whether the connection has ended, and every callback has heard of it."""
@@ -83,6 +92,7 @@ class EventConnection:
         ``at_once``: on the reading thread, under the connection's lock. It must return at once, and must not ask
         anything over the connection.
         """
+        self.attend()
         listener = Listener(callback, at_once)
         with self._wake:
             early = self._subscriptions.listen(subscription_id, listener)
@@ -231,12 +241,17 @@ class ReopeningConnection:
         self._closed = threading.Event()
 
     def current(self) -> EventConnection:
-        """The open connection.
+        """The open connection, which takes events from now on.
 
         Raises:
             AppMeshConnectionError: the daemon cannot be reached, or :meth:`close` was called.
 
         """
+        connection = self._connected()
+        connection.attend()
+        return connection
+
+    def _connected(self) -> EventConnection:
         current, attempts = self._current, self._attempts
         if current is not None and current.is_open:
             return current
@@ -273,7 +288,7 @@ class ReopeningConnection:
 
     def request(self, message: RequestMessage, timeout_seconds: float) -> ResponseMessage:
         """The daemon's answer: :meth:`Channel.request`, after connecting where need be."""
-        return self.current().request(message, timeout_seconds)
+        return self._connected().request(message, timeout_seconds)
 
     def close(self) -> None:
         """Ends the connection, its threads and its subscriptions, for good. One that is being opened ends by itself."""

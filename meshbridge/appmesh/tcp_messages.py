@@ -43,7 +43,7 @@ class RequestMessage:
                 "client_addr": self.client_addr,
                 "body": bytes(self.body),
                 "headers": {key: str(value) for key, value in self.headers.items()},
-                "query": {key: str(value) for key, value in self.query.items()},
+                "query": {key: str(value) for key, value in self.query.items()} if self.query else {},
             }
         )
 
@@ -57,13 +57,13 @@ class RequestMessage:
         """
         fields = unpack_message(buf)
         return cls(
-            uuid=_text(fields, "uuid"),
-            request_uri=_text(fields, "request_uri"),
-            http_method=_text(fields, "http_method"),
-            client_addr=_text(fields, "client_addr"),
-            body=_bytes(fields, "body"),
-            headers=_text_map(fields, "headers"),
-            query=_text_map(fields, "query"),
+            uuid=_loose_text(fields.get(b"uuid")),
+            request_uri=_loose_text(fields.get(b"request_uri")),
+            http_method=_loose_text(fields.get(b"http_method")),
+            client_addr=_loose_text(fields.get(b"client_addr")),
+            body=_bytes(fields, b"body"),
+            headers=_text_map(fields, b"headers"),
+            query=_text_map(fields, b"query"),
         )
 
 
@@ -115,16 +115,17 @@ class ResponseMessage:
             MessageError: it is no answer.
 
         """
-        status = fields.get(b"http_status") or 0
+        get = fields.get
+        status = get(b"http_status") or 0
         if not isinstance(status, int) or not 0 <= status <= _MAX_STATUS:
             raise MessageError(f"http_status is not a status: {type(status).__name__} {str(status)[:20]}")
         return cls(
-            uuid=_text(fields, "uuid"),
-            request_uri=_text(fields, "request_uri"),
-            http_status=status,
-            body_msg_type=_text(fields, "body_msg_type"),
-            body=_bytes(fields, "body"),
-            headers=_text_map(fields, "headers"),
+            _loose_text(get(b"uuid")),
+            _loose_text(get(b"request_uri")),
+            status,
+            _loose_text(get(b"body_msg_type")),
+            _bytes(fields, b"body"),
+            _text_map(fields, b"headers"),
         )
 
 
@@ -177,30 +178,21 @@ class _Maps:
         return fields
 
 
-def _bytes(fields: Mapping[Any, Any], name: str) -> bytes:
-    value = fields.get(name.encode())
+def _bytes(fields: Mapping[Any, Any], name: bytes) -> bytes:
+    value = fields.get(name)
     if value is None:
         return b""
     if isinstance(value, bytes):
         return value
-    raise MessageError(f"{name} is {type(value).__name__}, not bytes or text")
+    raise MessageError(f"{name.decode()} is {type(value).__name__}, not bytes or text")
 
 
-def _text(fields: Mapping[Any, Any], name: str) -> str:
-    value = fields.get(name.encode())
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return str(value)
-
-
-def _text_map(fields: Mapping[Any, Any], name: str) -> dict[str, str]:
-    value = fields.get(name.encode())
+def _text_map(fields: Mapping[Any, Any], name: bytes) -> dict[str, str]:
+    value = fields.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise MessageError(f"{name} is {type(value).__name__}, not a map")
+        raise MessageError(f"{name.decode()} is {type(value).__name__}, not a map")
     return {_loose_text(key): _loose_text(item) for key, item in value.items()}
 
 

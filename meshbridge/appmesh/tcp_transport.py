@@ -1,8 +1,9 @@
 """The TCP transport: one blocking TLS connection that carries frames (docs/protocol.md, 'TCP framing')."""
 
+import time
 from collections import deque
 
-from meshbridge.appmesh.exceptions import AppMeshConnectionError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify, TlsStream, client_context
 from meshbridge.appmesh.wire.framing import (
     END_OF_FILE,
@@ -24,6 +25,7 @@ class TCPTransport:
     TCP_MESSAGE_HEADER_LENGTH = HEADER_BYTES
     TCP_MESSAGE_MAGIC = MAGIC
     CONNECT_TIMEOUT_SECONDS = 30.0
+    must_be_read = False
 
     def __init__(
         self,
@@ -73,13 +75,18 @@ class TCPTransport:
         """How long one receive or send may wait; None, the default: for ever."""
         self._connected_stream().settimeout(timeout_seconds)
 
-    def receive_messages(self) -> list[bytes]:
+    def has_arrived(self) -> bool:
+        """Whether there is something to receive, or the end of the connection. For the thread that receives."""
+        return bool(self._received) or self._stream is None or self._stream.has_arrived()
+
+    def receive_messages(self, until: float | None = None) -> list[bytes]:
         """Waits for at least one frame and gives the bodies of all that have arrived; ``[]`` at the end of the stream.
 
-        An empty body is the end-of-file mark of a file transfer.
+        An empty body is the end-of-file mark of a file transfer. ``until``: in monotonic seconds; what of a frame has
+        arrived by then is kept for the next call.
 
         Raises:
-            AppMeshTimeoutError: nothing within the timeout.
+            AppMeshTimeoutError: no frame within the timeout, or ``until`` then.
             AppMeshConnectionError: the connection is lost, or the peer sends no frames.
 
         """
@@ -87,15 +94,17 @@ class TCPTransport:
             messages = list(self._received)
             self._received.clear()
             return messages
-        stream = self._connected_stream()
+        stream = self._stream or self._connected_stream()
         try:
             while True:
-                data = stream.read_some()
+                data = stream.read_some(until)
                 if not data:
                     return []
                 self._decoder.feed(data)
                 if messages := list(self._decoder.frames()):
                     return messages
+                if until is not None and time.monotonic() >= until:
+                    raise AppMeshTimeoutError("nothing but a part of a frame received in time")
         except FramingError as error:
             raise AppMeshConnectionError(f"{self.address[0]}:{self.address[1]} sent {error}") from error
 
@@ -123,7 +132,8 @@ class TCPTransport:
             AppMeshConnectionError: the connection is lost.
 
         """
-        self._connected_stream().sendall(END_OF_FILE if isinstance(data, list) or not data else encode_frame(data))
+        stream = self._stream or self._connected_stream()
+        stream.sendall(END_OF_FILE if isinstance(data, list) or not data else encode_frame(data))
 
     def interrupt(self) -> None:
         """Makes a thread that receives see the end of the stream."""

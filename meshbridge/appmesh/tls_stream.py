@@ -35,6 +35,10 @@ _KEEPALIVE_PROBES = 3
 _USER_TIMEOUT_MILLISECONDS = 25_000
 
 
+_MAX_POLL_SECONDS = 24 * 3600.0  # poll takes milliseconds in a C int
+_NOTHING = "nothing received in time"
+
+
 def client_context(ssl_verify: SslVerify, ssl_client_cert: ClientCert = None) -> ssl.SSLContext:
     """A client's TLS context, TLS 1.2 or newer.
 
@@ -109,6 +113,16 @@ def _connected(address: tuple[str, int], deadline: float) -> socket.socket:
     raise AssertionError("a host name has at least one address")
 
 
+def _poll(poller: select.poll, deadline: float | None, what: str) -> None:
+    """Waits, up to a day; raises ``what`` once ``deadline`` has passed."""
+    if deadline is None:
+        poller.poll()
+        return
+    left = min(deadline - time.monotonic(), _MAX_POLL_SECONDS)
+    if not poller.poll(int(left * 1000) + 1 if left > 0 else 0) and time.monotonic() >= deadline:
+        raise AppMeshTimeoutError(what)
+
+
 class TlsStream:
     """A connected TLS socket. One thread reads; any thread may send or shut down.
 
@@ -120,6 +134,9 @@ class TlsStream:
         self._socket = sock
         self._lock = threading.Lock()  # guards each call into OpenSSL
         self._send_lock = threading.Lock()  # keeps one message's bytes together
+        self._arrival = select.poll()  # of the thread that reads
+        self._arrival.register(sock, select.POLLIN)
+        self._full = False  # the last read gave all that was asked for: OpenSSL may hold more; of that thread, too
         self._buffer = b""  # the reader's: received, of which everything before _position was taken
         self._position = 0
         self._timeout: float | None = None
@@ -156,29 +173,29 @@ class TlsStream:
 
     # --- reading: one thread -------------------------------------------------------------------------------------
 
-    def read_some(self) -> bytes:
-        """Waits for bytes and gives what is there; ``b""`` at the end of the stream.
+    def read_some(self, until: float | None = None) -> bytes:
+        """Waits for bytes and gives what is there; ``b""`` at the end of the stream. ``until``: in monotonic seconds.
 
         Raises:
-            AppMeshTimeoutError: nothing within the timeout set by :meth:`settimeout`.
+            AppMeshTimeoutError: nothing within the timeout set by :meth:`settimeout`, or ``until`` then.
             AppMeshConnectionError: the connection is lost.
 
         """
         if data := self.buffered:
             self._buffer, self._position = b"", 0
             return data
-        deadline = self._deadline()
+        deadline = self._deadline(until)
         # Mostly there is nothing yet. To find that out by OpenSSL costs an exception, and the lock that writers need.
-        with self._lock:
-            idle = not self._closed and not self._socket.pending()
-        if idle:
-            self._wait(select.POLLIN, deadline, "nothing received in time")
+        if not self._full and not self._closed:
+            _poll(self._arrival, deadline, _NOTHING)
         while True:
             with self._lock:
                 if self._closed:
                     return b""
                 try:
-                    return self._socket.recv(_READ_BYTES)
+                    data = self._socket.recv(_READ_BYTES)
+                    self._full = len(data) == _READ_BYTES
+                    return data
                 except ssl.SSLWantReadError:
                     events = select.POLLIN
                 except ssl.SSLWantWriteError:
@@ -187,7 +204,11 @@ class TlsStream:
                     return b""
                 except OSError as error:
                     raise AppMeshConnectionError(f"connection lost while reading: {error}") from error
-            self._wait(events, deadline, "nothing received in time")
+            self._wait(events, deadline, _NOTHING)
+
+    def has_arrived(self) -> bool:
+        """Whether a read would not wait: for bytes, the end of the stream, or what only TLS itself needs."""
+        return self._full or bool(self.buffered) or bool(self._arrival.poll(0))
 
     def recv(self, size: int) -> bytes:
         """At most ``size`` bytes, as a socket gives them."""
@@ -212,17 +233,17 @@ class TlsStream:
             AppMeshConnectionError: the connection is lost.
 
         """
-        with self._send_lock, memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                sent += self._send(view[sent:])
+        with self._send_lock:
+            sent = self._send(data)
+            while sent < len(data):
+                sent += self._send(memoryview(data)[sent:])
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Sends all of ``data``, which a socket's ``send`` may do."""
         self.sendall(data)
         return len(data)
 
-    def _send(self, data: memoryview) -> int:
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
         deadline = self._deadline()
         while True:
             with self._lock:
@@ -238,10 +259,12 @@ class TlsStream:
                     raise AppMeshConnectionError(f"connection lost while sending: {error}") from error
             self._wait(events, deadline, "the peer reads nothing")
 
-    def _deadline(self) -> float | None:
+    def _deadline(self, until: float | None = None) -> float | None:
         """When a read or send that begins now must have ended."""
+        if self._timeout is None and self._until is None:
+            return until
         within = None if self._timeout is None else time.monotonic() + self._timeout
-        return min((at for at in (within, self._until) if at is not None), default=None)
+        return min((at for at in (within, self._until, until) if at is not None), default=None)
 
     def _wait(self, events: int, deadline: float | None, what: str) -> None:
         poller = select.poll()
@@ -249,9 +272,7 @@ class TlsStream:
             poller.register(self._socket, events)
         except ValueError:
             raise AppMeshConnectionError("the connection is closed") from None
-        milliseconds = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
-        if not poller.poll(milliseconds) and deadline is not None and time.monotonic() >= deadline:
-            raise AppMeshTimeoutError(what)
+        _poll(poller, deadline, what)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 

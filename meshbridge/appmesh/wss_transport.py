@@ -27,6 +27,7 @@ class WSSTransport:
     WSS_CONNECT_TIMEOUT = 30
     WSS_MAX_BLOCK_SIZE = 104857600
     WSS_MESSAGE_TIMEOUT = 60
+    must_be_read = True  # the daemon's pings are answered only then
 
     def __init__(
         self,
@@ -109,14 +110,21 @@ class WSSTransport:
         if self._stream is not None:
             self._stream.settimeout(timeout_seconds)
 
-    def receive_messages(self) -> list[bytes]:
+    def has_arrived(self) -> bool:
+        """Whether there is something to receive, or the end of the connection. For the thread that receives."""
+        return self._stream is None or self._stream.has_arrived()
+
+    def receive_messages(self, until: float | None = None) -> list[bytes]:
         """Waits for a message and gives it with all others that have arrived; ``[]`` at the end of the connection.
+
+        ``until`` must be None: where something must be read at all times, a thread waits without end.
 
         Raises:
             AppMeshTimeoutError: nothing within the timeout.
             AppMeshConnectionError: the connection is lost.
 
         """
+        assert until is None
         messages: list[bytes] = []
         while not messages or _holds_a_frame(self._connected_stream().buffered):
             message = self.receive_message()

@@ -115,7 +115,7 @@ def new_exchange(name: str, options: DaemonOptions, credentials: Credentials, ti
     """
     if options.scheme == "https":
         return _https(options, timeout_seconds)
-    channel = Channel(new_transport(options, credentials), name=f"requests-{name}")
+    channel = Channel(new_transport(options, credentials), name=f"requests-{name}", attended=False)
     channel.open(timeout_seconds)
     return channel
 
@@ -124,7 +124,8 @@ def new_login_exchange(options: DaemonOptions, timeout_seconds: float) -> Exchan
     """A connection that needs no token: for what has to be asked before there is one. Raises as above."""
     if options.scheme != "tcp":
         return _https(options, timeout_seconds)  # the port for WSS answers, too
-    channel = Channel(TCPTransport(options.address, options.ssl_verify, options.ssl_client_cert), name="login")
+    transport = TCPTransport(options.address, options.ssl_verify, options.ssl_client_cert)
+    channel = Channel(transport, name="login", attended=False)
     channel.open(timeout_seconds)
     return channel
 

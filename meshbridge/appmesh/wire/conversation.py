@@ -62,6 +62,15 @@ class Conversation(Generic[Waiter]):
             return self._waiting.get(response.uuid)
         return self._waiting.pop(response.uuid, None)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anyone waits for an answer; may be asked without a lock."""
+        return bool(self._waiting)
+
+    def any_waiter(self) -> Waiter | None:
+        """One of those who wait, the first that asked; None where all have their answers."""
+        return next(iter(self._waiting.values()), None)
+
     def abandon(self) -> list[Waiter]:
         """Everyone who still waits, once the connection is lost."""
         waiters = list(self._waiting.values())

@@ -35,17 +35,28 @@ class FrameDecoder:
 
     def __init__(self, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._max_body_bytes = max_body_bytes
-        self._buffer = bytearray()
+        # Most reads hold whole frames, which are cut from the bytes that were read. Only a frame that waits for its
+        # rest is gathered in a bytearray. What stands before _position was given.
+        self._buffer: bytes | bytearray = b""
+        self._position = 0
         self._error: FramingError | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Takes what was received."""
+        if not self._buffer:
+            self._buffer = bytes(data)
+            return
+        if isinstance(self._buffer, bytes):
+            self._buffer = bytearray(self._buffer[self._position :])
+        else:
+            del self._buffer[: self._position]
         self._buffer += data
+        self._position = 0
 
     @property
     def buffered_bytes(self) -> int:
         """How many received bytes wait for the rest of their frame."""
-        return len(self._buffer)
+        return len(self._buffer) - self._position
 
     def frames(self) -> Iterator[bytes]:
         """The bodies that are complete, in order; ``b""`` is an end-of-file mark.
@@ -56,26 +67,30 @@ class FrameDecoder:
         """
         if self._error is not None:
             raise self._error
-        buffer, position = self._buffer, 0
-        try:
-            while len(buffer) - position >= HEADER_BYTES:
-                magic, length = _HEADER.unpack_from(buffer, position)
-                if magic != MAGIC:
-                    self._error = FramingError(
-                        f"bad magic 0x{magic:08x} where a frame should start (expected 0x{MAGIC:08x}): "
-                        "is this App Mesh's TCP port?"
-                    )
-                    raise self._error
-                if length > self._max_body_bytes:
-                    self._error = FramingError(f"frame of {length} bytes; at most {self._max_body_bytes} are allowed")
-                    raise self._error
-                end = position + HEADER_BYTES + length
-                if len(buffer) < end:
-                    return
+        while True:
+            buffer, begin = self._buffer, self._position + HEADER_BYTES
+            if len(buffer) < begin:
+                return
+            magic, length = _HEADER.unpack_from(buffer, self._position)
+            if magic != MAGIC:
+                self._error = FramingError(
+                    f"bad magic 0x{magic:08x} where a frame should start (expected 0x{MAGIC:08x}): "
+                    "is this App Mesh's TCP port?"
+                )
+                raise self._error
+            if length > self._max_body_bytes:
+                self._error = FramingError(f"frame of {length} bytes; at most {self._max_body_bytes} are allowed")
+                raise self._error
+            end = begin + length
+            if len(buffer) < end:
+                return
+            if end == len(buffer):
+                self._buffer, self._position = b"", 0  # a large frame's memory is not kept until the next one
+            else:
+                self._position = end
+            if isinstance(buffer, bytes):
+                yield buffer[begin:end]
+            else:
                 with memoryview(buffer) as view:
-                    body = bytes(view[position + HEADER_BYTES : end])
-                position = end
+                    body = bytes(view[begin:end])
                 yield body
-        finally:
-            # One cut for all frames of a read: deleting the front for each frame would copy the rest each time.
-            del buffer[:position]

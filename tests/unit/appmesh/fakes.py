@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import orjson
 
-from meshbridge.appmesh.exceptions import AppMeshConnectionError
+from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 
 Answer = ResponseMessage | Exception | Callable[[RequestMessage], ResponseMessage]
@@ -81,6 +81,8 @@ class FakeDaemon:
 
 
 class FakeTransport:
+    must_be_read = False
+
     def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
         self._incoming: queue.Queue[list[bytes]] = queue.Queue()
@@ -90,8 +92,14 @@ class FakeTransport:
         if self._daemon.refuse_connections:
             raise AppMeshConnectionError("connection refused")
 
-    def receive_messages(self) -> list[bytes]:
-        return self._incoming.get()
+    def has_arrived(self) -> bool:
+        return not self._incoming.empty()
+
+    def receive_messages(self, until: float | None = None) -> list[bytes]:
+        try:
+            return self._incoming.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            raise AppMeshTimeoutError("nothing received in time") from None
 
     def send_message(self, data: bytes | bytearray | list[object]) -> None:
         if self.closed:

@@ -326,6 +326,8 @@ def test_threads_that_waited_for_an_attempt_that_failed_don_t_try_one_after_the_
     attempts: list[float | None] = []
 
     class Unreachable:
+        must_be_read = False
+
         def connect(self, timeout_seconds: float | None = None) -> None:
             attempts.append(timeout_seconds)
             trying.set()
