@@ -9,7 +9,7 @@ SOURCES := meshbridge tests benchmarks deploy tools
 WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: all demo test test-slow test-all test-again lint format bench faults lock deb boot-test release-check clean programs
+.PHONY: all demo test test-slow test-all test-again lint format bench faults lock dist deb boot-test release-check clean programs
 
 all: lint test
 
@@ -73,6 +73,10 @@ lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
 	$(LOCK) --extra kafka --extra nats -o requirements.lock pyproject.toml
 	$(LOCK) -o requirements-build.lock requirements-build.in
+
+# Everything that a release ships, in dist/, with checksums.
+dist: $(VENV)/.dev
+	$(BIN)/python -m tools.dist
 
 # A package for the Debian release that this runs on, in dist/.
 deb:

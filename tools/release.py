@@ -33,7 +33,7 @@ _BY_HAND = """\
 3. make bench                 compare with the figures in README.md and docs/operations.md
 4. make demo                  look at it once
 5. git tag -s v{version} && git push --tags
-6. python -m hatchling build, and upload what is in dist/ by the project's own account
+6. make dist                 on the tag; upload what is in dist/ by the project's own account
 7. begin a new `## Unreleased` in CHANGELOG.md"""
 
 
