@@ -24,9 +24,10 @@ from pydantic import BaseModel, Field, field_validator
 from meshbridge import telemetry
 from meshbridge.admin.auth import Authenticate, Scope, needs
 from meshbridge.admin.bridge import TheBridge
+from meshbridge.admin.moments import moment
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import Streamed
-from meshbridge.fields import TextList, When, matches, parse_duration
+from meshbridge.fields import TextList, When, matches
 from meshbridge.journal import Journal
 from meshbridge.model.events import Envelope, EventType, cloudevent
 
@@ -133,18 +134,8 @@ class EventsQuery(BaseModel):
     @classmethod
     def _a_moment(cls, value: str | None) -> str | None:
         if value is not None:
-            _moment(value)
+            moment(value)
         return value
-
-
-def _moment(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        return time.time() - parse_duration(text)
-    if not 0 <= found < 2**53:
-        raise ValueError(f"not a time: {text!r} (use unix seconds, or a duration such as 2h)")
-    return found
 
 
 class EventReader:
@@ -171,7 +162,7 @@ class EventReader:
             elif self._after < first - 1:
                 parts.append(self._lost_up_to(first - 1))
         elif self._since is not None:
-            self._after = self._journal.offset_before(_moment(self._since))
+            self._after = self._journal.offset_before(moment(self._since))
         else:
             self._after = last
         parts.append(self.heartbeat())

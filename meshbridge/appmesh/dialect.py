@@ -19,6 +19,7 @@ __all__ = [
     "ENABLED",
     "enabled_of",
     "house_fields",
+    "is_generated",
     "is_october",
     "is_one_off",
     "owner_of",
@@ -72,6 +73,11 @@ def schedule_of(fields: Fields) -> int | str | None:
     return None
 
 
+def is_generated(name: str) -> bool:
+    """Whether a name looks like one that a daemon makes for a one-off run of a command."""
+    return _GENERATED.fullmatch(name) is not None
+
+
 def is_one_off(fields: Fields, names: Container[str] = ()) -> bool:
     """Whether the app is a one-off run. ``names``: of all apps of the daemon, where they are known.
 
@@ -82,7 +88,7 @@ def is_one_off(fields: Fields, names: Container[str] = ()) -> bool:
         return fields.get("status") == _STATUS_ONE_OFF
     if fields.get("enabled") or not isinstance(name := fields.get("name"), str):
         return False
-    if _GENERATED.fullmatch(name):
+    if is_generated(name):
         return bool(fields.get("last_start_time") or fields.get("pid"))
     if _COUNTED.fullmatch(name) is None:
         return False

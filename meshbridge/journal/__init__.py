@@ -4,12 +4,13 @@
 has it open. Tables: ``events`` (one row each, by ``offset``, which only grows and is never given twice), ``cursors``
 (for each sink, the offset up to which it has everything), ``runs`` (for each daemon, its present run and the last
 sequence journaled), ``app_states``, ``dead_letters`` (events that a sink refused for good, with the whole event),
-``sink_memory`` (what a sink remembers beside its cursor: MQTT client id, retained topics, the good length of a file).
+``sink_memory`` (what a sink remembers beside its cursor: MQTT client id, retained topics, the good length of a file),
+``app_history`` (a row for each event that is not output) and ``app_lanes`` (the names that its rows stand for).
 
 **Where.** One append goes through ``journal`` (what users call), ``ledger`` (what is known without asking the disk, and
 the newest events), ``writer`` (the thread that owns the database) and ``store`` (the database, with the rows that
 ``tables`` makes). Beside them: ``dead_letters``, ``damage`` (replaces a damaged database), ``retention`` (deletes),
-``inspection`` (reads for a person).
+``inspection`` (reads for a person), ``history_table`` and ``history`` (write and read what happened to apps).
 
 **Who writes.** One thread, the journal's own. Links hand events over (:meth:`Journal.submit`), couriers hand cursors
 over (:meth:`Journal.commit`), sinks what they remember (:meth:`Journal.memory`); cursors and memory wait a moment for
@@ -24,6 +25,11 @@ database.
 
 **Who deletes.** :meth:`Journal.prune`, called by the service's housekeeping: what is older than ``max_age``, and above
 ``max_bytes`` first what every sink has, then STDOUT, then the oldest of the rest. What a sink had not yet is counted.
+Rows of ``app_history`` stay when their events go, until ``max_age``, in at most an eighth of ``max_bytes``.
+
+**History of an older journal.** Rows are written in the transaction of their events. Where an older meshbridge wrote
+events without them, the thread adds them when it has nothing else to do, newest first, 4,000 events at a time. The
+counter ``history_from`` says how far it is.
 
 **How a crash or a power cut heals.** SQLite replays its WAL: a transaction is there as a whole or not at all. A cursor
 may then be a little behind what was acknowledged; those events are sent again, with the same ids. A new database is
@@ -35,9 +41,9 @@ nothing is; each is counted. Only then may a sink have what is not on disk.
 
 **When the file is damaged** (found when it is opened, read or written: SQLite finds damage in its structure, a checksum
 in each row finds it in events), a fresh one is made beside it (``journal.db.new``) from what can still be read and from
-memory: cursors, runs, states, dead letters, sinks' memory, and every event that some sink has not had yet. Each step is
-on the disk before the next: the fresh one is complete, the damaged one gets a dated name (the last three are kept), the
-fresh one takes its place. Couriers go on at the same offsets. What is lost is counted.
+memory: cursors, runs, states, dead letters, sinks' memory, history, and every event that some sink has not had yet.
+Each step is on the disk before the next: the fresh one is complete, the damaged one gets a dated name (the last three
+are kept), the fresh one takes its place. Couriers go on at the same offsets. What is lost is counted.
 
 **Every file that the bridge writes**, and what a power cut leaves of it:
 

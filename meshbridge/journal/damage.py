@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard, TypeVar, cast
 from urllib.parse import quote
 
 from meshbridge.journal.errors import DamageError
+from meshbridge.journal.history_table import Lanes
 from meshbridge.journal.options import Sync
 from meshbridge.journal.store import DATABASE, SUFFIXES, Group, Letter, MemoryKey, StateKey, Store, remove
-from meshbridge.journal.tables import COLUMNS, envelope_of
+from meshbridge.journal.tables import COLUMNS, HISTORY_COLUMNS, envelope_of
 from meshbridge.model.events import Envelope
+from meshbridge.model.history import AppChange, lane_id
 from meshbridge.system.disk import rename_durably, sync_directory, sync_file
 
 __all__ = ["FRESH", "Replacement", "finish_replacement", "replace"]
@@ -27,6 +29,7 @@ FRESH = f"{DATABASE}.new"
 _KEPT = 3  # damaged ones; each can be as large as the journal, and a bad disk damages one after the other
 _SALVAGE_SECONDS = 15.0  # without an event that can be read: then the rest is given up, for new ones wait in memory
 _GROUP = 1000
+Item = TypeVar("Item")
 _FURTHEST = 2**48  # no journal gets so far: an offset beyond is damage
 
 
@@ -84,6 +87,9 @@ def replace(
                     memory=wreck.memory(),
                 )
             )
+            lanes = wreck.lanes()
+            for changes in _grouped(change for change in wreck.history() if change[1] in lanes):
+                fresh.restore_history(changes, lanes)
             wanted_after = min(known.values(), default=last)
             salvaged = 0
             # At the start it is unknown how far it went.
@@ -115,8 +121,8 @@ def _lost(fresh: Store, after: int, last: int) -> int:
     return max(0, last - after - int(kept))
 
 
-def _grouped(events: Iterator[Envelope]) -> Iterator[list[Envelope]]:
-    while group := list(itertools.islice(events, _GROUP)):
+def _grouped(items: Iterator[Item]) -> Iterator[list[Item]]:
+    while group := list(itertools.islice(items, _GROUP)):
         yield group
 
 
@@ -139,6 +145,9 @@ def _set_aside(path: Path) -> Path:
         if one != kept:
             remove(one)
     return kept
+
+
+_HISTORY_TYPES = (int, int, float, int, int | None, int | None, int, str | None, float | None)
 
 
 def _is_offset(value: object) -> TypeGuard[int]:
@@ -197,6 +206,20 @@ class _Wreck:
             with contextlib.suppress(DamageError):
                 letters.append((str(row[0]), float(row[1]), str(row[2]), str(row[3]), envelope_of(row[4:])))
         return letters
+
+    def lanes(self) -> Lanes:
+        rows = self._rows("SELECT lane, daemon, app, last FROM app_lanes")
+        return {
+            lane: (daemon, app, last)
+            for lane, daemon, app, last in rows
+            if isinstance(daemon, str) and isinstance(app, str) and lane == lane_id(daemon, app) and _is_offset(last)
+        }
+
+    def history(self) -> Iterator[AppChange]:
+        for row in self._rows(f"SELECT {HISTORY_COLUMNS} FROM app_history"):  # noqa: S608 constants
+            whole = all(isinstance(value, kinds) for value, kinds in zip(row, _HISTORY_TYPES, strict=True))
+            if whole and _is_offset(row[0]):
+                yield cast("AppChange", tuple(row))
 
     def last_offset(self) -> int:
         found = [

@@ -17,7 +17,7 @@ from meshbridge.journal.store import DATABASE, SUFFIXES
 from meshbridge.journal.tables import COLUMNS, envelope_of
 from meshbridge.model.events import Envelope
 
-__all__ = ["Verification", "database_in", "find", "verify", "verify_directory"]
+__all__ = ["Verification", "connected", "database_in", "find", "verify", "verify_directory"]
 
 _MOST_PROBLEMS = 20
 _ROWS = 500  # read at a time, so that a long look keeps no old state of the database alive
@@ -36,7 +36,8 @@ class Verification:
 
 
 @contextlib.contextmanager
-def _connected(path: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
+def connected(path: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
+    """A connection for one look."""
     connection = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None)
     try:
         yield connection
@@ -51,13 +52,13 @@ def _connected_or_copied(path: Path) -> Iterator[sqlite3.Connection]:
     That is so after a power cut in the first moments (a rollback journal), or where a directory can't be written.
     """
     try:
-        with _connected(path) as connection:
+        with connected(path) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except sqlite3.Error as error:
         if is_damage(error):
             raise
     else:
-        with _connected(path) as connection:
+        with connected(path) as connection:
             yield connection
         return
     with tempfile.TemporaryDirectory(prefix="meshbridge-verify-") as directory:
@@ -66,7 +67,7 @@ def _connected_or_copied(path: Path) -> Iterator[sqlite3.Connection]:
             if suffix != "-shm":
                 with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
-        with _connected(copy, "rw") as connection:
+        with connected(copy, "rw") as connection:
             yield connection
 
 
@@ -83,7 +84,7 @@ def find(path: Path, event_id: str) -> Envelope | None:
     if number.isdecimal() and run:
         wheres.insert(0, ("run = ? AND sequence = ? AND key IS NULL", (run, int(number))))
     try:
-        with _connected(path) as connection:
+        with connected(path) as connection:
             for where, parameters in wheres:
                 row = connection.execute(
                     f"SELECT {COLUMNS} FROM events WHERE daemon = ? AND {where} LIMIT 1",  # noqa: S608 constants
@@ -132,7 +133,7 @@ def verify(path: Path, *, in_use: bool = True) -> Verification:
     problems: list[str] = []
     events = damaged = 0
     try:
-        with (_connected if in_use else _connected_or_copied)(path) as connection:
+        with (connected if in_use else _connected_or_copied)(path) as connection:
             found = [str(text) for (text,) in connection.execute(f"PRAGMA quick_check({_MOST_PROBLEMS})")]
             problems += [text for text in found if text != "ok"]
             after = 0

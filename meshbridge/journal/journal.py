@@ -12,6 +12,7 @@ from typing import Any
 from meshbridge import telemetry
 from meshbridge.journal import inspection
 from meshbridge.journal.errors import DamageError, JournalError
+from meshbridge.journal.history import History
 from meshbridge.journal.inspection import Verification
 from meshbridge.journal.ledger import Ledger
 from meshbridge.journal.lock import DirectoryLock
@@ -46,6 +47,7 @@ class Journal:
         self._writer = Writer(options, self._ledger, self._work, self._progress)
         self._directory_lock: DirectoryLock | None = None
         self.letters = self._writer.letters
+        self.history = History(options.path / DATABASE, self.report_damage)
         self.state_listeners: list[Callable[[Mapping[StateKey, str | None]], None]] = []  # told what submit is given
         # Told, under the lock, that there is something to read: they must not wait.
         self.append_listeners = self._writer.append_listeners

@@ -36,6 +36,8 @@ def prune(
     yield from _delete(store, too_old, cursors, lambda: _STEP_EVENTS)
     _forget_letters(store, options)
     yield None
+    while store.forget_history(steady_now() - options.max_age, options.max_bytes):
+        yield None
     if store.size_bytes() > options.max_bytes:
         store.checkpoint()
     if store.size_bytes() > options.max_bytes:

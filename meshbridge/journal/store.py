@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from meshbridge.journal import history_table
 from meshbridge.journal.errors import DamageError, EmptyError
+from meshbridge.journal.history_table import Lanes
 from meshbridge.journal.options import Sync
 from meshbridge.journal.tables import COLUMNS, PLACES, envelope_of, event_bytes, prepare, row_of
 from meshbridge.model.events import Envelope
+from meshbridge.model.history import AppChange
 from meshbridge.system.disk import rename_durably, sync_directory, sync_file
 
 __all__ = [
@@ -271,6 +274,7 @@ class Store:
                 )
                 start += size
         if rows:
+            history_table.add_events(writer, rows)
             self._count(len(rows))
 
     def _remember(self, memory: Mapping[MemoryKey, str | None]) -> None:
@@ -302,6 +306,21 @@ class Store:
             self._count(-count)
         deletion.after = last
         return count, last, dict(zip(names, misses, strict=True))
+
+    def fill_history(self) -> bool:
+        """Adds some of the history that is missing; False when nothing is."""
+        with self._transaction() as writer:
+            return history_table.fill(writer)
+
+    def forget_history(self, cutoff: float, max_bytes: int) -> bool:
+        """Deletes some of the history that is too old or too much; False when nothing is."""
+        with self._transaction() as writer:
+            return history_table.forget(writer, cutoff, max_bytes)
+
+    def restore_history(self, changes: Sequence[AppChange], lanes: Lanes) -> None:
+        """Puts back rows of another database."""
+        with self._transaction() as writer:
+            history_table.add_changes(writer, changes, lanes)
 
     def sync(self) -> None:
         """Puts on the disk what was appended. Only where that does not (``sync`` in seconds).

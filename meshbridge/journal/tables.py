@@ -10,7 +10,7 @@ from typing import Any
 from meshbridge.journal.errors import DamageError, JournalError
 from meshbridge.model.events import Envelope, Event, EventType
 
-__all__ = ["COLUMNS", "PLACES", "Row", "envelope_of", "event_bytes", "prepare", "row_of"]
+__all__ = ["COLUMNS", "HISTORY_COLUMNS", "PLACES", "Row", "envelope_of", "event_bytes", "prepare", "row_of"]
 
 Row = tuple[object, ...]
 
@@ -18,6 +18,7 @@ COLUMNS = (
     "offset, received_at, type, daemon, run, sequence, app, timestamp, process_uuid, key, reconciled, body, checksum"
 )
 PLACES = "(" + ",".join("?" * 13) + ")"
+HISTORY_COLUMNS = "offset, lane, at, type, value, pid, reconciled, process, began"
 _ROW_OVERHEAD_BYTES = 120  # of a row beside its body, for accounting in memory
 _U32 = 0xFFFFFFFF
 
@@ -96,7 +97,7 @@ _TYPES = {int(kind): kind for kind in EventType}
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _APPLICATION_ID = 0x6D62726A  # "mbrj": so that `file` and this module know a journal from any other database
 
 _EVENT_COLUMNS = """
@@ -115,6 +116,13 @@ _LETTER_COLUMNS = """
     id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, refused_at REAL NOT NULL, reason TEXT NOT NULL,
     error TEXT NOT NULL, retry INTEGER NOT NULL DEFAULT 0
 """
+_HISTORY_TABLE = """
+    CREATE TABLE app_history (offset INTEGER PRIMARY KEY, lane INTEGER NOT NULL, at REAL NOT NULL,
+    type INTEGER NOT NULL, value INTEGER, pid INTEGER, reconciled INTEGER NOT NULL, process TEXT, began REAL)
+"""
+_LANES_TABLE = (
+    "CREATE TABLE app_lanes (lane INTEGER PRIMARY KEY, daemon TEXT NOT NULL, app TEXT NOT NULL, last INTEGER NOT NULL)"
+)
 _TABLES = (
     f"CREATE TABLE events (offset INTEGER PRIMARY KEY, {_EVENT_COLUMNS})",
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID",
@@ -122,8 +130,10 @@ _TABLES = (
     f"CREATE TABLE app_states {_STATE_COLUMNS}",
     f"CREATE TABLE dead_letters ({_LETTER_COLUMNS}, offset INTEGER NOT NULL, {_EVENT_COLUMNS})",
     f"CREATE TABLE sink_memory {_MEMORY_COLUMNS}",
+    _HISTORY_TABLE,
+    _LANES_TABLE,
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
-    "INSERT INTO counters VALUES ('events', 0), ('last_offset', 0)",
+    "INSERT INTO counters VALUES ('events', 0), ('last_offset', 0), ('history_from', 0)",
 )
 # By the version they start from. Each ran on journals in the field: never change one, add the next.
 _UPGRADES = {
@@ -134,6 +144,12 @@ _UPGRADES = {
         "ALTER TABLE dead_letters ADD COLUMN retry INTEGER NOT NULL DEFAULT 0",
     ),
     2: (f"CREATE TABLE sink_memory {_MEMORY_COLUMNS}",),
+    3: (
+        _HISTORY_TABLE,
+        _LANES_TABLE,
+        # Events before this offset are not in it yet: the journal's thread adds them when it has nothing else to do.
+        "INSERT OR REPLACE INTO counters SELECT 'history_from', coalesce(max(offset), 0) + 1 FROM events",
+    ),
 }
 
 

@@ -57,6 +57,7 @@ class Writer:
         # The thread's own.
         self._retry_at = 0.0
         self._pruning: Iterator[Deleted | None] | None = None
+        self._history_missing = False  # of events that an older meshbridge wrote
         self._sync_at: float | None = None  # monotonic seconds; of what is written and not fsynced yet
 
     # --- any thread ----------------------------------------------------------------------------------------------
@@ -159,8 +160,13 @@ class Writer:
             self._sync_when_due()
             if self._has_loose_ends():
                 self._write_group()
-            else:
+                return True
+            if faulty:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+            if self._prune_wanted or self._pruning or not self._history_missing:
                 self._prune_a_little()
+            else:
+                self._fill_history()
         except (sqlite3.Error, OSError) as error:
             self._take_fault(error)
             return not self._stopping  # the disk cannot be written and no caller waits any more; the log has it
@@ -183,7 +189,12 @@ class Writer:
         if self.fault is not None:
             return bool(self._ledger.inbox or self._stopping)
         return bool(
-            self._has_loose_ends() or self._prune_wanted or self._pruning or self._stopping or self._damage is not None
+            self._has_loose_ends()
+            or self._prune_wanted
+            or self._pruning
+            or self._history_missing
+            or self._stopping
+            or self._damage is not None
         )
 
     def _has_cursors_alone(self) -> bool:
@@ -192,7 +203,12 @@ class Writer:
         if self.awaited or self._stopping or self._damage is not None or self.fault is not None:
             return False
         return bool(ledger.dirty_cursors or ledger.dirty_memory) and not (
-            ledger.inbox or ledger.dirty_states or self.letters.has_work or self._prune_wanted or self._pruning
+            ledger.inbox
+            or ledger.dirty_states
+            or self.letters.has_work
+            or self._prune_wanted
+            or self._pruning
+            or self._history_missing
         )
 
     def _has_loose_ends(self) -> bool:
@@ -311,6 +327,7 @@ class Writer:
             self._ledger.opened(extent, cursors, runs)
             self.letters.use(letters)
             self.store = store
+            self._history_missing = True  # until a look has shown that it is not
             self._damage = None
             self._progress.notify_all()
 
@@ -368,6 +385,10 @@ class Writer:
             for name, events in missed.items():
                 if events:
                     telemetry.events_dropped(name, deletion.reason, events)
+
+    def _fill_history(self) -> None:
+        assert self.store is not None
+        self._history_missing = self.store.fill_history()
 
     def _present_cursors(self) -> Mapping[str, int]:
         with self._lock:
