@@ -48,7 +48,7 @@ def journaled(directory: Path) -> list[str]:
         store.close()
 
 
-@pytest.mark.parametrize("bridge", ["tcp", "wss"], indirect=True)
+@pytest.mark.parametrize("bridge", ["tcp", pytest.param("wss", marks=pytest.mark.slow)], indirect=True)
 def test_ten_thousand_events_arrive_once_each_and_in_order(
     bridge: Bridge, emulator: Emulator, mosquitto: Mosquitto
 ) -> None:

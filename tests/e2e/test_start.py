@@ -42,7 +42,10 @@ def call(config: Path, words: list[str], redirections: str, **environ: str) -> s
     )
 
 
-@pytest.mark.parametrize("redirections", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirections",
+    [pytest.param(">&-", marks=pytest.mark.slow), pytest.param("2>&-", marks=pytest.mark.slow), "<&- >&- 2>&-"],
+)
 @pytest.mark.parametrize(
     "words", [*COMMANDS, *(pytest.param(words, marks=pytest.mark.slow) for words in OTHERS)], ids=" ".join
 )
@@ -57,7 +60,11 @@ def test_a_closed_stream_costs_what_it_would_have_shown(config: Path, words: lis
 
 @pytest.mark.parametrize(
     "environ",
-    [{"PYTHONIOENCODING": "latin1"}, {"PYTHONIOENCODING": "ascii:strict"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}],
+    [
+        {"PYTHONIOENCODING": "ascii:strict"},
+        pytest.param({"PYTHONIOENCODING": "latin1"}, marks=pytest.mark.slow),
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0"}, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("words", [["--help"], ["config", "show"], ["check"]], ids=" ".join)
 def test_what_a_terminal_cannot_show_is_escaped(config: Path, words: list[str], environ: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import run_command
 from tests.support import Process, free_port, meshbridge_command, write_config
 
 
@@ -20,28 +21,32 @@ def settings(tmp_path: Path, name: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Path]:
-    """The configuration of a bridge that runs."""
-    config = write_config(tmp_path / "meshbridge.yaml", settings(tmp_path, "events"))
-    with Process(meshbridge_command("run", "--config", str(config)), tmp_path / "log") as bridge:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The configuration of a bridge that runs for all tests here."""
+    directory = tmp_path_factory.mktemp("running")
+    config = write_config(directory / "meshbridge.yaml", settings(directory, "events"))
+    with Process(meshbridge_command("run", "--config", str(config)), directory / "log") as bridge:
         bridge.wait_for_output("meshbridge started")
         yield config
         bridge.end(signal.SIGTERM)
 
 
+@pytest.fixture
+def other(running: Path, tmp_path: Path) -> Path:
+    """Another configuration with the same journal."""
+    journal = {"path": str(running.parent / "journal")}
+    return write_config(tmp_path / "blue.yaml", settings(tmp_path, "blue") | {"journal": journal})
+
+
 def call(*arguments: str, config: Path) -> subprocess.CompletedProcess[str]:
-    command = meshbridge_command(*arguments, "--config", str(config))
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run_command(*arguments, "--config", str(config))
 
 
 @pytest.mark.parametrize(
     "command", [("sinks", "pause", "broker"), ("reload",), ("journal", "stats"), ("dead-letters", "list")]
 )
-def test_a_command_for_another_configuration_is_refused(
-    running: Path, tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    other = write_config(tmp_path / "blue.yaml", settings(tmp_path, "blue"))  # without a journal of its own
+def test_a_command_for_another_configuration_is_refused(running: Path, other: Path, command: tuple[str, ...]) -> None:
     refused = call(*command, config=other)
     assert refused.returncode == 1
     assert str(running) in refused.stderr
@@ -49,8 +54,7 @@ def test_a_command_for_another_configuration_is_refused(
     assert "paused" not in call("sinks", "list", config=running).stdout
 
 
-def test_check_says_that_another_bridge_has_the_journal(running: Path, tmp_path: Path) -> None:
-    other = write_config(tmp_path / "blue.yaml", settings(tmp_path, "blue"))
+def test_check_says_that_another_bridge_has_the_journal(running: Path, other: Path) -> None:
     found = call("check", config=other)
     assert found.returncode == 1
     assert f"has the configuration {running}" in found.stdout
@@ -63,7 +67,9 @@ def test_the_same_file_under_another_name_is_no_other_configuration(running: Pat
 
 
 def test_a_refused_reload_ends_with_2_and_says_why(running: Path) -> None:
+    before = running.read_bytes()
     write_config(running, {"daemons": {"node-a": {"urll": "x"}}, "journal": {"path": str(running.parent / "journal")}})
     refused = call("reload", config=running)
+    running.write_bytes(before)
     assert refused.returncode == 2
     assert "meshbridge: daemons.node-a.urll: unknown key" in refused.stderr

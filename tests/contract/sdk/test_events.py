@@ -190,6 +190,7 @@ client.close()
 
 
 @pytest.mark.ours
+@pytest.mark.slow
 def test_a_large_file_takes_no_more_memory_than_a_small_one(
     transport: str, daemon: Daemon, client: Any, host_directory: Path
 ) -> None:
