@@ -51,6 +51,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.words
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(SOURCES)

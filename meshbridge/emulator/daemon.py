@@ -139,7 +139,7 @@ class Daemon:
         return user, claims
 
     def named_by(self, call: Call) -> tuple[User, dict[str, Any]]:
-        """Whom the token of a request names, and all that it says; its signature and its end are not looked at.
+        """The user in the token of a request, and all its claims; signature and end are not looked at.
 
         Raises:
             Refused: there is no token, the text is none, or there is no such user.

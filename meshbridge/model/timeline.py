@@ -219,7 +219,7 @@ def _ended_by(runs: list[Run], at: float, pid: int | None, process: str | None) 
 
 
 def _agree(runs: list[Run], present: PresentState) -> None:
-    """Where rows and the present state differ, the present state is right: a comparison may have said so silently."""
+    """Where rows and the present state differ, the present state is right. A comparison may have changed it."""
     last = runs[-1] if runs else None
     if present.running:
         same = (

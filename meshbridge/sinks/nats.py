@@ -535,7 +535,7 @@ def _error_of(answer: "Msg") -> tuple[int, int, str] | None:
     """Code, JetStream's finer code (0: none) and text of an answer that is an error."""
     status = (answer.headers or {}).get("Status")
     if status is not None:
-        return int(status) if status.isdecimal() else 0, 0, "no one answers"
+        return int(status) if status.isdecimal() else 0, 0, "no answer"
     try:
         error = orjson.loads(answer.data).get("error")
     except (orjson.JSONDecodeError, AttributeError):

@@ -346,8 +346,8 @@ def test_an_apps_output_is_followed_over_its_restarts(stage: Stage, visit: Watch
     page = visit(stage)
     page.wait_text("node-a ✓ up")
     go(page, "apps/node-a/crasher")
-    page.wait_text("working — started anew", "pre")
-    wait_for(lambda: page.text("pre").count("started anew") >= 2, "another start")
+    page.wait_text("working — restarted", "pre")
+    wait_for(lambda: page.text("pre").count("restarted") >= 2, "another start")
     lines = page.text("pre").splitlines()
     assert {line for line in lines if not line.startswith("—")} == {"working"}
     assert "working\nworking" not in page.text("pre")  # each once

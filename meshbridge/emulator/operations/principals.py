@@ -37,7 +37,7 @@ async def get_self(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def update_principal(daemon: "Daemon", call: Call) -> Answer:
-    """Its roles here; whom it is, and by which password, is the issuer's business."""
+    """Its roles here; its name and password are the issuer's business."""
     roles = [str(role) for role in call.json().get("roles") or ()]
     daemon.accounts.users.setdefault(call.name, User(call.name, "")).roles = roles
     daemon.save_accounts()

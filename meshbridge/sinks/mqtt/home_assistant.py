@@ -73,7 +73,7 @@ def announcement(
     *,
     commanding: Commanding | None = None,
 ) -> bytes:
-    """The device of an app: there while every topic of ``availability`` says so."""
+    """The device of an app: there while every topic of ``availability`` is online."""
     identifier = _object_id(daemon, app)
     components = _COMPONENTS | {key: one | {"state_topic": figures_topic} for key, one in _FIGURES.items()}
     named = {key: one | {"unique_id": f"{identifier}_{key}"} for key, one in components.items()}

@@ -116,7 +116,7 @@ def test_a_missed_end_that_is_found_later_stands_in_its_place() -> None:
 def test_an_end_at_an_unknown_time_is_not_after_the_next_start() -> None:
     found = lane(
         row(10, "START", offset=1, pid=1),
-        row(50, "EXIT", None, offset=2, pid=1, reconciled=True),  # as of the moment of the comparison
+        row(50, "EXIT", None, offset=2, pid=1, reconciled=True),  # the time of the comparison
         row(30, "START", offset=3, pid=2, reconciled=True),
         present=RUNNING,
     )

@@ -63,7 +63,7 @@ export function showApp(main, signal, daemon, name) {
   followApp(place, page, learn, signal);
 }
 
-/** A run that this page has started: its output streams, and with its end it is told how it ended. */
+/** A run that this page has started: its output streams, and its end shows how it ended. */
 export async function showRun(main, signal, daemon, name, options) {
   const page = frame(main, daemon, name);
   const app = options.get("app");
@@ -130,7 +130,7 @@ function showFacts(page, app) {
 
 /**
  * Reads on where the last read ended. A read counts only if the process was the same before and after it: positions
- * begin anew with each process, and nothing in an answer says which process it is of.
+ * start at 0 with each process, and nothing in an answer says which process it is of.
  */
 async function followApp(place, page, learn, signal) {
   const processOf = (app) => `${app.starts} ${app.last_start_time}`;
@@ -149,7 +149,7 @@ async function followApp(place, page, learn, signal) {
       if (page.said.textContent.startsWith("Output: ")) setText(page.said, "");
       if (processOf(app) !== process) {
         await readRest(place, page, position);
-        page.box.note(`started anew${app.last_start_time ? ` at ${clock(app.last_start_time)}` : ""}`);
+        page.box.note(`restarted${app.last_start_time ? ` at ${clock(app.last_start_time)}` : ""}`);
         process = processOf(app);
         position = 0;
         continue;

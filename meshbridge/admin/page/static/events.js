@@ -96,7 +96,7 @@ export function showEvents(main, signal, options) {
           if (event.id) last = event.id;
           setText(said, seen || event.data ? "" : "Waiting for events …");
           if (!event.data) continue; // where it is, which it also tells without an event
-          if (event.kind === "lost") lost += JSON.parse(event.data).events ?? 1; // of a journal begun anew nobody knows
+          if (event.kind === "lost") lost += JSON.parse(event.data).events ?? 1; // unknown for a new journal
           else take(event);
           render();
         }
@@ -181,7 +181,7 @@ function summaryOf(kind, data) {
     case "status":
       return typeof data.enabled === "boolean" ? (data.enabled ? "enabled" : "disabled") : String(data.status);
     case "gap":
-      return data.missed === null ? "events were missed, nobody knows how many" : `${counted(data.missed, "event")} missed, ${count(data.reconciled)} repaired`;
+      return data.missed === null ? "events were missed; how many is unknown" : `${counted(data.missed, "event")} missed, ${count(data.reconciled)} repaired`;
     default:
       return "";
   }

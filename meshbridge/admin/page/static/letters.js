@@ -34,7 +34,7 @@ export function showLetters(main, signal, options) {
 
   main.append(
     make("h1", {}, "Dead letters"),
-    make("p", {}, "Events that a sink's far end refused for good. They wait here until they are offered again, or dropped."),
+    make("p", {}, "Events that a sink's destination refused for good. They wait here until they are offered again, or dropped."),
     make("form", { class: "filters", onsubmit: (event) => event.preventDefault() }, make("div", {}, make("label", { for: "sink" }, "Sink"), sink)),
     make("p", { class: "actions" }, retry, drop, said),
     found,

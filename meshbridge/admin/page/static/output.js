@@ -45,6 +45,6 @@ export class OutputBox {
       if (box.firstChild.nodeType === Node.TEXT_NODE) this.#length -= box.firstChild.length;
       box.firstChild.remove();
     }
-    if (atEnd) box.scrollTop = box.scrollHeight; // whoever has scrolled up reads on there
+    if (atEnd) box.scrollTop = box.scrollHeight; // else the reader has scrolled up
   }
 }

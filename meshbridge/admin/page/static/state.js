@@ -11,7 +11,7 @@ export const state = new (class extends EventTarget {
   /** The answer of `bridge`, and when it came (unix seconds). */
   bridge = null;
   at = 0;
-  /** Since when nobody answers, or null. */
+  /** Since when there is no answer, or null. */
   awaySince = null;
   /** Why it does not say how it is, though it answers. */
   problem = null;
@@ -72,9 +72,9 @@ function learn(bridge) {
   state.changed();
 }
 
-/** What lasts is told; what is passed through between two attempts is not. */
+/** What lasts is shown; what is passed through between two attempts is not. */
 const settled = new Map();
-const LASTING = { up: "up", waiting: "down", paused: "paused", gone: "turned off by its far end", stopped: "stopped" };
+const LASTING = { up: "up", waiting: "down", paused: "paused", gone: "ended by its destination", stopped: "stopped" };
 
 function tellChanges(bridge) {
   const parts = [
@@ -92,7 +92,7 @@ function tellChanges(bridge) {
   if (said.length) state.say(said.join(" "));
 }
 
-/** Asks for the apps of `daemons()` until `signal` says that nobody looks any more. */
+/** Asks for the apps of `daemons()` until `signal` says that the view has gone. */
 export async function watchApps(daemons, signal) {
   const next = new Map();
   while (!signal.aborted) {
