@@ -195,12 +195,13 @@ def verify_journal(bridge: TheBridge) -> Verification:
 @router.post("/explain", dependencies=_READ, responses=_NO_EVENT)
 def explain_event(bridge: TheBridge, wanted: Asked) -> list[dict[str, Any]]:
     """What becomes of an event at each sink, and why. Nothing is sent."""
-    if (wanted.id is None) == (wanted.event is None):
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "give either id or event")
+    if sum(one is not None for one in (wanted.id, wanted.letter, wanted.event)) != 1:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "give one of id, letter and event")
     try:
         return bridge.explain(wanted)
     except LookupError as error:
-        raise Problem(HTTPStatus.NOT_FOUND, str(error.args[0]), found=wanted.id, where="id") from error
+        where = "id" if wanted.letter is None else "letter"
+        raise Problem(HTTPStatus.NOT_FOUND, str(error.args[0]), found=getattr(wanted, where), where=where) from error
     except (ValueError, JournalError) as error:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), where="event") from error
 

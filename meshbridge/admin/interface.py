@@ -41,9 +41,10 @@ class ReloadRefusedError(Exception):
 
 
 class Asked(Options):
-    """An event by its id, or itself: as the daemon sends it, or as a CloudEvent."""
+    """An event: by its id, by the id of a dead letter, or itself, as the daemon sends it or as a CloudEvent."""
 
     id: str | None = None
+    letter: int | None = Field(default=None, ge=1, lt=2**63, description="a dead letter: what its sink would send now")
     event: dict[str, Any] | None = None
     daemon: str | None = Field(default=None, description="whose event it is; default: the first daemon")
 

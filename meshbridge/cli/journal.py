@@ -82,6 +82,10 @@ def _verify_closed(config: Path | None) -> dict[str, Any]:
 
 def explain(
     event: Annotated[str | None, typer.Argument(help="Id of an event that the journal keeps.")] = None,
+    *,
+    letter: Annotated[
+        int | None, typer.Option(min=1, help="Id of a dead letter: what its sink would send now.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--file", "-f", help="An event as JSON, from the daemon or as a CloudEvent; - reads it."),
@@ -91,9 +95,9 @@ def explain(
     config: ConfigOption = None,
 ) -> None:
     """Show what becomes of an event: which sinks it goes to, by which rule, and what each would get. Sends nothing."""
-    if (event is None) == (file is None):
-        fail("give the id of an event, or --file", WRONG_USAGE)
-    asked = {"id": event, "event": None if file is None else _read(file), "daemon": daemon}
+    if sum(one is not None for one in (event, letter, file)) != 1:
+        fail("give the id of an event, or --letter, or --file", WRONG_USAGE)
+    asked = {"id": event, "letter": letter, "event": None if file is None else _read(file), "daemon": daemon}
     with speaking_of_journal(config) as client:
         found = client.post(f"{_BRIDGE}/explain", asked)
     if as_json:

@@ -83,7 +83,7 @@ class FigureRing:
         self._totals: dict[_Key, float] = {}  # of the last sample
         self._sampled_at: float | None = None
         self._step = _Step()
-        self._step_ends = 0.0
+        self._step_ends = -math.inf
 
     def sample(self, links: Sequence[LinkStatus], sinks: Sequence[SinkStatus], journal: JournalStatus) -> None:
         """Takes the present figures; a part that is no longer there loses its figures."""

@@ -21,7 +21,7 @@ class Observer:
         self._parts = parts
         self._journal = journal
         self._missing_threads = missing_threads
-        self._ring = FigureRing()
+        self.ring = FigureRing()
         self._certificates: list[Verdict] = []
         self._began_at = time.time()
         self.reload_error: str | None = None
@@ -36,10 +36,10 @@ class Observer:
 
     def sample(self) -> None:
         """Takes the figures of this moment."""
-        self._ring.sample(self._parts.link_statuses(), self._parts.sink_statuses(), self._journal.status())
+        self.ring.sample(self._parts.link_statuses(), self._parts.sink_statuses(), self._journal.status())
 
     def figures(self, span: Range) -> Figures:
-        return self._ring.figures(span, time.time())
+        return self.ring.figures(span, time.time())
 
     def check_certificates(self, settings: Settings) -> None:
         """Reads when the certificates in files expire."""

@@ -17,7 +17,10 @@ import websocket
 
 from tests.support import DEADLINE_SECONDS, Process, program, wait_for
 
-_KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), " ": (32, " ")}
+_KEYS = {
+    "Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), " ": (32, " "),
+    "End": (35, ""), "Home": (36, ""), "ArrowLeft": (37, ""), "ArrowRight": (39, ""),
+}  # fmt: skip
 
 
 class Browser:

@@ -1,4 +1,4 @@
-"""The installed program against the emulator and a real broker."""
+"""The installed program against the emulator and a real broker, and the status page in a real browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from meshbridge.emulator import Emulator, EmulatorOptions
+from tests.e2e.chromium import Browser
+from tests.e2e.stage import Stage
+from tests.e2e.watched import Watched
 from tests.support import Mosquitto, Process, free_port, meshbridge_command, write_config
 
 
@@ -81,3 +84,25 @@ def bridge(
     )
     yield running
     running.close()
+
+
+# --- the status page -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with Stage(tmp_path_factory.mktemp("stage")) as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Watched]:
+    watched = Watched(browser)
+    yield watched
+    watched.close()

@@ -59,7 +59,9 @@ class Hook:
 class Stage:
     """All of it, in this process. The bridge can be stopped and started again, at the same address."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, daemons: int = 2) -> None:
+        """``daemons``: 1 leaves out the one that is not there."""
+        self._daemons = daemons
         self.emulator = Emulator(EmulatorOptions(https_port=None, wss_port=None))
         self.hook = Hook()
         self.tokens = {scope: new_token() for scope in ("read", "operate")}
@@ -90,7 +92,7 @@ class Stage:
     def start(self) -> None:
         address = self.emulator.tcp_address
         assert address is not None
-        settings = {
+        settings: dict[str, Any] = {
             "daemons": {
                 "node-a": {
                     "url": f"tcp://{address[0]}:{address[1]}",
@@ -113,6 +115,8 @@ class Stage:
                 ],
             },
         }
+        if self._daemons == 1:
+            del settings["daemons"]["node-b"]
         self._service = Service(load(write_config(self._directory / "meshbridge.yaml", settings), {}))
         self._service.start()
         wait_for(lambda: any(link.status().up for link in self.service.parts.links), "the daemon")

@@ -1,11 +1,9 @@
 """The status page in a real browser, at a bridge that is well and at one that is not."""
 
-import json
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,77 +11,12 @@ import pytest
 import requests
 
 from meshbridge.appmesh import App
-from tests.e2e.chromium import Browser, Page
+from tests.e2e.chromium import Browser
 from tests.e2e.stage import Stage
+from tests.e2e.watched import Watched, assert_fit_for_all, go
 from tests.support import Process, meshbridge_command, thread, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium")]
-
-AXE = Path(__file__).parents[1] / "data" / "axe-core" / "axe.min.js"
-SCREENS = ((1440, 900, False), (360, 740, True))  # a light desk and a dark phone, each in pixels
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("chromium")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with Stage(tmp_path_factory.mktemp("stage")) as running:
-        yield running
-
-
-class Watched:
-    """Pages whose faults, and requests to others, fail the test at its end."""
-
-    def __init__(self, browser: Browser) -> None:
-        self._browser = browser
-        self._pages: list[tuple[Page, str]] = []
-
-    def __call__(self, stage: Stage, url: str | None = None) -> Page:
-        page = self._browser.page()
-        self._pages.append((page, stage.root))
-        page.open(stage.url() if url is None else url)
-        return page
-
-    def close(self) -> None:
-        for page, _ in self._pages:
-            page.close()
-        for page, root in self._pages:
-            assert page.faults == []
-            assert [url for url in page.requests if not url.startswith(root)] == []
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Watched]:
-    watched = Watched(browser)
-    yield watched
-    watched.close()
-
-
-def go(page: Page, view: str) -> None:
-    page.evaluate(f"location.hash = {json.dumps(view)}")
-
-
-def assert_fit_for_all(page: Page) -> None:
-    """On every screen nothing for axe to find, and nothing wider than the window."""
-    page.evaluate(AXE.read_text(encoding="utf-8") + ";0")
-    for width, height, dark in reversed(SCREENS):
-        page.look(width, height, dark=dark)
-        found = page.evaluate(
-            """axe.run(document, {resultTypes: ["violations"]}).then(
-                found => found.violations.map(one => [one.id, one.nodes.map(node => node.html).slice(0, 3)]))"""
-        )
-        assert found == [], f"at {width} pixels"
-        wide = page.evaluate(
-            """[...document.querySelectorAll("body *")]
-                .filter(e => e.checkVisibility() && !e.closest("nav, pre, footer"))
-                .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 200))"""
-        )
-        assert wide == [], f"at {width} pixels"
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 # --- what it shows --------------------------------------------------------------------------------------------------
@@ -255,7 +188,8 @@ def test_who_may_only_read_is_offered_nothing_else(stage: Stage, visit: Watched)
     page.wait_text("node-a ✓ up")
     page.wait_text("hook ✓ up")
     shown = (
-        "[...document.querySelectorAll('main button')].filter(one => one.checkVisibility()).map(one => one.textContent)"
+        "[...document.querySelectorAll('main button:not([data-range])')].filter(one => one.checkVisibility())"
+        ".map(one => one.textContent)"
     )
     assert page.evaluate(shown) == []
     go(page, "apps/node-a/talker")

@@ -39,6 +39,10 @@ export async function post(where, body) {
   return (await asked("POST", where, patiently(where, { body }))).json();
 }
 
+export async function remove(where) {
+  return (await asked("DELETE", where, patiently(where, {}))).json();
+}
+
 /** How long is waited. That a daemon is silent the bridge says in time, or else the bridge itself would seem to be. */
 function patiently(where, { query, body }) {
   if (!ofDaemon(where)) return { query, body, signal: AbortSignal.timeout(ANSWER_MS) };

@@ -127,6 +127,21 @@ export function setChoices(select, pairs) {
   select.value = pairs.some(([value]) => value === chosen) ? chosen : pairs[0][0];
 }
 
+/** Shows something until it is closed, by Escape too. */
+export function showDialog(title, ...content) {
+  const { promise, resolve } = Promise.withResolvers();
+  const dialog = make(
+    "dialog",
+    { class: "large", "aria-labelledby": "dialog-title", onclose: () => (dialog.remove(), resolve()) },
+    make("h2", { id: "dialog-title" }, title),
+    ...content,
+    make("p", { class: "actions" }, make("button", { type: "button", onclick: () => dialog.close() }, "Close")),
+  );
+  document.querySelector("main").append(dialog);
+  dialog.showModal();
+  return promise;
+}
+
 /** Asks before what can't be undone; true if it is to be done. Escape is no. */
 export function confirmed(title, text, verb) {
   const { promise, resolve } = Promise.withResolvers();

@@ -34,6 +34,13 @@ export function clock(unix) {
   return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${time}`;
 }
 
+/** `12:03`; at midnight the day. */
+export function timeOfDay(unix) {
+  const at = new Date(unix * 1000);
+  if (!at.getHours() && !at.getMinutes() && !at.getSeconds()) return `${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+  return `${two(at.getHours())}:${two(at.getMinutes())}${at.getSeconds() ? `:${two(at.getSeconds())}` : ""}`;
+}
+
 /** `12:03:04 (5 min ago)`; nothing where there is no time. */
 export function ago(unix) {
   if (!unix) return undefined;

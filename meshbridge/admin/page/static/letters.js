@@ -1,7 +1,7 @@
 // Dead letters: events that a sink refused for good, to be offered again or dropped.
 
 import { get, post } from "./api.js";
-import { action, allow, confirmed, Keyed, make, setChoices, setText } from "./dom.js";
+import { action, allow, confirmed, Facts, Keyed, make, setChoices, setText, showDialog } from "./dom.js";
 import { clock, counted } from "./format.js";
 import { pause, state } from "./state.js";
 
@@ -23,7 +23,7 @@ export function showLetters(main, signal, options) {
   const body = make("tbody");
   const before = action("Previous", () => (firsts.pop(), look()));
   const after = action("Next", () => (firsts.push(letters.at(-1).id), look()));
-  const headings = ["Event", "Sink", "Refused", "Why"].map((title) => make("th", { scope: "col" }, title));
+  const headings = ["Event", "Sink", "Refused", "Why", "Message"].map((title) => make("th", { scope: "col" }, title));
   const table = make(
     "table",
     { class: "letters" },
@@ -57,6 +57,7 @@ export function showLetters(main, signal, options) {
       make("td", {}, letter.sink),
       make("td", {}, make("time", {}, clock(letter.refused_at))),
       make("td"),
+      make("td", {}, action("Message", () => showMessage(letter), { "aria-label": `Message of ${letter.event}` })),
     );
   }
 
@@ -106,6 +107,16 @@ export function showLetters(main, signal, options) {
     }
   }
 
+  /** What the sink would send now: the rules and the format of today, not of then. */
+  async function showMessage(letter) {
+    try {
+      const [found] = await post("bridge/explain", { letter: letter.id });
+      if (!signal.aborted) await showDialog(`Message to ${letter.sink}`, ...messageOf(found));
+    } catch (error) {
+      setText(said, error.message);
+    }
+  }
+
   async function change(verb) {
     const ids = [...chosen];
     if (verb === "drop" && !(await confirmed(`Drop ${counted(ids.length, "letter")}?`, "The sink will never get these events.", "Drop"))) return;
@@ -137,4 +148,17 @@ export function showLetters(main, signal, options) {
       await pause(LOOK_MS, signal);
     }
   })();
+}
+
+/** The elements of one sink's part of an explanation. */
+function messageOf(found) {
+  if (!found) return [make("p", {}, "The sink is no longer in the configuration.")];
+  if (!found.wanted) return [make("p", {}, `The sink would leave it out, by ${found.rule}.`)];
+  if (found.refused) return [make("p", {}, `No destination would accept it: ${found.refused}`)];
+  return found.messages.flatMap((message) => {
+    const facts = new Facts();
+    facts.show([["To", message.to], ...Object.entries(message.headers)]);
+    const body = message.body ?? `${message.body_base64} (base64)`;
+    return [facts.element, make("pre", { class: "message", tabindex: "0", "aria-label": "Body" }, body)];
+  });
 }

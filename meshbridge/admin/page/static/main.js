@@ -6,6 +6,7 @@ import { clock, duration } from "./format.js";
 import { state, watchBridge } from "./state.js";
 import { showApp, showRun } from "./app.js";
 import { showApps } from "./apps.js";
+import { showDelivery } from "./delivery.js";
 import { showEvents } from "./events.js";
 import { showLetters } from "./letters.js";
 import { showOverview } from "./overview.js";
@@ -14,6 +15,7 @@ const VIEWS = {
   overview: { title: "Overview", show: showOverview },
   apps: { title: "Apps", show: showApps },
   events: { title: "Events", show: showEvents },
+  delivery: { title: "Delivery", show: showDelivery },
   "dead-letters": { title: "Dead letters", show: showLetters },
 };
 

@@ -1,11 +1,14 @@
-// The bridge at a glance: each daemon, each sink, the journal.
+// The bridge at a glance: what is wrong, each daemon, each sink, the journal, and their figures.
 
-import { path, post } from "./api.js";
-import { action, allow, badge, Facts, Keyed, make, onceAFrame, setAttribute, setBadge, setText } from "./dom.js";
+import { card, GRADES, pointer, sinkCard } from "./cards.js";
+import { Keyed, make, onceAFrame, setAttribute, setBadge, setText } from "./dom.js";
+import { figuresSection, PLOTS } from "./figures.js";
 import { ago, bytes, count, counted, duration } from "./format.js";
 import { APP_STATES, state, watchApps } from "./state.js";
+import { problemList } from "./wrong.js";
 
-export function showOverview(main, signal) {
+export function showOverview(main, signal, options) {
+  const wrong = problemList();
   const summary = make("p", { class: "summary" });
   const daemons = make("ul", { class: "cards" });
   const sinks = make("ul", { class: "cards" });
@@ -14,9 +17,11 @@ export function showOverview(main, signal) {
   main.append(
     make("h1", {}, "Overview"),
     summary,
+    wrong.element,
     section("Daemons", "daemons", daemons),
     section("Sinks", "sinks", sinks),
     section("Journal", "journal", journal.element),
+    figuresSection(Object.values(PLOTS), signal),
   );
   const daemonCards = new Keyed(daemons, daemonCard, (card, link) => card.show(link));
   const sinkCards = new Keyed(sinks, sinkCard, (card, sink) => card.show(sink));
@@ -24,10 +29,13 @@ export function showOverview(main, signal) {
     if (signal.aborted || !state.bridge) return;
     const { daemons: links, sinks: couriers, journal: log } = state.bridge;
     setText(summary, summaryOf(links, couriers));
+    wrong.show(state.bridge.problems ?? []);
     daemonCards.show(links.map((link) => [link.daemon, link]));
     sinkCards.show(couriers.map((sink) => [sink.sink, sink]));
     journal.show(log);
+    pointOut();
   });
+  const pointOut = pointer(main, options.get("daemon") ?? options.get("part"));
   state.addEventListener("change", render, { signal });
   watchApps(() => (state.bridge?.daemons ?? []).map((link) => link.daemon), signal);
   if (state.bridge) render();
@@ -38,16 +46,6 @@ function summaryOf(links, sinks) {
   const up = (parts) => parts.filter((part) => part.state === "up").length;
   const waiting = Math.max(0, ...sinks.map((sink) => sink.lag_events));
   return `${up(links)} of ${counted(links.length, "daemon")} up, ${up(sinks)} of ${counted(sinks.length, "sink")} up, ${counted(waiting, "event")} waiting.`;
-}
-
-const GRADES = { up: "good", stopped: "idle", paused: "warn", gone: "bad", waiting: "bad" };
-
-/** A card with a heading, a badge, facts, and what else is appended. */
-function card(name, ...more) {
-  const state_ = badge();
-  const facts = new Facts();
-  const element = make("li", { class: "card" }, make("h3", {}, name, " ", state_), facts.element, ...more);
-  return Object.assign(element, { badge: state_, facts });
 }
 
 function daemonCard(link) {
@@ -86,53 +84,9 @@ function stateLink([text, daemon, name]) {
   return make("a", { class: "count", href: `#apps?${new URLSearchParams({ daemon, state: name })}`, "data-grade": APP_STATES[name] }, text);
 }
 
-function sinkCard(sink) {
-  const said = make("span", { role: "status" });
-  const button = action("", () => change());
-  const letters = make("a", { href: `#dead-letters?${new URLSearchParams({ sink: sink.sink })}` });
-  const element = card(sink.sink, make("p", { class: "actions" }, button, said));
-  let shown = sink;
-  let busy = false;
-  const change = async () => {
-    if (busy) return;
-    // Of what is not up: a sink that waits, or is gone, is taken up again.
-    const verb = shown.state === "up" || shown.state === "connecting" ? "pause" : "resume";
-    busy = true;
-    try {
-      const now = await post(`bridge/sinks/${path(sink.sink)}/${verb}`);
-      setText(said, verb === "pause" ? "Paused." : "Resumed.");
-      element.show(now);
-    } catch (error) {
-      setText(said, error.message);
-    }
-    busy = false;
-  };
-  element.show = (now) => {
-    shown = now;
-    const failing = now.state === "gone" || now.state === "waiting" || now.breaker !== "closed";
-    const rate = state.rates.get(now.sink);
-    setBadge(element.badge, now.state === "waiting" ? "failing" : now.state, failing ? "bad" : (GRADES[now.state] ?? "warn"));
-    setText(letters, counted(now.dead_letters, "event"));
-    element.facts.show([
-      ["Delivered", `${count(now.delivered)}${rate === undefined ? "" : `, ${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))}/s`}`],
-      ["Waiting", now.lag_events ? `${counted(now.lag_events, "event")}, the oldest for ${duration(now.lag_seconds)}` : "nothing", failing && now.lag_events ? "bad" : undefined],
-      ["Dead letters", now.dead_letters ? letters : undefined, "warn"],
-      [failing ? "Failing" : "Last error", now.last_error && `${now.last_error}${now.last_error_at ? `, ${ago(now.last_error_at)}` : ""}`, failing ? "bad" : undefined],
-      ["Failed attempts", now.failed ? count(now.failed) : undefined],
-      ["Breaker", now.breaker === "closed" ? undefined : now.breaker, "bad"],
-    ]);
-    const pauses = now.state === "up" || now.state === "connecting";
-    setText(button, pauses ? "Pause" : now.state === "waiting" ? "Try now" : "Resume");
-    setAttribute(button, "aria-label", `${button.textContent}: ${now.sink}`);
-    button.hidden = !state.scopes.has("operate");
-    allow(button, state.may("operate"));
-  };
-  return element;
-}
-
 function journalCard() {
   const meter = make("meter", { min: "0", max: "1", high: "0.9", low: "0.75", optimum: "0", "aria-label": "Share of the journal's limit" });
-  const element = card("Journal", meter);
+  const element = card("journal", meter);
   element.firstChild.firstChild.remove(); // its section says the name
   const list = make("ul", { class: "cards" }, element);
   const show = (journal) => {

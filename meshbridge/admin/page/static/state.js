@@ -136,6 +136,7 @@ export function pause(milliseconds, signal) {
     const go = () => {
       clearTimeout(timer);
       document.removeEventListener("visibilitychange", look);
+      signal?.removeEventListener("abort", go); // which lives as long as the view
       resolve();
     };
     const look = () => !document.hidden && late && go();
