@@ -9,7 +9,7 @@ SOURCES := meshbridge tests benchmarks deploy tools
 WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: all demo test test-slow test-all test-again lint format bench faults lock dist deb boot-test release-check clean programs
+.PHONY: all demo test test-slow test-all test-again test-lowest lint format bench faults lock dist deb boot-test release-check clean programs
 
 all: lint test
 
@@ -38,6 +38,13 @@ test: $(VENV)/.dev programs
 # Packages in empty environments, benchmarks, deep fuzzing, many rounds of faults.
 test-slow: $(VENV)/.dev programs
 	$(PYTEST) -m slow
+
+# With the lowest versions that pyproject.toml allows, in an environment of its own.
+test-lowest: $(VENV)/.dev programs
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(BIN)/python -m tools.lowest > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[demo,test]'
+	.venv-lowest/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m "not slow"
 
 test-all: $(VENV)/.dev programs
 	$(PYTEST)
@@ -94,4 +101,4 @@ release-check: $(VENV)/.dev
 	$(BIN)/python -m tools.release
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

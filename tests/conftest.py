@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 from uvicorn.protocols.websockets import websockets_sansio_impl
 
 from meshbridge import outside
@@ -33,6 +34,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", choices=("short", "long"), default="short", help="how many rounds the fault tests run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """``make test`` tries fewer examples of each property than ``make test-slow`` and CI."""
+    settings.register_profile("quick", max_examples=40)
+    if config.option.markexpr == "not slow":
+        settings.load_profile("quick")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

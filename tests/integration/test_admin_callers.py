@@ -167,6 +167,7 @@ def test_a_caller_that_follows_a_silent_run_no_more(api: Api, scheme: str, silen
             go(caller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.usefixtures("nothing_stays")
 def test_a_stream_that_is_held_for_hours_takes_no_more_than_one_of_a_minute(

@@ -58,6 +58,7 @@ def test_zsh_completes_from_its_path_at_the_first_tab(environ: dict[str, str], t
         complete_as_typed(shell)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("zsh")
 def test_zsh_completes_with_what_was_sourced(environ: dict[str, str], tmp_path: Path) -> None:
     setup = "autoload -U compinit; compinit -u -D; source <(meshbridge completion zsh)"
@@ -65,6 +66,7 @@ def test_zsh_completes_with_what_was_sourced(environ: dict[str, str], tmp_path: 
         complete_as_typed(shell)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("fish")
 def test_fish_completes(environ: dict[str, str], tmp_path: Path) -> None:
     binary = program("fish")

@@ -169,14 +169,23 @@ def configurations(manifests: list[Manifest]) -> dict[str, str]:
 # --- every case ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+def _cases(without: str = "") -> list[Any]:
+    """Two in `make test`, all in `make test-slow`."""
+    quick, slow = ("least", "everything"), pytest.mark.slow
+    return [case if case in quick else pytest.param(case, marks=slow) for case in CASES if case != without]
+
+
+each_case = pytest.mark.parametrize("case", _cases())
+
+
+@each_case
 def test_the_linter_finds_nothing(case: str) -> None:
     report = helm.lint(CHART, merged(CASES[case]), strict=True, kube_version=f"v{NEWEST}.0")
     assert not report["errors"]
     assert [message for message in report["messages"] if message["error"] != "icon is recommended"] == []
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_manifests_are_valid_in_kubernetes(chart: helm.Chart, case: str) -> None:
     manifests = render(chart, CASES[case])
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
@@ -187,7 +196,7 @@ def test_manifests_are_valid_in_kubernetes(chart: helm.Chart, case: str) -> None
                 kubernetes_validate.validate(manifest, version, strict=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_pods_fulfil_the_restricted_standard(chart: helm.Chart, case: str) -> None:
     """Kubernetes, 'Pod Security Standards', Restricted; and beyond it a root file system that is read-only."""
     for spec in pod_specs(render(chart, CASES[case])):
@@ -207,7 +216,7 @@ def test_pods_fulfil_the_restricted_standard(chart: helm.Chart, case: str) -> No
                 assert context["readOnlyRootFilesystem"] is True
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_what_is_mounted_is_there(chart: helm.Chart, case: str) -> None:
     manifests = render(chart, CASES[case])
     for manifest in manifests:
@@ -248,7 +257,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("check")
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case].get("workload") != "None"])
+@pytest.mark.parametrize("case", _cases(without="configuration alone"))
 def test_the_configuration_is_accepted(chart: helm.Chart, case: str, directory: Path) -> None:
     manifests = render(chart, CASES[case])
     (spec,) = [spec for spec in pod_specs(manifests) if spec["containers"][0]["name"] != "ready"]

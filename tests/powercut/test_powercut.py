@@ -16,7 +16,7 @@ from tests.powercut.oracle import Promises, findings
 from tests.powercut.replay import Cut, Disk, Mark, Operation, read_recording
 from tests.support import program
 
-pytestmark = [pytest.mark.needs("gcc"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.needs("gcc"), pytest.mark.timeout(3600)]
 
 HERE = Path(__file__).parent
 POINTS = {"short": 100, "long": 4000}
