@@ -34,6 +34,7 @@ from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
+from meshbridge.sinks.notify.sink import NotifyOptions
 from meshbridge.sinks.otlp import OtlpOptions
 from meshbridge.sinks.redis import RedisOptions
 from meshbridge.sinks.syslog import SyslogOptions
@@ -54,6 +55,7 @@ _SINKS = discover(
         LokiOptions,
         MqttOptions,
         NatsOptions,
+        NotifyOptions,
         OtlpOptions,
         RedisOptions,
         SyslogOptions,

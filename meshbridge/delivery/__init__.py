@@ -18,6 +18,7 @@ but the journal, where readers do not wait for one another longer than one short
 what becomes of an event without sending it.
 """
 
+from meshbridge.delivery.bridge_view import BridgeFeed
 from meshbridge.delivery.courier import Courier
 from meshbridge.delivery.explanation import Explanation, ExplanationError, event_from_json, explain
 from meshbridge.delivery.routes import new_route
@@ -25,6 +26,7 @@ from meshbridge.delivery.states import AppFigures, StateFeed
 
 __all__ = [
     "AppFigures",
+    "BridgeFeed",
     "Courier",
     "Explanation",
     "ExplanationError",

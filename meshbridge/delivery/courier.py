@@ -18,7 +18,7 @@ from meshbridge.fields import When, chance_of_jitter
 from meshbridge.journal import Journal, steady_now
 from meshbridge.model.status import BreakerState, RecentError, ReplayStatus, SinkState, SinkStatus
 from meshbridge.outside import said
-from meshbridge.sinks.base import Clearing, Gone, NotConnected, Refused, Retry, Sink, SinkError
+from meshbridge.sinks.base import Clearing, Gone, Later, NotConnected, Refused, Retry, Sink, SinkError
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.system.supervision import SupervisedThread
 
@@ -292,7 +292,12 @@ class Courier:
         if work.batch:
             offered = work.offered
             self._writing = True
-            self._sink.write(offered, self._options.write_seconds)
+            try:
+                self._sink.write(offered, self._options.write_seconds)
+            except Later as later:
+                self._writing = False
+                self._hold(later)
+                return
             self._writing = False
             self._idled_at = time.monotonic()
             self._letters_in_a_row = 0
@@ -302,6 +307,15 @@ class Courier:
             self._idle()
         if not work.batch:
             self._work = None
+
+    def _hold(self, later: Later) -> None:
+        """The sink's own settings have the rest wait; meanwhile it grows by what comes in."""
+        self._strikes = 0
+        self._settle(later.acknowledged)
+        self._up()
+        self._wait(min(max(later.after_seconds, _LEAST_SECONDS), _IDLE_SECONDS))
+        if self._work is not None and not self._stop.is_set():
+            self._work.top_up()
 
     def _idle(self) -> None:
         self._sink.idle()

@@ -22,6 +22,7 @@ __all__ = ["LettersWork", "LiveWork", "ReplayWork", "Work"]
 
 _MAX_BUG_CHARACTERS = 500
 _REPLAY_EVENTS = 500  # looked at in one turn
+_TOP_UPS = 20  # reads in one turn, while a sink holds a batch
 
 
 class Work(ABC):
@@ -38,6 +39,9 @@ class Work(ABC):
     @abstractmethod
     def refill(self) -> bool:
         """Reads the next batch; False when there is nothing. It may stay empty when all was left out."""
+
+    def top_up(self) -> None:  # noqa: B027 only one kind of work has something to do then
+        """Adds what has come in behind a batch that the sink holds."""
 
     @property
     def ended(self) -> bool:
@@ -117,6 +121,24 @@ class LiveWork(Work):
         if not cut_short and len(envelopes) < self._limits.max_events and self._may_fill():
             return False
         self._due = None
+        wanted = self._wanted_of(envelopes)
+        self._begin(wanted)
+        if not wanted:
+            self._move(self._batch_end)
+        return True
+
+    def top_up(self) -> None:
+        for _ in range(_TOP_UPS):
+            room = self._limits.max_events - len(self.batch)
+            if room <= 0 or not self.batch or len(self.offered) < len(self.batch):
+                return
+            envelopes = self._journal.read(self._batch_end, room)
+            if not envelopes:
+                return
+            self._begin([*self.batch, *self._wanted_of(envelopes)])
+
+    def _wanted_of(self, envelopes: list[Envelope]) -> list[Envelope]:
+        """Those that the sink gets, of what stands behind the batch; with them the batch ends further on."""
         wanted, failed = routed(envelopes, self._route)
         if len(wanted) + len(failed) < len(envelopes):
             telemetry.events_filtered(self._sink, len(envelopes) - len(wanted) - len(failed))
@@ -124,10 +146,7 @@ class LiveWork(Work):
             self._buried(envelope, "bug", error)
             telemetry.dead_letter(self._sink, envelope.event.id, error, 1)
         self._batch_end = envelopes[-1].offset
-        self._begin(wanted)
-        if not wanted:
-            self._move(self._batch_end)
-        return True
+        return wanted
 
     def _may_fill(self) -> bool:
         """Whether a batch that is not full has time left, from when its first event was seen."""

@@ -25,6 +25,7 @@ from meshbridge.config.load import ConfigError, Settings
 from meshbridge.exporter import Exporter, Sources
 from meshbridge.journal import Journal
 from meshbridge.model.figures import SAMPLE_SECONDS
+from meshbridge.model.problems import BridgeProblem
 from meshbridge.service.command_audit import CommandAudit
 from meshbridge.service.explanation import explained
 from meshbridge.service.notify import Notifier
@@ -62,7 +63,7 @@ class Service:
         self._load = load or (lambda: settings)
         self.journal = Journal(settings.journal)
         self._audit = CommandAudit(settings.admin.audit_file)
-        self.parts = Parts(self.journal, self._audit.write)
+        self.parts = Parts(self.journal, self._audit.write, self._problems)
         self.observer = Observer(self.parts, self.journal, lambda: self._missing_threads() if self._started else ())
         self.exporter = Exporter(
             settings.exporter,
@@ -144,6 +145,9 @@ class Service:
             admin="off" if self.admin is None else self.admin.address,
             journal=str(self.journal.path),
         )
+
+    def _problems(self) -> Sequence[BridgeProblem]:
+        return self.observer.problems()
 
     def _close_idle_clients(self) -> None:
         for link in self.parts.links:

@@ -11,13 +11,15 @@ from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
 from meshbridge.commands import Desk, FinishedCommand
 from meshbridge.commands.record import Record
 from meshbridge.config.load import Settings
-from meshbridge.delivery import AppFigures, Courier, StateFeed, new_route
+from meshbridge.delivery import AppFigures, BridgeFeed, Courier, StateFeed, new_route
 from meshbridge.journal import Journal
 from meshbridge.link import Link
 from meshbridge.model.events import DAEMON_PLACE
+from meshbridge.model.problems import BridgeProblem
 from meshbridge.model.status import LinkStatus, SinkState, SinkStatus
 from meshbridge.service.reload import Changes
 from meshbridge.sinks.base import Sink
+from meshbridge.sinks.bridge_view import BridgeViewer
 from meshbridge.sinks.commands import CommandSource
 from meshbridge.sinks.memory import Remembering
 from meshbridge.sinks.states import StateTeller
@@ -48,10 +50,17 @@ class Parts:
     """See the module's text. All methods but :attr:`links` and :attr:`couriers` are for one thread at a time."""
 
     def __init__(
-        self, journal: Journal, command_ended: Callable[[FinishedCommand], None] = lambda _finished: None
+        self,
+        journal: Journal,
+        command_ended: Callable[[FinishedCommand], None] = lambda _finished: None,
+        problems: Callable[[], Sequence[BridgeProblem]] = lambda: (),
     ) -> None:
-        """``command_ended`` is called with each command that ended, from any thread."""
+        """``command_ended`` is called with each command that ended, from any thread.
+
+        ``problems``: those of the bridge, for a sink that tells people.
+        """
         self._journal = journal
+        self._problems = problems
         # Replaced as a whole, so that readers need no lock.
         self.links: tuple[Link, ...] = ()
         self.couriers: tuple[Courier, ...] = ()
@@ -152,6 +161,8 @@ class Parts:
             raise PartsError(f"sinks.{name}: cannot be built: {error}") from error
         if isinstance(sink, StateTeller):
             sink.tell_states(StateFeed(self._journal, self.link_statuses, self.figures))
+        if isinstance(sink, BridgeViewer):
+            sink.view_bridge(BridgeFeed(self._journal, self._problems))
         labels = {name: daemon.labels for name, daemon in settings.daemons.items()}
         courier = Courier(
             name, sink, self._journal, options, new_route=lambda: new_route(options, self._journal, labels)

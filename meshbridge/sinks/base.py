@@ -21,6 +21,8 @@ does the rest, the same for every sink: batches, waits, retries, order, the curs
 return               all acknowledged by the destination           moves the cursor past the batch
 ``NotConnected``     the connection is lost                        ``connect`` with back-off, offers the rest again
 ``Retry``            not now                                       waits, offers the rest again
+``Later``            not due yet, by the sink's own settings       waits, counts no failure; offers the rest again, with
+                                                                   what has come in meanwhile
 ``Refused``          the first unacknowledged one will never be    a batch of one: dead letter, goes on; a larger one:
                      taken                                         halved and offered again until one is left
 ``Gone``             the destination ended delivery                sink off, journal kept, logged as an error
@@ -38,6 +40,7 @@ __all__ = [
     "Clearing",
     "Found",
     "Gone",
+    "Later",
     "NotConnected",
     "Preview",
     "Previewing",
@@ -79,6 +82,19 @@ class Retry(SinkError):  # noqa: N818
         self, message: str, *, after_seconds: float | None = None, acknowledged: int = 0, reason: str | None = None
     ) -> None:
         super().__init__(message, acknowledged=acknowledged, reason=reason)
+        self.after_seconds = after_seconds
+
+
+class Later(SinkError):  # noqa: N818
+    """Nothing has failed: by the sink's own settings the rest goes out later, in ``after_seconds`` at the latest.
+
+    It is offered again about once a second until then, as a longer batch where more has come in.
+    """
+
+    reason = "held"
+
+    def __init__(self, message: str, *, after_seconds: float, acknowledged: int = 0) -> None:
+        super().__init__(message, acknowledged=acknowledged)
         self.after_seconds = after_seconds
 
 

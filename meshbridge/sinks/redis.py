@@ -25,6 +25,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from meshbridge.fields import Format, SecretFiles, Size, Tls
 from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
 from meshbridge.sinks.splitting import encoded_parts
 from meshbridge.sinks.states import AppStates
@@ -41,7 +42,7 @@ _DENIED = ("NOAUTH ", "WRONGPASS ", "NOPERM ")
 _NOT_GREATER = "equal or smaller"
 
 
-class RedisOptions(SinkOptions, SecretFiles):
+class RedisOptions(SinkOptions, SecretFiles, DeniedOptions):
     """Redis Streams, or a server that speaks the same protocol (Valkey, KeyDB)."""
 
     type: Literal["redis"]
@@ -114,6 +115,7 @@ class RedisSink:
         self._states: AppStates | None = None
         self._states_pending: dict[tuple[str, str], str | None] = {}
         self._place = urlsplit(options.url).netloc
+        self._denied = DeniedPlaces(options)
 
     def tell_states(self, states: AppStates) -> None:
         """See :class:`meshbridge.sinks.states.StateTeller`."""
@@ -150,6 +152,8 @@ class RedisSink:
                 if isinstance(answer, Exception) and (failure := self._failure(entry, answer)) is not None:
                     failure.acknowledged = acknowledged
                     raise failure
+                if self._denied:
+                    self._denied.allowed(entry.stream)
                 acknowledged = entry.place if entry.is_last else acknowledged
         if refused is not None:
             raise refused
@@ -319,11 +323,12 @@ class RedisSink:
         )  # fmt: skip
         if isinstance(answer, passing) or text.startswith(_PASSING):
             return Retry(f"{self._place} cannot add event {entry.id} now: {shown}", reason="busy")
-        if _is_denied(answer):
+        if _is_denied(answer) and not _is_of_place(answer):
             return NotConnected(f"{self._place} refuses this user: {shown}", reason="denied")
         if text.startswith("WRONGTYPE"):
             return Retry(f"key {entry.stream} of {self._place} is no stream: choose another", reason="wrong_type")
-        return Refused(f"{self._place} refused event {entry.id}: {shown}", reason="refused")
+        refused = f"{self._place} refused event {entry.id}: {shown}"
+        return self._denied.refusal(entry.stream, refused) if _is_of_place(answer) else Refused(refused)
 
     def _is_there(self, entry: "_Entry") -> bool:
         try:
@@ -389,6 +394,13 @@ class _Entry:
     ) -> None:
         self.place, self.is_last, self.id = place, is_last, event_id
         self.stream, self.key, self.command = stream, key, command
+
+
+def _is_of_place(error: Exception) -> bool:
+    """Whether the user may not add to this stream; a login that has ended is another thing."""
+    from redis import exceptions as theirs  # noqa: PLC0415 only where the extra is there
+
+    return isinstance(error, theirs.NoPermissionError) or str(error).startswith("NOPERM ")
 
 
 def _is_denied(error: Exception) -> bool:

@@ -78,14 +78,7 @@ class BodyTemplate:
             Retry: the process that renders it cannot be started, or gets no CPU time.
 
         """
-        fields = orjson.dumps([fields_of(event) for event in events])
-        try:
-            body = self._started().ask(fields)
-        except (_MistakeError, _EndedError) as error:
-            raise Refused(f"template fails for event {events[0].id}: {error}", reason="template") from None
-        except OSError as error:
-            self.close()
-            raise Retry(f"template process: {error.strerror or error}", reason="template") from None
+        body = self.render_fields([fields_of(event) for event in events], events[0].id)
         if self._json:
             try:
                 orjson.loads(body)
@@ -95,6 +88,16 @@ class BodyTemplate:
                     reason="template",
                 ) from error
         return body
+
+    def render_fields(self, fields: Sequence[dict[str, Any]], event_id: str) -> bytes:
+        """The text for these names: those of the first stand by themselves, all are in ``events``. Raises as render."""
+        try:
+            return self._started().ask(orjson.dumps(fields))
+        except (_MistakeError, _EndedError) as error:
+            raise Refused(f"template fails for event {event_id}: {error}", reason="template") from None
+        except OSError as error:
+            self.close()
+            raise Retry(f"template process: {error.strerror or error}", reason="template") from None
 
     def close(self) -> None:
         """Ends the process. A further :meth:`render` starts another one."""

@@ -120,6 +120,31 @@ def test_a_full_server_is_waited_for(server: Server) -> None:
     sink.close(SECONDS)
 
 
+def test_a_stream_that_an_acl_forbids_costs_its_own_events_alone(server: Server) -> None:
+    server.client.acl_setuser(
+        "bridge", enabled=True, passwords=["+secret-of-bridge"], keys=["events:web"], commands=["+@all"]
+    )
+    settings = {"username": "bridge", "password": "secret-of-bridge", "stream": "events:{app}"}
+    batch = envelopes([make_event(1), make_event(2, app="db"), make_event(3)])
+    waiting = server.sink(**settings)
+    waiting.connect(SECONDS)
+    with pytest.raises(Retry, match="allow it there") as held:
+        waiting.write(batch, SECONDS)
+    assert (held.value.acknowledged, held.value.reason) == (1, "not_authorized")
+    sink = server.sink(on_denied="dead-letter", **settings)
+    sink.connect(SECONDS)
+    with pytest.raises(Refused, match="dead-letters retry") as caught:
+        sink.write(batch, SECONDS)
+    assert caught.value.acknowledged == 1
+    sink.write(batch[2:], SECONDS)
+    assert ids(server, "events:web")[-1] == "node-a/1/3"
+    server.client.acl_setuser("bridge", keys=["events:*"])
+    waiting.write(batch[1:], SECONDS)
+    assert ids(server, "events:db") == ["node-a/1/2"]
+    for one in (sink, waiting):
+        one.close(SECONDS)
+
+
 class States:
     def __init__(self) -> None:
         self.changed: dict[tuple[str, str], str | None] = {}

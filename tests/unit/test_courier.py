@@ -19,7 +19,7 @@ from meshbridge.journal import journal as journal_module
 from meshbridge.journal.ledger import Tail
 from meshbridge.model.events import Envelope, Event
 from meshbridge.model.status import BreakerState, PassState, ReplayStatus, SinkState
-from meshbridge.sinks.base import Gone, NotConnected, Refused, Retry, SinkError
+from meshbridge.sinks.base import Gone, Later, NotConnected, Refused, Retry, SinkError
 from meshbridge.sinks.options import SinkOptions
 from tests.support import make_event, wait_for
 
@@ -117,6 +117,32 @@ def test_connections_that_are_lost_at_once_make_the_waits_grow(
     wait_for(lambda: courier.status().breaker is not BreakerState.CLOSED, "the breaker to open")
     at_the_end(journal, 40)
     assert sink.accepted == sorted(sink.accepted)
+
+
+def test_a_sink_that_holds_a_batch_gets_it_again_with_what_has_come_in(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    append(journal, 4)
+    sink.script = [Later("not due", after_seconds=0.0, acknowledged=1), Later("not due", after_seconds=3600.0)]
+    courier = build(when=When(events=("stdout",)))
+    wait_for(lambda: len(sink.offers) >= 2, "the second offer")
+    append(journal, 9, 5)
+    at_the_end(journal, 13)
+    assert sink.offers[:2] == [[1, 2, 3, 4], [2, 3, 4]]
+    assert sink.offers[2][:3] == [2, 3, 4]
+    assert max(map(len, sink.offers)) <= 10
+    assert sink.accepted == list(range(1, 14))
+    status = courier.status()
+    assert (status.failed, status.last_error, status.state) == (0, None, SinkState.UP)
+
+
+def test_a_held_batch_is_not_waited_for_by_a_stop(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    append(journal, 3)
+    sink.script = [Later("not due", after_seconds=3600.0)] * 1000
+    courier = build()
+    wait_for(lambda: sink.offers, "the offer")
+    assert courier.stop(10)
+    assert journal.cursor("s") == 0
 
 
 def test_one_connection_that_is_lost_at_once_is_forgiven(journal: Journal, sink: ScriptedSink, build: Build) -> None:

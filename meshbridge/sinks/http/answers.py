@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 from meshbridge.sinks.base import Gone, Refused, Retry, SinkError
 
-__all__ = ["REMEDIES", "Answer", "failure", "readable", "words_of"]
+__all__ = ["OF_THE_MESSAGE", "REMEDIES", "Answer", "failure", "readable", "words_of"]
 
 _LONGEST_WISH_SECONDS = 86_400.0  # a Retry-After beyond a day is a mistake, and too long for a wait of the platform's
 _WORDS_CHARACTERS = 200
@@ -79,7 +79,7 @@ def words_of(text: str, secrets: Iterable[str], sent: bytes) -> str:
     return "" if repeated else words
 
 
-_OF_THE_MESSAGE = frozenset({400, 409, 411, 413, 414, 415, 422, 431})
+OF_THE_MESSAGE = frozenset({400, 409, 411, 413, 414, 415, 422, 431})
 REMEDIES: dict[int, str] = {
     401: "set auth or headers to what the server accepts",
     402: "see the account at the server: it asks for a payment",
@@ -104,7 +104,7 @@ def failure(answer: Answer, place: str) -> SinkError | None:
         text = f"{text}: {answer.words}"
     if status == HTTPStatus.GONE:
         return Gone(f"{text} (Gone): it wants no more events")
-    if status in _OF_THE_MESSAGE:
+    if status in OF_THE_MESSAGE:
         return Refused(text, reason=f"http_{status}")
     if 300 <= status < 400:  # noqa: PLR2004
         text, reason = f"{text}: redirects are not followed; set url to where it is now", "redirect"

@@ -21,6 +21,7 @@ from tests.contract.sinks.far_lines import LinesFarEnd
 from tests.contract.sinks.far_loki import LokiFarEnd
 from tests.contract.sinks.far_mqtt import MqttFarEnd
 from tests.contract.sinks.far_nats import NatsFarEnd
+from tests.contract.sinks.far_notify import NotifyFarEnd
 from tests.contract.sinks.far_otlp import OtlpFarEnd
 from tests.contract.sinks.far_redis import RedisFarEnd
 from tests.contract.sinks.far_syslog import SyslogFarEnd
@@ -37,6 +38,7 @@ FAR_ENDS: dict[str, type[FarEnd]] = {
     "loki": LokiFarEnd,
     "mqtt": MqttFarEnd,
     "nats": NatsFarEnd,
+    "notify": NotifyFarEnd,
     "otlp": OtlpFarEnd,
     "redis": RedisFarEnd,
     "syslog": SyslogFarEnd,

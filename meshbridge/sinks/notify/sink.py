@@ -1,0 +1,279 @@
+"""Writes messages for people to a chat, by mail or as a push, over Apprise.
+
+* **Acknowledged** means: the service has taken a message that tells of the event, or the event is a repetition that the
+  next message counts. What waits for its group, for the end of the quiet hours or for the bound on messages
+  stays in the journal, not acknowledged (``Later``): a bridge that is killed meanwhile tells it after its start.
+* **Not from events**: problems of the bridge and ``resolved`` are noticed in ``idle`` and ``write``, and are known in
+  memory alone. A restart forgets them; a problem that lasts is then told again.
+* **Refused** by the service: a dead letter, where the answer speaks of the message. All else is tried again.
+"""
+
+import importlib.util
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from meshbridge.fields import Duration, RetryWaits, SecretFiles, When
+from meshbridge.model.events import Envelope, Event
+from meshbridge.model.problems import BridgeProblemKind
+from meshbridge.sinks.base import Found, Later, NotConnected, Preview, Refused, Retry
+from meshbridge.sinks.bridge_view import BridgeView
+from meshbridge.sinks.notify.groups import Groups, Hold, Limits, Nothing, Send
+from meshbridge.sinks.notify.message import Writer, sign_of
+from meshbridge.sinks.notify.service import Background, Service
+from meshbridge.sinks.options import SinkOptions, secret_of
+from meshbridge.sinks.templates import BodyTemplate
+
+__all__ = ["NotifyOptions", "NotifySink", "quiet_until"]
+
+_QUIET = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_DAY = timedelta(days=1)
+_DEFAULT_PROBLEMS = (
+    BridgeProblemKind.DAEMON_DOWN,
+    BridgeProblemKind.SINK_FAILING,
+    BridgeProblemKind.SINK_GONE,
+    BridgeProblemKind.SINK_STOPPED,
+)
+
+
+class NotifyOptions(SinkOptions, SecretFiles):
+    """Messages for people: chat, mail, push, over Apprise."""
+
+    type: Literal["notify"]
+    url: SecretStr | None = Field(default=None, description="Apprise URL of one service; never shown")
+    url_file: Path | None = None
+    when: When = Field(
+        default=When(events=("exit", "health", "removed")),
+        description="which events this sink gets; without exit_codes, exits with 0 and 9 are no failures",
+    )
+    problems: tuple[BridgeProblemKind, ...] = Field(
+        default=_DEFAULT_PROBLEMS,
+        description="problems of the bridge that are reported, as meshbridge status names them",
+    )
+    resolved: bool = Field(default=True, description="tell when what was reported is over")
+    group_wait: Duration = Field(default=30.0, ge=0, le=3600, description="what happens within this goes out together")
+    repeat_interval: Duration = Field(
+        default=4 * 3600.0, ge=0, description="until what goes on is reported again, with how often it happened"
+    )
+    resolve_after: Duration = Field(default=300.0, ge=0, description="how long an app must do well to be resolved")
+    quiet_hours: str | None = Field(
+        default=None, description="22:00-07:00, in the host's time: what happens then goes out at their end; null: none"
+    )
+    max_per_hour: int = Field(default=20, ge=1, description="messages within an hour; more wait, and go out as one")
+    max_entries: int = Field(
+        default=10, ge=1, le=100, description="reported in full in one message; the rest is counted"
+    )
+    output_lines: int = Field(default=10, ge=0, le=100, description="last lines of output of a process that failed")
+    title: str | None = Field(default=None, description="Jinja2 template of the title; null: the one below")
+    body: str | None = Field(default=None, description="Jinja2 template of the body; null: the one below")
+    retry: RetryWaits = Field(
+        default=RetryWaits(give_up_after=86_400.0), description="waits between attempts; after a day a dead letter"
+    )
+
+    @field_validator("quiet_hours")
+    @classmethod
+    def _hours(cls, value: str | None) -> str | None:
+        if value is not None and ((match := _QUIET.fullmatch(value)) is None or match.group(1, 2) == match.group(3, 4)):
+            raise ValueError(f"not quiet hours: {value!r} (use 22:00-07:00)")
+        return value
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.url is None and self.url_file is None:
+            raise ValueError("needs url or url_file: the address of a service, as Apprise writes it")
+        if self.url is not None and "://" not in self.url.get_secret_value():
+            raise ValueError("url is not one of Apprise's: it begins with the service, such as mailto:// or slack://")
+        if importlib.util.find_spec("apprise") is None:
+            raise ValueError("needs the extra notify: pip install 'meshbridge[notify]'")
+        return self
+
+    def templates(self) -> tuple[BodyTemplate | None, BodyTemplate | None]:
+        """Title and body.
+
+        Raises:
+            ValueError: one has a mistake.
+
+        """
+        title, body = (None if one is None else BodyTemplate(one, json=False) for one in (self.title, self.body))
+        return title, body
+
+    def probe(self, timeout_seconds: float) -> Found:
+        """Reads the URL, and connects to the service's host, where that is known; sends nothing.
+
+        Raises:
+            NotConnected: the URL cannot be used, or the host cannot be reached.
+
+        """
+        service = Service(secret_of(self, "url") or "")
+        untried = "whether it takes messages: only a message shows that"
+        if (reached := service.reach(timeout_seconds)) is None:
+            return Found(f"the URL is one of {service.name}", untried=untried)
+        return Found(f"{service.name} at {reached} accepts the connection", untried=untried)
+
+    def build(self, name: str, _state_directory: Path) -> "NotifySink":
+        return NotifySink(name, self)
+
+
+class NotifySink:
+    """See the module's text. ``clock`` is monotonic."""
+
+    def __init__(
+        self,
+        name: str,
+        options: NotifyOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        local_time: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._clock = clock
+        self._local_time = local_time
+        self._service: Service | None = None
+        self._view: BridgeView | None = None
+        self._background = Background(f"notify-{name}")
+        self._sending: Send | None = None  # what the background sends
+        self._groups = Groups(
+            Limits(
+                group_wait=options.group_wait,
+                repeat_interval=options.repeat_interval,
+                resolve_after=options.resolve_after,
+                resolved=options.resolved,
+                per_hour=options.max_per_hour,
+                most_events=options.batch.max_events,
+            )
+        )
+        title, body = options.templates()
+        self._templates = [one for one in (title, body) if one is not None]
+        self._writer = Writer(
+            title, body, most_entries=options.max_entries, lines=options.output_lines, output=self._output
+        )
+
+    def view_bridge(self, view: BridgeView) -> None:
+        """See :class:`meshbridge.sinks.bridge_view.BridgeViewer`."""
+        self._view = view
+
+    # --- the contract --------------------------------------------------------------------------------------------
+
+    def connect(self, timeout_seconds: float) -> None:
+        self._service = None
+        service = Service(secret_of(self._options, "url") or "")
+        service.reach(timeout_seconds * 0.9)
+        self._service = service
+
+    def write(self, batch: Sequence[Envelope], timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds * 0.9
+        service = self._connected()
+        self._background.wait(deadline - time.monotonic())
+        if self._background.is_busy:
+            raise Retry(f"{service.name} is still busy with the message before", after_seconds=1.0, reason="slow")
+        self._end_background()
+        self._look_at_bridge()
+        signed = [(one, sign_of(one.event, every_exit=bool(self._options.when.exit_codes))) for one in batch]
+        found = self._groups.events(signed, self._clock(), self._quiet_until())
+        if isinstance(found, Nothing):
+            return
+        if isinstance(found, Hold):
+            after = found.until - self._clock()
+            raise Later("not due yet", after_seconds=after, acknowledged=found.done)
+        try:
+            message = self._writer.write(found.entries, [one.event for one in batch])
+            service.send(message, max(0.1, deadline - time.monotonic()))
+        except Refused:
+            if len(batch) == 1:
+                self._groups.refused(found, batch, self._clock())
+            raise
+        self._groups.sent(found, self._clock())
+        self._groups.dealt_with(batch)
+
+    def idle(self) -> None:
+        """What is not told by an event is sent in the background."""
+        service = self._connected()
+        if self._background.is_busy:
+            return
+        self._end_background()
+        self._look_at_bridge()
+        found = self._groups.time_passes(self._clock(), self._quiet_until())
+        if isinstance(found, Send):
+            message = self._writer.write(found.entries, ())
+            self._sending = found
+            self._background.start(lambda: service.send(message, self._options.write_seconds))
+
+    def close(self, timeout_seconds: float) -> None:
+        self._service = None
+        self._background.wait(timeout_seconds)
+        for template in self._templates:
+            template.close()
+
+    def preview(self, event: Event) -> list[Preview]:
+        """As if the event came alone, and were due."""
+        groups, envelope = Groups(Limits(group_wait=0.0)), Envelope(0, event)
+        sign = sign_of(event, every_exit=bool(self._options.when.exit_codes))
+        found = groups.events([(envelope, sign)], 0.0, None)
+        if not isinstance(found, Send):
+            return []
+        message = self._writer.write(found.entries, [event])
+        url = self._options.url
+        scheme = "" if url is None else url.get_secret_value().partition("://")[0]
+        to = f"the service of {scheme}://…" if scheme else "the service of url_file"
+        return [Preview(to, {"title": message.title, "type": message.tone.value}, message.body.encode())]
+
+    # --- parts of it ---------------------------------------------------------------------------------------------
+
+    def _connected(self) -> Service:
+        if self._service is None:
+            raise NotConnected("not connected to the service")
+        return self._service
+
+    def _end_background(self) -> None:
+        """Takes the end of what was sent in the background.
+
+        Raises:
+            SinkError: the service did not take it; it is tried again, unless it was refused for good.
+
+        """
+        if self._sending is None or not self._background.has_ended:
+            return
+        sending, self._sending = self._sending, None
+        try:
+            self._background.take()
+        except Refused as refused:
+            self._groups.refused(sending, (), self._clock())  # not again until it is to be repeated
+            raise Retry(str(refused), after_seconds=0.0, reason=refused.reason) from refused
+        self._groups.sent(sending, self._clock())
+
+    def _look_at_bridge(self) -> None:
+        if self._view is None or not self._options.problems:
+            return
+        wanted = [
+            one
+            for one in self._view.problems()
+            if one.kind in self._options.problems and one.sink != self._name  # this sink cannot tell of itself
+        ]
+        self._groups.problems(wanted, self._clock())
+
+    def _output(self, envelope: Envelope, lines: int) -> list[str]:
+        return [] if self._view is None or not lines else self._view.output_before(envelope, lines)
+
+    def _quiet_until(self) -> float | None:
+        seconds = quiet_until(self._options.quiet_hours, self._local_time())
+        return None if seconds is None else self._clock() + seconds
+
+
+def quiet_until(hours: str | None, now: datetime) -> float | None:
+    """Seconds to the end of the quiet hours (``22:00-07:00``); None outside them."""
+    if hours is None:
+        return None
+    match = _QUIET.fullmatch(hours)
+    assert match is not None
+    begin, end = (int(match[at]) * 60 + int(match[at + 1]) for at in (1, 3))
+    minute = now.hour * 60 + now.minute
+    if not (begin <= minute < end if begin < end else minute >= begin or minute < end):
+        return None
+    ends = now.replace(hour=end // 60, minute=end % 60, second=0, microsecond=0)
+    return ((ends if ends > now else ends + _DAY) - now).total_seconds()
