@@ -44,7 +44,8 @@ test-lowest: $(VENV)/.dev programs
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(BIN)/python -m tools.lowest > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[demo,test]'
-	.venv-lowest/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m "not slow"
+	.venv-lowest/bin/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile -m "not slow" \
+		-W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
 test-all: $(VENV)/.dev programs
 	$(PYTEST)

@@ -17,7 +17,7 @@ import meshbridge
 ROOT = Path(__file__).parents[1]
 
 _GENERATORS = (
-    "tools.api", "tools.configuration", "tools.manpage", "tools.metrics", "tools.logs", "tools.stable",
+    "tools.api", "tools.configuration", "tools.manpage", "tools.metrics", "tools.logs", "tools.layers", "tools.stable",
     "tools.write_dashboards", "tools.chart",
 )  # fmt: skip
 _IN_THE_WHEEL = (
