@@ -6,7 +6,7 @@ import meshbridge
 from meshbridge.admin import bridge as bridge_area
 from meshbridge.admin import daemons as daemons_area
 from meshbridge.admin import events as events_area
-from meshbridge.admin import history, middleware, page, problem_handlers, reference, token
+from meshbridge.admin import history, kept, middleware, page, problem_handlers, reference, token
 from meshbridge.admin import reload as reload_area
 from meshbridge.admin.audit import Audit
 from meshbridge.admin.auth import Authenticate
@@ -36,6 +36,7 @@ def new_application(bridge: Bridge, authenticate: Authenticate, options: AdminOp
     application.state.bridge = bridge
     application.include_router(bridge_area.router)
     application.include_router(history.router)
+    application.include_router(kept.router)
     application.include_router(daemons_area.router)
     application.include_router(reload_area.router)
     events_area.install(application, bridge.journal, most=options.max_streams)

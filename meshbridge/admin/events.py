@@ -27,11 +27,11 @@ from meshbridge.admin.bridge import TheBridge
 from meshbridge.admin.moments import moment
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import Streamed
-from meshbridge.fields import TextList, When, matches
+from meshbridge.fields import TextList, matches
 from meshbridge.journal import Journal
-from meshbridge.model.events import Envelope, EventType, cloudevent
+from meshbridge.model.events import Envelope, Event, EventType, cloudevent
 
-__all__ = ["EventFeed", "EventReader", "install", "router"]
+__all__ = ["EventFeed", "EventReader", "EventsFilter", "install", "router"]
 
 HEARTBEAT_SECONDS = 15.0
 _EVENTS = 500  # read at a time
@@ -41,6 +41,8 @@ _READERS = 1  # threads that read for all streams
 _RESTS = 2  # times as long as a read: all streams together take a third of a core, and the journal has the rest
 _TURN = 50  # events after which other threads get the interpreter
 _RETRY_MILLISECONDS = 2000
+_WILDCARDS = frozenset("*?[")
+_TEXTS = {EventType.STDOUT: "output", EventType.EXIT: "last_error"}
 _OFFSET = r"^\d{0,18}$"  # empty: as if it were not there
 
 
@@ -103,7 +105,7 @@ class EventFeed:
             news.set()
 
 
-class EventsQuery(BaseModel):
+class EventsFilter(BaseModel):
     """Which events."""
 
     daemon: TextList = Field(default=(), description="shell patterns of daemons' names; none: all", max_length=64)
@@ -111,14 +113,8 @@ class EventsQuery(BaseModel):
     event: TextList = Field(
         default=(), description="start, exit, stdout, health, status, removed, gap; none: all", max_length=64
     )
-    since: str | None = Field(
-        default=None,
-        max_length=64,
-        description="begin with kept events that came in at this time (unix seconds) or within this duration (2h)",
-        examples=["2h", "1795515820"],
-    )
-    last_event_id: str | None = Field(
-        default=None, pattern=_OFFSET, description="as the header Last-Event-ID, which wins over it"
+    text: str = Field(
+        default="", max_length=1024, description="in the output, or in the error of an exit; in upper or lower case"
     )
 
     @field_validator("event")
@@ -129,6 +125,53 @@ class EventsQuery(BaseModel):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"unknown event {unknown[0]!r}: use {', '.join(known)}")
         return names
+
+    @property
+    def only_daemon(self) -> str | None:
+        """The one daemon that is wanted."""
+        return _only(self.daemon)
+
+    @property
+    def only_app(self) -> str | None:
+        """The one app that is wanted."""
+        return _only(self.app)
+
+    def wants(self, envelope: Envelope) -> bool:
+        """Whether an event is wanted."""
+        event = envelope.event
+        if self.daemon and not matches(event.daemon, self.daemon):
+            return False
+        if (self.event and event.type.label not in self.event) or (self.app and not matches(event.app, self.app)):
+            return False
+        return not self.text or _contains(event, self.text.casefold())
+
+
+def _only(patterns: tuple[str, ...]) -> str | None:
+    return patterns[0] if len(patterns) == 1 and not _WILDCARDS & set(patterns[0]) else None
+
+
+def _contains(event: Event, text: str) -> bool:
+    """Whether what an app has written has this text, which is in lower case."""
+    field = _TEXTS.get(event.type)
+    if field is None:
+        return False
+    data = orjson.loads(event.data)
+    written = data.get(field) if isinstance(data, dict) else None
+    return isinstance(written, str) and text in written.casefold()
+
+
+class EventsQuery(EventsFilter):
+    """Which events, and from where on."""
+
+    since: str | None = Field(
+        default=None,
+        max_length=64,
+        description="begin with kept events that came in at this time (unix seconds) or within this duration (2h)",
+        examples=["2h", "1795515820"],
+    )
+    last_event_id: str | None = Field(
+        default=None, pattern=_OFFSET, description="as the header Last-Event-ID, which wins over it"
+    )
 
     @field_validator("since")
     @classmethod
@@ -143,8 +186,7 @@ class EventReader:
 
     def __init__(self, journal: Journal, wanted: EventsQuery, last_event_id: str | None) -> None:
         self._journal = journal
-        self._daemons = wanted.daemon
-        self._when = When(events=wanted.event, apps=wanted.app)
+        self._wanted = wanted
         self._since = wanted.since
         self._last_event_id = last_event_id
         self._after = 0
@@ -190,19 +232,13 @@ class EventReader:
             if envelope.offset > self._after + 1:
                 parts.append(self._lost_up_to(envelope.offset - 1))
             self._after = envelope.offset
-            if self._wants(envelope):
+            if self._wanted.wants(envelope):
                 self._told = envelope.offset
                 parts.append(_event(envelope))
                 size += len(parts[-1])
                 if size >= _PIECE_BYTES:
                     break
         return b"".join(parts), bool(envelopes) and (len(envelopes) == _EVENTS or self._after < envelopes[-1].offset)
-
-    def _wants(self, envelope: Envelope) -> bool:
-        event = envelope.event
-        if self._daemons and not matches(event.daemon, self._daemons):
-            return False
-        return self._when.wants(event.type.label, event.app)
 
     def _lost_up_to(self, last: int) -> bytes:
         facts = {"first": self._after + 1, "last": last, "events": last - self._after}

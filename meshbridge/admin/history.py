@@ -1,5 +1,6 @@
 """``/api/v1/bridge/timeline`` and what belongs to it: what happened to apps, from the journal."""
 
+import dataclasses
 import time
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ _MOST_LANES = 1000
 _MOST_SEGMENTS = 20_000  # about, in one answer
 _MOST_SEGMENTS_OF_LANE = 400
 _LEAST_SEGMENTS_OF_LANE = 20
-_DAY_SECONDS = 86_400.0
+_MOST_RUNS = 1000
 
 router = APIRouter(prefix="/api/v1/bridge", tags=["bridge"])
 _READ = [needs(Scope.READ)]
@@ -225,6 +226,98 @@ def run_json(run: Run) -> dict[str, Any]:
 
 def _gap_json(gap: Gap) -> dict[str, Any]:
     return {"daemon": gap.daemon, "start": gap.start, "end": gap.end, "missed": gap.missed, "offset": gap.offset}
+
+
+class RunsQuery(HistoryQuery):
+    """Which runs."""
+
+    before: str | None = Field(
+        default=None, max_length=64, pattern=r"^-?\d+(\.\d+)?:\d+$", description="`next` of the page before"
+    )
+    limit: int = Field(default=100, ge=1, le=_MOST_RUNS, description="how many runs at most")
+
+
+_RUNS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "processes of apps that ran in the time, the latest start first; `next` where there are more",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "runs": [
+                        {"daemon": "node-a", "app": "web", **_LANE["segments"][0]["run"], "duration": 180.0}  # type: ignore[index]
+                    ],
+                    "next": None,
+                    "complete": True,
+                },
+            }
+        },
+    }
+}
+
+
+@router.get("/history", dependencies=_READ, responses=_RUNS, response_class=Response)
+def list_runs(bridge: TheBridge, wanted: Annotated[RunsQuery, Query()]) -> Response:
+    """The processes of apps, with how each ended and how often its app had been started again."""
+    since, until = wanted.window()
+    runs: list[tuple[tuple[float, int], Lane, Run]] = []
+    query = TimelineQuery(Window(since, until), wanted.daemon, wanted.app, limit=_MOST_LANES)
+    found = _found(bridge.journal.history, query)
+    complete = found.complete
+    while True:
+        for lane in found.lanes:
+            runs += [(_order(run), lane, run) for run in lane.runs if _overlaps(run, since, until)]
+        if found.next is None:
+            break
+        found = _found(bridge.journal.history, dataclasses.replace(query, after=found.next))
+    if wanted.before is not None:
+        moment_text, _, offset = wanted.before.partition(":")
+        runs = [one for one in runs if one[0] < (float(moment_text), int(offset))]
+    runs.sort(key=lambda one: one[0], reverse=True)
+    shown, now = runs[: wanted.limit], time.time()
+    return _json(
+        {
+            "runs": [
+                {"daemon": lane.daemon, "app": lane.app, **run_json(run), "duration": run.duration(now)}
+                for _, lane, run in shown
+            ],
+            "next": "{}:{}".format(*shown[-1][0]) if len(shown) < len(runs) else None,
+            "complete": complete,
+        }
+    )
+
+
+def _order(run: Run) -> tuple[float, int]:
+    known = run.start if run.start is not None else run.end
+    return known or 0.0, run.first or run.last
+
+
+def _overlaps(run: Run, since: float, until: float) -> bool:
+    return (run.end is None or run.end >= since) and (run.start is None or run.start <= until)
+
+
+class RunOutput(BaseModel):
+    """The end of what a process wrote, from the journal."""
+
+    output: str
+    whole: bool = Field(description="whether it is all that the process wrote")
+    kept: bool = Field(description="false: the journal no longer keeps events of that time")
+
+
+@router.get("/history/output", dependencies=_READ)
+def get_run_output(
+    bridge: TheBridge,
+    daemon: Annotated[str, Query(max_length=255, description="name of the daemon", examples=["node-a"])],
+    app: Annotated[str, Query(max_length=1024, description="name of the app", examples=["web"])],
+    offset: Annotated[int, Query(ge=0, le=2**62, description="`offset` of the run")],
+    lines: Annotated[int, Query(ge=1, le=1000, description="how many lines at most")] = 20,
+) -> RunOutput:
+    """The last lines that a process wrote, stderr included, as far as the journal keeps them."""
+    try:
+        found = bridge.journal.output_of_run(daemon, app, offset, lines)
+    except JournalError as error:
+        raise _unreadable(error) from error
+    return RunOutput(output=found.text, whole=found.whole, kept=found.kept)
 
 
 class Restarts(BaseModel):

@@ -19,6 +19,7 @@ from meshbridge.cli import (
     delivery,
     emulation,
     execute,
+    history,
     journal,
     login,
     logs,
@@ -71,6 +72,7 @@ app.command(rich_help_panel=_SETTING_UP)(completion_scripts.completion)
 app.command(rich_help_panel=_SETTING_UP)(bridge.version)
 
 app.command(rich_help_panel=_APPS)(tail.tail)
+app.command(rich_help_panel=_APPS)(history.history)
 app.command(rich_help_panel=_APPS)(apps.apps)
 app.command(rich_help_panel=_APPS)(apps.app)
 app.command(rich_help_panel=_APPS)(top.top)

@@ -51,6 +51,10 @@ def tail(
     app: AppFilter = None,
     event: EventFilter = None,
     since: SinceOption = None,
+    grep: Annotated[
+        str | None,
+        typer.Option("--grep", "-g", help="Show only output and errors of exits with this text, in any case."),
+    ] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many events.")] = None,
     raw: RawOption = False,
     as_json: JsonOption = False,
@@ -69,7 +73,7 @@ def tail(
     with speaking(config, _SILENCE_SECONDS) as client:
         if daemon is not None:
             chosen_daemons(client, daemon)
-        query = {"daemon": daemon, "app": app or [], "event": wanted, "since": begin}
+        query = {"daemon": daemon, "app": app or [], "event": wanted, "since": begin, "text": grep or None}
         try:
             _follow(client, query, show, count)
         except KeyboardInterrupt:

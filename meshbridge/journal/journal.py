@@ -18,6 +18,7 @@ from meshbridge.journal.ledger import Ledger
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.options import JournalOptions
 from meshbridge.journal.retention import steady_now
+from meshbridge.journal.search import Found, Output, Wanted, output_of_run, search
 from meshbridge.journal.store import DATABASE, StateKey, Store
 from meshbridge.journal.writer import Writer
 from meshbridge.model.events import Envelope, Event
@@ -207,6 +208,14 @@ class Journal:
     def find(self, event_id: str) -> Envelope | None:
         """The event of an id, as far as the journal has it. Goes over all of it: for a person, now and then."""
         return inspection.find(self._options.path / DATABASE, event_id)
+
+    def search(self, wanted: Wanted, *, after: int, before: int, limit: int) -> Found:
+        """Some of the newest events between two offsets; see :func:`meshbridge.journal.search.search`."""
+        return search(self._options.path / DATABASE, wanted, after=after, before=before, limit=limit)
+
+    def output_of_run(self, daemon: str, app: str, offset: int, lines: int) -> Output:
+        """The last lines of a process; see :func:`meshbridge.journal.search.output_of_run`."""
+        return output_of_run(self._options.path / DATABASE, daemon, app, offset, lines)
 
     def verify(self) -> Verification:
         """Reads everything and compares; damage that is found is mended as if it had shown by itself.

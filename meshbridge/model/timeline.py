@@ -68,6 +68,10 @@ class Run:
     restarts: int = 0  # restarts of the app after a failure, in the hour up to its start
     replaced: bool = False  # its EXIT was not seen before the next START
 
+    def duration(self, now: float) -> float | None:
+        """For how many seconds it ran, or has run; None where its start is not known."""
+        return None if self.start is None else max(0.0, (now if self.end is None else self.end) - self.start)
+
     @property
     def failed(self) -> bool:
         """Whether it ended, and not with exit code 0."""

@@ -81,7 +81,7 @@ class Door:
         with self.asking(*arguments, **options) as response:
             body = response.read()
             kind = response.headers["content-type"]
-            return response, json.loads(body) if kind and kind.endswith("json") else body
+            return response, json.loads(body) if kind and kind.endswith(("/json", "+json")) else body
 
     @contextlib.contextmanager
     def events(

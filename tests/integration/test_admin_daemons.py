@@ -94,8 +94,14 @@ def test_apps_are_registered_seen_and_removed_as_by_the_sdk(api: Api, sdk: AppMe
     assert api.json("GET", f"{NODE}/apps/web/health") == {"app": "web", "healthy": sdk.check_app_health("web")}
     assert api.json("POST", f"{NODE}/apps/web/disable") == {"app": "web", "enabled": False, "deleted": None}
     assert sdk.get_app("web").status == 0
+    refused = api.json("POST", f"{NODE}/apps/web/restart", 422)
+    assert "web is disabled: enable it instead" in refused["detail"]
     api.json("POST", f"{NODE}/apps/web/enable")
     assert sdk.get_app("web").status == 1
+    wait_for(lambda: sdk.get_app("web").pid, "its process")
+    before = sdk.get_app("web").pid
+    assert api.json("POST", f"{NODE}/apps/web/restart") == {"app": "web", "enabled": True, "deleted": None}
+    wait_for(lambda: sdk.get_app("web").pid not in {None, before}, "another process")
     assert api.json("DELETE", f"{NODE}/apps/web")["deleted"] is True
     assert api.json("DELETE", f"{NODE}/apps/web", 404)["detail"] == "node-a has no app 'web'"
 

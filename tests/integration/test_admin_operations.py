@@ -51,6 +51,7 @@ SCOPES = {
         DELETE /{daemon}/runs/{run}
         POST /{daemon}/apps/{app}/disable
         POST /{daemon}/apps/{app}/enable
+        POST /{daemon}/apps/{app}/restart
         POST /{daemon}/apps/{app}/runs
         POST /{daemon}/apps/{app}/task
     """,

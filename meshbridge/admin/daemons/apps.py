@@ -16,6 +16,7 @@ from meshbridge.admin.daemons.safety import refuse_harm, refuse_running_shell_ap
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import App, AppMeshClient, AppOutput
 from meshbridge.appmesh.harm import harms_of_app
+from meshbridge.appmesh.restart import restart_app as restart
 from meshbridge.fields import Options
 from meshbridge.model.app_state import described
 
@@ -150,6 +151,22 @@ async def disable_app(ask: Ask, app: _App) -> Changed:
     """End its process, and keep it from being started."""
     await ask(lambda client: client.disable_app(app))
     return Changed(app=app, enabled=False)
+
+
+@router.post(
+    "/{app}/restart",
+    dependencies=[needs(Scope.OPERATE)],
+    responses=good("its process has ended, and it may be started", {"app": "web", "enabled": True, "deleted": None}),
+    openapi_extra=sdk("disable_app", "enable_app"),
+)
+async def restart_app(
+    ask: Ask,
+    app: _App,
+    wait: Annotated[int, Query(ge=1, le=300, description="seconds to wait for the end of its process")] = 60,
+) -> Changed:
+    """End its process, wait until it has ended, and let it be started again. Refused where the app is disabled."""
+    await ask.to_the_end(lambda client: restart(client, app, float(wait)))
+    return Changed(app=app, enabled=True)
 
 
 @router.get(

@@ -114,6 +114,22 @@ class Asking:
         finally:
             share.release()
 
+    async def to_the_end(self, operation: Callable[[AppMeshClient], T]) -> T:
+        """As the call itself with ``waits``; but what has begun is completed, also when the caller disconnects."""
+        share = self.shares.of(self.daemon, Kind.WAITING)
+        if not await _taken(share, 0.0):
+            raise self._busy()
+
+        def work() -> T:
+            with self.told(), self.bridge.client(self.daemon, alone=True) as client, self.settings(client):
+                found = operation(client)
+            return found  # noqa: RET504 as in run
+
+        try:
+            return await self.in_thread(work)
+        finally:
+            share.release()
+
     async def _waiting(self, operation: Callable[[AppMeshClient], T]) -> T:
         """On a connection of its own, which is closed when the caller disconnects: the answer has no reader then."""
         held = contextlib.ExitStack()
