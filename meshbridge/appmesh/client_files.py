@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
+import orjson
 import requests
 
 from meshbridge.appmesh import paths
@@ -148,6 +149,8 @@ class FileOperations(LoginOperations):
                 return
             message = self._file_message("GET", paths.FILE_DOWNLOAD, remote_file, token)
             with session.open(message, self._timeout_seconds) as response:
+                if _has_no_file(response) and self._generation() != 2:  # noqa: PLR2004 as documented
+                    raise _not_served(message)
                 yield _remote_file(message, response, {})
 
     @contextlib.contextmanager
@@ -184,18 +187,26 @@ class FileOperations(LoginOperations):
             by_ticket = self._takes_tickets()
             if by_ticket:
                 message, _ = self._ticket_message("POST", paths.FILE_UPLOAD, remote_file)
-                body: Any = upload.source
+                body: Any = _bare(upload)
             else:
                 if self._provider is not None:
                     token = self._checked(token)
                 message = self._file_message("POST", paths.FILE_UPLOAD, remote_file, token)
-                body = MultipartFile(upload.source, upload.name, upload.size)
-                message.headers["Content-Type"] = body.content_type
+                body, message.headers["Content-Type"] = self._https_body(upload, upload.size)
             message.headers.update(upload.attributes)
             with session.open(message, self._timeout_seconds, body) as response:
                 if response.status_code not in {HTTPStatus.OK, HTTPStatus.CREATED}:
                     raise answer_error(message, _read(message, response))
+                if not by_ticket and self._generation() != 2 and _is_placeholder(_read(message, response)):  # noqa: PLR2004 as documented
+                    raise _not_served(message)
         return not upload.attributes or not by_ticket or self._generation() != 2  # noqa: PLR2004 as documented
+
+    def _https_body(self, upload: Upload, size: int) -> tuple[Any, str]:
+        """What an upload over HTTPS carries, and its type: a form at daemons of 2.x, the bare file at those of 3.x."""
+        if self._generation() == 3:  # noqa: PLR2004 as documented
+            return _bare(upload), "application/octet-stream"
+        form = MultipartFile(upload.source, upload.name, size)
+        return form, form.content_type
 
     def _checked(self, token: str) -> str:
         """A token that the daemon takes: a body that was sent once can't be sent again with another."""
@@ -272,6 +283,35 @@ def _remote_file(request: RequestMessage, response: requests.Response, attribute
     length = response.headers.get("Content-Length", "")
     size = int(length) if length.isdecimal() else None
     return RemoteFile({**attributes, **read_headers(response)}, size, response.iter_content(_CHUNK_BYTES))
+
+
+def _bare(upload: Upload) -> Any:
+    """The file itself as a body. An empty one has a length, too: without, it would be sent in chunks."""
+    return upload.source if upload.size else b""
+
+
+def _has_no_file(response: requests.Response) -> bool:
+    """Whether a daemon of 3.x says something instead of giving the file: it is its port for WSS."""
+    is_json = "json" in response.headers.get("Content-Type", "").lower()
+    return response.status_code == HTTPStatus.OK and is_json and "Content-Disposition" not in response.headers
+
+
+def _is_placeholder(answer: ResponseMessage) -> bool:
+    """Whether a daemon of 3.x has stored nothing, though it answers 200: it is its port for WSS."""
+    if answer.http_status != HTTPStatus.OK:
+        return False
+    try:
+        found = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(found, dict) and "message" in found
+
+
+def _not_served(request: RequestMessage) -> AppMeshRequestError:
+    return AppMeshRequestError(
+        "this port of the daemon carries no files: use https:// on port 6060, tcp:// or wss://",
+        operation=f"{request.http_method} {request.request_uri}",
+    )
 
 
 def _read(request: RequestMessage, response: requests.Response) -> ResponseMessage:

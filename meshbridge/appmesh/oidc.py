@@ -206,7 +206,10 @@ def refreshed(endpoint: TokenEndpoint, grant: Grant) -> Grant | None:
     try:
         with issuer_errors():
             renewed = endpoint.grant("refresh_token", refresh_token=grant.refresh_token)
-    except AppMeshAuthError as error:
+    except (AppMeshAuthError, AppMeshIssuerError) as error:
+        # Dex says 400 invalid_request of one that has expired or was used, where RFC 6749 has invalid_grant.
+        if isinstance(error, AppMeshIssuerError) and error.status != HTTPStatus.BAD_REQUEST:
+            raise
         logger.debug("the refresh token is spent: %s", error)
         return None
     # Without rotation the old one stays good (RFC 6749, 6).

@@ -1,5 +1,6 @@
 """Things to try without an App Mesh daemon."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,14 @@ import typer
 from meshbridge.cli.output import fail
 
 __all__ = ["demo", "emulate"]
+
+
+class Generation(StrEnum):
+    """Of an emulated daemon."""
+
+    TWO = "2"
+    AUGUST = "3.0"
+    OCTOBER = "3"
 
 
 def demo(
@@ -29,9 +38,13 @@ def emulate(
     wss_port: Annotated[int, typer.Option(help="Port of WSS.")] = 6058,
     https_port: Annotated[int, typer.Option(help="Port of HTTPS.")] = 6060,
     *,
+    issuer_port: Annotated[int, typer.Option(help="Port of the issuer of a daemon of 3.x (HTTP, loopback).")] = 6062,
     generation: Annotated[
-        int, typer.Option(min=2, max=3, help="3: a daemon of 3.x, with an issuer of tokens beside it.")
-    ] = 2,
+        Generation,
+        typer.Option(
+            help="3: a daemon of October 2026, 3.0: one of August; both with an issuer of tokens beside them.",
+        ),
+    ] = Generation.TWO,
     data_dir: Annotated[Path | None, typer.Option(help="Keep apps, users and keys here; default: forget them.")] = None,
 ) -> None:
     """Run an App Mesh daemon's stand-in, to try things and to test against."""
@@ -46,7 +59,8 @@ def emulate(
         tcp_port=tcp_port,
         wss_port=wss_port,
         https_port=https_port,
-        generation=3 if generation == 3 else 2,  # noqa: PLR2004 of the daemon
+        issuer_port=issuer_port,
+        generation=generation.value,
         data_dir=data_dir,
     )
     try:

@@ -11,13 +11,15 @@ How it is put together, from the outside in:
 ``operations/``                   what the daemon can do, one module per area
 ``applications``, ``application`` the apps and their events, over ``processes``, ``output``, ``schedule``, ``tasks``
 ``events``, ``connection``        the one counter, subscriptions, and the queue in front of each client
-``accounts``, ``tokens``          who may do what
+``access``                        who asks, and what they may do: by ``accounts`` and ``tokens`` (2.x), or by
+                                  ``principals`` and the tokens of ``issuer``, ``issuer_web`` (3.x)
+``dialects``                      what differs between the generations in words and manners
 ``store``                         what outlives a restart
 
 Everything inside belongs to one thread with one event loop, so nothing inside has a lock. A request is a task; one that
 never waits is carried out whole, so its answer and the events that it causes keep their order.
 
-It is a daemon of 2.x, or on request (``generation``) one of 3.x, which ``GET /appmesh/auth/config`` shows.
+It is a daemon of 2.x, or on request (``generation``) one of 3.x: ``3.0`` of August 2026, ``3`` of October.
 """
 
 from meshbridge.emulator.emulator import Emulator

@@ -1,7 +1,7 @@
 """``python -m meshbridge.emulator``: for tests that need the daemon as a process of its own.
 
 Once it listens it prints one line of JSON:
-``{"ready": true, "tcp": [host, port], "wss": …, "https": …, "ca_file": …}``.
+``{"ready": true, "tcp": [host, port], "wss": …, "https": …, "issuer": …, "ca_file": …}``.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from meshbridge.emulator.dialects import DIALECTS
 from meshbridge.emulator.emulator import Emulator
 from meshbridge.emulator.errors import EmulatorError
 from meshbridge.emulator.foreground import emulate
@@ -24,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="keep the daemon there; default: a temporary directory")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--node-name", default="node-a")
+    parser.add_argument("--generation", choices=list(DIALECTS), default="2")
+    parser.add_argument("--issuer-port", type=int, default=0, help="of a daemon of 3.x; 0: a free one, -1: off")
     parser.add_argument("--prometheus-port", type=int, default=0)
     given = parser.parse_args(arguments)
     options = EmulatorOptions(
@@ -33,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         https_port=_port(given.https_port),
         data_dir=given.data_dir,
         node_name=given.node_name,
+        generation=given.generation,
+        issuer_port=_port(given.issuer_port),
         prometheus_port=given.prometheus_port,
     )
     try:
@@ -49,6 +54,7 @@ def _say_ready(emulator: Emulator) -> None:
         "tcp": emulator.tcp_address,
         "wss": emulator.wss_address,
         "https": emulator.https_address,
+        "issuer": emulator.issuer_address,
         "ca_file": str(emulator.ca_file),
     }
     print(json.dumps(facts), flush=True)  # noqa: T201 what the starter reads

@@ -1,4 +1,4 @@
-"""Users, roles and what they may do (``golden/exchanges.jsonl``: list_users, list_roles, list_permissions)."""
+"""Users and roles of 2.x, and what they may do (``golden/exchanges.jsonl``: list_users, list_roles, …)."""
 
 import hashlib
 import hmac
@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from meshbridge.emulator import procfs
 from meshbridge.emulator.errors import Refused
@@ -77,13 +77,41 @@ class User:
         return hmac.compare_digest(digest, _hash(password, salt))
 
 
-class Accounts:
-    """The users and roles of one daemon."""
+class Caller(Protocol):
+    """Who asks: a user of 2.x, a principal of 3.x."""
+
+    @property
+    def name(self) -> str:
+        """Owns apps."""
+
+    @property
+    def roles(self) -> list[str]: ...
+
+
+class Roles:
+    """The roles of one daemon."""
 
     def __init__(self) -> None:
-        self.users: dict[str, User] = {}
         self.roles: dict[str, list[str]] = {}
         self._deleted_roles: dict[str, list[str]] = {}
+
+    def permissions(self, caller: Caller) -> set[str]:
+        """A role that was deleted counts for those who have it, until the daemon starts again (measured)."""
+        known = {**self._deleted_roles, **self.roles}
+        return {permission for role in caller.roles for permission in known.get(role, ())}
+
+    def delete_role(self, name: str) -> None:
+        """Nothing where there is none."""
+        if name in self.roles:
+            self._deleted_roles[name] = self.roles.pop(name)
+
+
+class Accounts(Roles):
+    """The users and roles of one daemon of 2.x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: dict[str, User] = {}
 
     @classmethod
     def default(cls) -> "Accounts":
@@ -109,16 +137,6 @@ class Accounts:
     def dump(self) -> dict[str, Any]:
         return {"users": {name: asdict(user) for name, user in self.users.items()}, "roles": self.roles}
 
-    def permissions(self, user: User) -> set[str]:
-        """A role that was deleted counts for those who have it, until the daemon starts again (measured)."""
-        known = {**self._deleted_roles, **self.roles}
-        return {permission for role in user.roles for permission in known.get(role, ())}
-
-    def delete_role(self, name: str) -> None:
-        """Nothing where there is none."""
-        if name in self.roles:
-            self._deleted_roles[name] = self.roles.pop(name)
-
     def groups(self) -> list[str]:
         return sorted({user.group for user in self.users.values()})
 
@@ -143,13 +161,14 @@ class Accounts:
         user.set_password(password)
         self.users[name] = user
 
-    def may_access(self, user: User, owner: str, permission: int, *, write: bool) -> bool:
+    def may_access(self, user: Caller, owner: str, permission: int, *, write: bool) -> bool:
         """An app's own ``permission``: two digits, the owner's group then the others; 0 leaves it open to all."""
         if user.name == owner or not owner or not permission:
             return True
         of_group, of_others = divmod(permission, 10)
-        owner_user = self.users.get(owner)
-        allowed = of_group if owner_user is not None and owner_user.group == user.group else of_others
+        caller, owner_user = self.users.get(user.name), self.users.get(owner)
+        together = caller is not None and owner_user is not None and owner_user.group == caller.group
+        allowed = of_group if together else of_others
         return allowed != DENY and (allowed == WRITE or not write)
 
 

@@ -104,6 +104,7 @@ class Application:
         self.cpu_sample: tuple[float, float] | None = None
         """When CPU time was last read, and what it was."""
         self._surroundings = surroundings
+        self._dialect = surroundings.options.dialect
         self._loop = asyncio.get_running_loop()
         self._start_timer: asyncio.TimerHandle | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -119,7 +120,7 @@ class Application:
 
     def registered(self) -> None:
         """Its first event, and its first start where one is due at once."""
-        if not self.definition.get("health_check_cmd"):
+        if not self.definition.get("health_check_cmd") or self._dialect.probes_health:
             self._set_health(UNHEALTHY)
         if self.schedule.limited:
             self._later(LIMIT_CHECK_SECONDS, self._check_limits)
@@ -141,14 +142,14 @@ class Application:
         self.listed_status = None
         if self.status == DISABLED:
             self.status = ENABLED
-            self._emit("STATUS", {"previous_status": "disabled", "status": "enabled"})
+            self._emit_status()
             self._schedule_start(ENABLE_SECONDS)
 
     def disable(self) -> None:
         self.listed_status = None
         if self.status == ENABLED:
             self.status = DISABLED
-            self._emit("STATUS", {"previous_status": "enabled", "status": "disabled"})
+            self._emit_status()
         self._cancel_start()
         self.exit_code_known = False
         self.kill()
@@ -158,7 +159,7 @@ class Application:
         self.removed = True
         if self.status == ENABLED:
             self.status = DISABLED
-            self._emit("STATUS", {"previous_status": "enabled", "status": "disabled"})
+            self._emit_status()
         self._cancel_timers()
         self.tasks.close()
         self.kill()
@@ -170,7 +171,7 @@ class Application:
         self.removed = True
         if self.status == ENABLED:
             self.status = DISABLED
-            self._emit("STATUS", {"previous_status": "enabled", "status": "disabled"})
+            self._emit_status()
         self._cancel_timers()
         self.tasks.close()
         self._set_health(UNHEALTHY)
@@ -199,6 +200,11 @@ class Application:
 
     def kill_after(self, seconds: float) -> None:
         self._later(seconds, self.kill)
+
+    @property
+    def permission(self) -> int:
+        """Who but its owner may see and change it."""
+        return int(self.definition.get("permission") or 0)
 
     @property
     def running(self) -> bool:
@@ -235,9 +241,11 @@ class Application:
             stdin=self._stdin(),
             on_output=collector.write,
             on_end=lambda code: self._ended(process, collector, code),
+            signal_code=self._dialect.signal_code,
         )
         self.process = process
-        self._set_health(HEALTHY)
+        if not (self._dialect.probes_health and self.definition.get("health_check_cmd")):
+            self._set_health(HEALTHY)
         self._emit("START", {"pid": process.pid, "process_uuid": self.process_uuid})
         self._schedule_next()
 
@@ -387,6 +395,7 @@ class Application:
             directory=self._directory(),
             on_output=lambda _data, _last: None,
             on_end=self._checked,
+            signal_code=self._dialect.signal_code,
         )
         self._check = check
         self._later(HEALTH_CHECK_TIMEOUT_SECONDS, check.kill)
@@ -425,8 +434,12 @@ class Application:
             previous, self.health = self.health, health
             self._emit("HEALTH", {"health": health, "previous_health": previous})
 
-    def _emit_output(self, text: str, position: int) -> None:
-        self._emit("STDOUT", {"finished": False, "output": text, "position": position})
+    def _emit_status(self) -> None:
+        self._emit("STATUS", self._dialect.status_data(enabled=self.status == ENABLED))
+
+    def _emit_output(self, text: str, position: int, last: bool) -> None:
+        finished = last and self._dialect.drains_at_end
+        self._emit("STDOUT", {"finished": finished, "output": text, "position": position})
 
     def _emit(self, event_type: str, data: Any) -> None:
         self._surroundings.hub.emit(self.name, event_type, data)

@@ -1,6 +1,7 @@
 """What the daemon knows of a client's connection, whatever carries it."""
 
 import asyncio
+import ipaddress
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -23,9 +24,13 @@ class Connection:
     number of bytes. Only the event loop's thread touches it.
     """
 
-    def __init__(self, transport: str, *, max_messages: int | None = None, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, transport: str, *, peer: str = "", max_messages: int | None = None, max_bytes: int | None = None
+    ) -> None:
         self.transport = transport
         """``tcp``, ``wss``, ``wss-https`` (REST on the WSS port), ``https`` or ``peer`` (forwarded by another node)."""
+        self.is_local = transport != "peer" and (not peer or is_loopback(peer))
+        """Whether the other side is a process of this host."""
         self.sender: Sender | None = None
         self.queue: deque[bytes] = deque()
         self.queued_bytes = 0
@@ -34,12 +39,22 @@ class Connection:
         self.overrun = False
         """The client did not read, and is being cut off."""
         self.closed = False
+        self.principal_id: str | None = None
+        """Who opened it, by the token of its WebSocket upgrade (3.x); good for each request on it."""
+        self.workers_only = False
+        """Nobody did, and this daemon (3.x of August) then answers apps that ask for tasks, and no one else."""
         self.file_frames: Callable[[bytes], None] | None = None
         """Takes the frames that come in while a file is uploaded over TCP."""
+        self.sends_file = False
         self.on_closed: list[Callable[[], None]] = []
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._shortened: asyncio.Event | None = None
+
+    @property
+    def carries_file(self) -> bool:
+        """Whether raw frames of a file go either way."""
+        return self.sends_file or self.file_frames is not None
 
     @property
     def takes_events(self) -> bool:
@@ -93,3 +108,10 @@ class Connection:
         self.on_closed.clear()
         if self._shortened is not None:
             self._shortened.set()
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -3,13 +3,12 @@
 import asyncio
 import logging
 import secrets
-from typing import Any
 
 import orjson
 
 from meshbridge.appmesh.tcp_messages import RequestMessage
-from meshbridge.emulator import jwt_reading
-from meshbridge.emulator.accounts import Accounts, User
+from meshbridge.emulator.access import Access, Bearers, Logins
+from meshbridge.emulator.accounts import Accounts, Caller
 from meshbridge.emulator.applications import Applications
 from meshbridge.emulator.configuration import Configuration
 from meshbridge.emulator.connection import Connection
@@ -18,10 +17,11 @@ from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.forwarding import Neighbours
 from meshbridge.emulator.http_metrics import HttpMetrics
 from meshbridge.emulator.identifiers import Identifiers
-from meshbridge.emulator.issuer import add_service_account
+from meshbridge.emulator.issuer import AUTOMATION_CLIENT, DEFAULT_USERS, ISSUER, Issuer, subject_of
 from meshbridge.emulator.messages import Answer, Call, message_answer
 from meshbridge.emulator.metrics import Exposition
-from meshbridge.emulator.operations import ROUTES
+from meshbridge.emulator.operations import routes
+from meshbridge.emulator.principals import ADMIN_ROLE, MAINTENANCE_ROLE, VIEWER_ROLE, Principals, principal_id
 from meshbridge.emulator.routes import Found, Routes
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
@@ -29,8 +29,8 @@ from meshbridge.emulator.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-VERSIONS = {2: "appmesh_2.2.1", 3: "appmesh_3.0.14"}
 METRICS_PATH = "/appmesh/metrics"
+DISCOVERY_PATHS = frozenset({"/appmesh/auth/config", "/.well-known/oauth-protected-resource"})
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE"})
 
 
@@ -47,19 +47,39 @@ class Daemon:
         self.start_time = store.new_start_time(earlier_start)
         self.identifiers = Identifiers()
         self.hub = EventHub(self.identifiers, options.record_limit if options.record else 0)
+        self.dialect = options.dialect
         self.applications = Applications(self.hub, self.identifiers, store, options, environment)
         self.http_metrics = HttpMetrics()
         self.exposition = Exposition(self)
         self.neighbours = Neighbours()
-        self.configuration = Configuration.load(store, options, VERSIONS[options.generation])
-        self.accounts, signing_key = _security(store)
-        self.tokens = Tokens(options.node_name, signing_key, options.token_leeway_seconds)
-        if options.generation == 3:  # noqa: PLR2004 of the daemon
-            add_service_account(self.accounts)
-        self._routes = Routes(ROUTES[options.generation])
+        self.configuration = Configuration.load(store, options, self.dialect.version)
+        self.logins = _logins(store, options)
+        self.issuer: Issuer | None = None
+        self.bearers: Bearers | None = None
+        self.access: Access = self.logins
+        if self.dialect.has_issuer:
+            self.issuer = Issuer.load(store, options.issuer_token_seconds)
+            self.access = self.bearers = _bearers(store, self.issuer, options.token_leeway_seconds)
+        self._routes = Routes(routes(self.dialect))
+
+    @property
+    def accounts(self) -> Accounts:
+        """Users and roles of 2.x."""
+        return self.logins.accounts
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of 2.x."""
+        return self.logins.tokens
+
+    @property
+    def principals(self) -> Principals:
+        """Principals and roles of 3.x."""
+        assert self.bearers is not None
+        return self.bearers.principals
 
     def save_accounts(self) -> None:
-        self.store.write("security.json", {**self.accounts.dump(), "signing_key": self.tokens.keys[0]})
+        self.access.save(self.store)
 
     async def handle(self, request: RequestMessage, connection: Connection) -> Answer:
         """Carries out one request, from whichever transport. Never raises but when cancelled."""
@@ -67,9 +87,9 @@ class Daemon:
         refused = self._refused_before_routes(request, headers)
         if refused is not None:
             return refused
-        if "x-target-host" in headers:
-            return await self.neighbours.forward(headers["x-target-host"], request)
         path = request.request_uri
+        if "x-target-host" in headers:
+            return await self._forward(request, connection, headers)
         found = self._routes.find(request.http_method, path)
         label = found.route.label if found else "unmatched"
         if path == METRICS_PATH:
@@ -82,6 +102,15 @@ class Daemon:
             return answer
         finally:
             self.http_metrics.ended(request.http_method, label, status, started)
+
+    async def _forward(self, request: RequestMessage, connection: Connection, headers: dict[str, str]) -> Answer:
+        """A daemon of 3.x looks at the token of what it hands on, as the target does once more."""
+        if self.bearers is not None and request.request_uri not in DISCOVERY_PATHS:
+            try:
+                self.bearers.identify(Call(request, connection, headers))
+            except Refused as refused:
+                return refused.answer
+        return await self.neighbours.forward(headers["x-target-host"], request)
 
     def _refused_before_routes(self, request: RequestMessage, headers: dict[str, str]) -> Answer | None:
         """What every path answers alike: to methods that there are not, and to a browser of another origin."""
@@ -120,68 +149,41 @@ class Daemon:
             log.error("operation failed: %s %s: %r", request.http_method, request.request_uri, error)  # noqa: TRY400 as above
             return message_answer(500, "Internal server error")
 
-    def authorize(self, call: Call, permission: str) -> User:
-        """Checks the token, then that its user has ``permission`` (empty: any user will do).
+    def authorize(self, call: Call, permission: str) -> Caller:
+        """Checks who asks, then that they have ``permission`` (empty: anyone known will do).
 
         Raises:
-            Refused: 400, 401, 404, 412 or 500 for the token, 400 (not 403) for a missing permission.
+            Refused: as the generation answers it.
 
         """
-        user, _claims = self.authenticate(call)
-        self.require(user, permission)
-        return user
+        if call.connection.workers_only:
+            raise Refused(401, "a WebSocket that was opened without a bearer token is for workers only")
+        call.caller = self.access.identify(call)
+        self.access.require(call.caller, permission)
+        return call.caller
 
-    def authenticate(self, call: Call) -> tuple[User, dict[str, Any]]:
-        """Who asks, by the token that came along; as :meth:`authorize` raises."""
-        user, _claims = self.named_by(call)
-        claims = self.tokens.check(call.token)
-        call.caller = user
-        return user, claims
-
-    def named_by(self, call: Call) -> tuple[User, dict[str, Any]]:
-        """The user in the token of a request, and all its claims; signature and end are not looked at.
-
-        Raises:
-            Refused: there is no token, the text is none, or there is no such user.
-
-        """
-        call.token = bearer(call)
-        return self.named_in(call.token)
-
-    def named_in(self, token: str) -> tuple[User, dict[str, Any]]:
-        """As :meth:`named_by`, of a token."""
-        _header, claims = jwt_reading.read(token)
-        name = claims.get("sub")
-        if name is None:
-            raise Refused(401, "No user info in token")
-        if not isinstance(name, str):
-            raise Refused(500, "Internal server error")
-        user = self.accounts.users.get(name)
-        if user is None:
-            raise Refused(404, "user not found")
-        return user, claims
-
-    def require(self, user: User, permission: str) -> None:
-        if permission and permission not in self.accounts.permissions(user):
-            raise Refused(400, f"Permission denied: user '{user.name}' lacks required permission '{permission}'")
+    def require(self, caller: Caller, permission: str) -> None:
+        """Raises Refused: the caller lacks it."""
+        self.access.require(caller, permission)
 
 
-def bearer(call: Call) -> str:
-    """The token of a request: bare, or after ``Bearer`` in this case.
-
-    Raises:
-        Refused: 401, there is no such header.
-
-    """
-    if "authorization" not in call.headers:
-        raise Refused(401, "No authentication token provided")
-    return call.header("Authorization").removeprefix("Bearer ").strip()
-
-
-def _security(store: Store) -> tuple[Accounts, str]:
+def _logins(store: Store, options: EmulatorOptions) -> Logins:
     stored = store.read("security.json")
-    if stored is not None:
-        return Accounts.load(stored), stored["signing_key"]
-    accounts, key = Accounts.default(), secrets.token_hex(32)
-    store.write("security.json", {**accounts.dump(), "signing_key": key})
-    return accounts, key
+    accounts = Accounts.default() if stored is None else Accounts.load(stored)
+    key = secrets.token_hex(32) if stored is None else stored["signing_key"]
+    logins = Logins(accounts, Tokens(options.node_name, key, options.token_leeway_seconds))
+    if stored is None:
+        logins.save(store)
+    return logins
+
+
+def _bearers(store: Store, issuer: Issuer, leeway_seconds: int) -> Bearers:
+    stored = store.read("authorization.json")
+    bearers = Bearers(Principals.load(stored), issuer, leeway_seconds)
+    if stored is None:
+        roles = {AUTOMATION_CLIENT: MAINTENANCE_ROLE}
+        roles |= zip(DEFAULT_USERS, (ADMIN_ROLE, VIEWER_ROLE), strict=False)
+        for name, role in roles.items():
+            bearers.principals.change(principal_id(ISSUER, subject_of(name)), {"roles": [role]})
+        bearers.save(store)
+    return bearers

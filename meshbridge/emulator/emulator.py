@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import logging
 import shutil
 import socket
@@ -17,12 +16,14 @@ from typing import Any, Self, TypeVar
 
 from meshbridge.appmesh.tcp_messages import RequestMessage
 from meshbridge.emulator.certificates import certificates, server_context
-from meshbridge.emulator.connection import Connection
+from meshbridge.emulator.connection import Connection, is_loopback
 from meshbridge.emulator.daemon import Daemon
 from meshbridge.emulator.errors import EmulatorError
 from meshbridge.emulator.events import RecordedEvent
-from meshbridge.emulator.issuer import REALM_PATH, IssuerApplication
+from meshbridge.emulator.issuer import ISSUER, subject_of
+from meshbridge.emulator.issuer_web import AUTH_PATH, IssuerApplication
 from meshbridge.emulator.messages import Answer
+from meshbridge.emulator.principals import principal_id
 from meshbridge.emulator.processes import Reaper
 from meshbridge.emulator.settings import EmulatorOptions
 from meshbridge.emulator.store import Store
@@ -80,7 +81,7 @@ class Emulator:
         """
         if self._thread is not None:
             raise EmulatorError("the emulator runs already")
-        if not _is_loopback(self.options.host):
+        if not is_loopback(self.options.host):
             log.warning(
                 "the emulator listens on %s, not on loopback only: anyone who reaches it can run commands here with "
                 "its well-known passwords",
@@ -135,6 +136,36 @@ class Emulator:
         """Resets every client's connection: no close frame, no end of the TLS stream."""
         self._call(self._drop_connections)
 
+    def break_hop(self) -> None:
+        """Ends every subscription as a daemon of 3.x ends forwarded ones whose next node is gone."""
+        self._call(self._running().hub.disconnected)
+
+    def set_signing_keys(self, *, available: bool) -> None:
+        """3.x: whether the daemon has the keys of its issuer; without them it answers 503."""
+        bearers = self._running().bearers
+        assert bearers is not None
+        self._call(lambda: setattr(bearers, "keys_available", available))
+
+    def set_issuer_user(self, email: str, password: str, role: str | None = None) -> None:
+        """3.x: adds a user at the issuer, or gives one another password; with ``role``, as ``appmesh-auth.sh`` does."""
+
+        def change() -> None:
+            daemon = self._running()
+            assert daemon.issuer is not None
+            daemon.issuer.set_password(email, password)
+            daemon.issuer.save(daemon.store)
+            if role is not None:
+                daemon.principals.change(principal_id(ISSUER, subject_of(email)), {"roles": [role]})
+                daemon.save_accounts()
+
+        self._call(change)
+
+    @property
+    def issuer_url(self) -> str:
+        """Where the issuer of a daemon of 3.x is reached over HTTP; its name is another."""
+        host, port = self.issuer_address or ("", 0)
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}{AUTH_PATH}"
+
     @property
     def sequence(self) -> int:
         """The number of the last event."""
@@ -154,9 +185,9 @@ class Emulator:
     def join(self, other: "Emulator") -> None:
         """Makes two nodes of one cluster: each forwards to the other (``X-Target-Host``) and takes its tokens."""
         for node, neighbour in ((self, other), (other, self)):
-            key = neighbour._running().tokens.keys[0]  # noqa: SLF001 the other emulator is one of these
+            daemon = neighbour._running()  # noqa: SLF001 the other emulator is one of these
             node._call(  # noqa: SLF001 as above
-                functools.partial(node._know, neighbour._names(), neighbour._serve_forwarded, key)  # noqa: SLF001 as above
+                functools.partial(node._know, neighbour._names(), neighbour._serve_forwarded, daemon)  # noqa: SLF001 as above
             )
 
     # --- in the loop's thread -----------------------------------------------------------------------------------------
@@ -208,9 +239,6 @@ class Emulator:
         addresses = {name: _address(sock) for name, sock in sockets.items()}
         self.tcp_address, self.wss_address = addresses.get("tcp"), addresses.get("wss")
         self.https_address, self.issuer_address = addresses.get("https"), addresses.get("issuer")
-        if self.issuer_address is not None:
-            host, port = self.issuer_address
-            daemon.tokens.issuer = f"https://{f'[{host}]' if ':' in host else host}:{port}{REALM_PATH}"
         ports = {name: addresses[name][1] if name in addresses else 0 for name in ("tcp", "wss", "https")}
         daemon.configuration.set_ports(**ports)
         daemon.neighbours.own(self._names())
@@ -223,7 +251,13 @@ class Emulator:
                 ssl_shutdown_timeout=CLOSE_SECONDS,
             )
         self._web = [
-            WebServer(self._application(daemon, name), sockets[name], context, messages=name == "wss")
+            WebServer(
+                self._application(daemon, name),
+                sockets[name],
+                None if name == "issuer" else context,
+                messages=name == "wss",
+                pings=daemon.dialect.pings,
+            )
             for name in ("wss", "https", "issuer")
             if name in sockets
         ]
@@ -233,12 +267,14 @@ class Emulator:
 
     def _ports(self) -> tuple[tuple[str, int | None], ...]:
         options = self.options
-        issuer = options.issuer_port if options.generation == 3 else None  # noqa: PLR2004 of the daemon
+        issuer = options.issuer_port if options.dialect.has_issuer else None
         return ("tcp", options.tcp_port), ("wss", options.wss_port), ("https", options.https_port), ("issuer", issuer)
 
     def _application(self, daemon: Daemon, name: str) -> Callable[[AbortClient], Any]:
         if name == "issuer":
-            return lambda _abort: IssuerApplication(daemon, self.options.issuer_token_seconds)
+            assert daemon.issuer is not None
+            issuer = IssuerApplication(daemon.issuer)
+            return lambda _abort: issuer
         return lambda abort: WebApplication(daemon, self.options, messages=name == "wss", abort=abort)
 
     async def _close(self, server: asyncio.Server | None) -> None:
@@ -293,11 +329,13 @@ class Emulator:
         addresses = [address for address in (self.tcp_address, self.wss_address, self.https_address) if address]
         return {self.options.node_name, *(f"{host}:{port}" for host, port in addresses)}
 
-    def _know(self, names: set[str], forward: Callable[[RequestMessage], Awaitable[Answer]], key: str) -> None:
+    def _know(self, names: set[str], forward: Callable[[RequestMessage], Awaitable[Answer]], other: Daemon) -> None:
         daemon = self._running()
         daemon.neighbours.add(names, forward)
-        if key not in daemon.tokens.keys:
-            daemon.tokens.keys.append(key)
+        if daemon.bearers is not None and other.issuer is not None:
+            daemon.bearers.keys.update(other.issuer.public_keys)
+        if other.tokens.keys[0] not in daemon.tokens.keys:
+            daemon.tokens.keys.append(other.tokens.keys[0])
 
     async def _serve_forwarded(self, request: RequestMessage) -> Answer:
         """Carries out another node's request; called in that node's loop, served in this one's."""
@@ -342,10 +380,3 @@ def _bind(host: str, port: int) -> socket.socket:
 def _address(sock: socket.socket) -> Address:
     host, port = sock.getsockname()[:2]
     return host, port
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -5,6 +5,8 @@
 ``Refused``                 the daemon's own answer to a request that it does not carry out
 """
 
+from collections.abc import Mapping
+
 from meshbridge.emulator.messages import Answer, message_answer
 
 
@@ -23,9 +25,9 @@ class NotInstalled(EmulatorError):  # noqa: N818 reads as a fact, like the SDK's
 class Refused(Exception):  # noqa: N818 an answer, not an error of the emulator
     """Ends an operation with the daemon's answer to it."""
 
-    def __init__(self, status: int, message: str | None = None) -> None:
+    def __init__(self, status: int, message: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message or str(status))
-        self.answer = Answer(status) if message is None else message_answer(status, message)
+        self.answer = Answer(status) if message is None else message_answer(status, message, headers)
 
 
 class NoSuchApplication(Refused):

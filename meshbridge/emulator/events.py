@@ -18,6 +18,7 @@ from meshbridge.emulator.identifiers import Identifiers
 
 EVENT_TYPES = ("START", "EXIT", "STDOUT", "HEALTH", "STATUS", "REMOVED")
 """In the order in which the daemon lists them in an answer, whatever the order in the question."""
+DISCONNECTED = "__disconnected__"
 
 _packed: Callable[[object], bytes] = msgpack.packb
 _BEFORE_UUID = b"\x86" + _packed("uuid")
@@ -49,6 +50,8 @@ class Subscription:
     app: str
     events: frozenset[str]
     connection: Connection
+    caller: str = ""
+    """Who subscribed."""
     tails: dict[tuple[str, str], bytes] = field(default_factory=dict)
     """The encoded headers by app and event type: they are the same for each copy."""
     body_end: bytes = b""
@@ -80,8 +83,8 @@ class EventHub:
         self._by_app: dict[str, list[Subscription]] = {}
         self._connections: dict[Connection, list[Subscription]] = {}
 
-    def subscribe(self, connection: Connection, app: str, events: Iterable[str]) -> Subscription:
-        subscription = Subscription(self._identifiers.next(), app, frozenset(events), connection)
+    def subscribe(self, connection: Connection, app: str, events: Iterable[str], caller: str = "") -> Subscription:
+        subscription = Subscription(self._identifiers.next(), app, frozenset(events), connection, caller)
         self._subscriptions[subscription.id] = subscription
         self._by_app.setdefault(app, []).append(subscription)
         if connection not in self._connections:
@@ -90,12 +93,14 @@ class EventHub:
         self._connections[connection].append(subscription)
         return subscription
 
-    def unsubscribe(self, connection: Connection, subscription_id: str) -> bool:
-        """False where this connection has no such subscription."""
+    def unsubscribe(self, connection: Connection, subscription_id: str, caller: str | None = None) -> bool:
+        """False where this connection, or where ``caller`` is given any connection of theirs, has no such one."""
         subscription = self._subscriptions.get(subscription_id)
-        if subscription is None or subscription.connection is not connection:
+        if subscription is None:
             return False
-        self._connections[connection].remove(subscription)
+        if subscription.connection is not connection and (caller is None or subscription.caller != caller):
+            return False
+        self._connections[subscription.connection].remove(subscription)
         self._remove(subscription)
         return True
 
@@ -127,21 +132,25 @@ class EventHub:
             if event_type not in subscription.events:
                 continue
             if not common:
-                common = b'{"app_name":%b,"data":%b,"event_type":"%b","sequence":%d,"timestamp":%d' % (
-                    orjson.dumps(app),
-                    orjson.dumps(data, option=orjson.OPT_SORT_KEYS),
-                    event_type.encode(),
-                    self.sequence,
-                    timestamp,
-                )
-            body = common + subscription.body_end
-            uuid = self._identifiers.next().encode()
-            length = _bytes_header(len(body))
-            tail = subscription.tail(app, event_type)
-            message = b"".join((_BEFORE_UUID, b"\xab", uuid, _AFTER_UUID, length, body, tail))
-            self.pushed_bytes += len(message)
-            subscription.connection.push(message)
+                common = _body_start(app, event_type, data, self.sequence, timestamp)
+            self._push(subscription, app, event_type, common)
         return self.sequence
+
+    def disconnected(self) -> None:
+        """Ends every subscription as a daemon of 3.x ends forwarded ones whose next node is gone: it says so."""
+        for subscription in list(self._subscriptions.values()):
+            app = "" if subscription.app == "*" else subscription.app
+            self._push(subscription, app, DISCONNECTED, _body_start(app, DISCONNECTED, {}, 0, int(time.time())))
+            self._connections[subscription.connection].remove(subscription)
+            self._remove(subscription)
+
+    def _push(self, subscription: Subscription, app: str, event_type: str, common: bytes) -> None:
+        body = common + subscription.body_end
+        uuid = self._identifiers.next().encode()
+        tail = subscription.tail(app, event_type)
+        message = b"".join((_BEFORE_UUID, b"\xab", uuid, _AFTER_UUID, _bytes_header(len(body)), body, tail))
+        self.pushed_bytes += len(message)
+        subscription.connection.push(message)
 
     def _interested(self, app: str) -> Iterable[Subscription]:
         """Those of the app come before those of all apps, as measured."""
@@ -154,6 +163,18 @@ class EventHub:
         of_app.remove(subscription)
         if not of_app:
             del self._by_app[subscription.app]
+
+
+def _body_start(app: str, event_type: str, data: Any, sequence: int, timestamp: int) -> bytes:
+    """The body of an event up to its subscription's identifier."""
+    shown = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    return b'{"app_name":%b,"data":%b,"event_type":"%b","sequence":%d,"timestamp":%d' % (
+        orjson.dumps(app),
+        shown,
+        event_type.encode(),
+        sequence,
+        timestamp,
+    )
 
 
 def parse_events(wanted: str) -> list[str]:

@@ -5,7 +5,16 @@ import threading
 from collections.abc import Callable
 
 from meshbridge.emulator.emulator import Address, Emulator
-from meshbridge.emulator.issuer import CLIENT_SECRET, CONFIDENTIAL_CLIENT, PUBLIC_CLIENT, REALM_PATH, TOKEN_PATH
+from meshbridge.emulator.issuer import (
+    AUDIENCE,
+    AUDIENCE_SCOPE,
+    AUTOMATION_CLIENT,
+    AUTOMATION_SECRET,
+    DEFAULT_USERS,
+    ISSUER,
+    PUBLIC_CLIENT,
+)
+from meshbridge.emulator.issuer_web import AUTH_PATH, TOKEN_PATH
 from meshbridge.emulator.settings import EmulatorOptions
 
 USERS = "admin / admin123 (all rights), mesh / mesh123 (view), test / test123 (no role)"
@@ -41,22 +50,36 @@ def introduce(emulator: Emulator) -> None:
     ):
         if address is not None:
             lines.append(f"  {name:<6}{scheme}://{_joined(address)}")
-    lines += [f"  CA    {emulator.ca_file}", f"  users {USERS}"]
+    lines.append(f"  CA    {emulator.ca_file}")
     web = emulator.https_address or emulator.wss_address
-    if emulator.issuer_address is not None:
-        issuer = _joined(emulator.issuer_address)
-        form = f"grant_type=password&client_id={PUBLIC_CLIENT}&username=admin&password=admin123"
-        lines += [
-            f"  OIDC  https://{issuer}{REALM_PATH}",
-            f"  clients {PUBLIC_CLIENT} (for the users), {CONFIDENTIAL_CLIENT} / {CLIENT_SECRET} (its own)",
-            f"Try: curl --cacert {emulator.ca_file} -d '{form}' https://{issuer}{TOKEN_PATH}",
-        ]
+    if emulator.options.dialect.has_issuer:
+        lines += _introduce_issuer(emulator)
     elif web is not None:
-        lines.append(
-            f"Try: curl --cacert {emulator.ca_file} -u admin:admin123 -X POST https://{_joined(web)}/appmesh/login"
-        )
+        login = f"https://{_joined(web)}/appmesh/login"
+        lines += [f"  users {USERS}", f"Try: curl --cacert {emulator.ca_file} -u admin:admin123 -X POST {login}"]
     lines.append("Stop with Ctrl-C.")
     print("\n".join(lines), flush=True)  # noqa: T201 this is what the command says
+
+
+def _introduce_issuer(emulator: Emulator) -> list[str]:
+    users = ", ".join(f"{email} / {password}" for email, password in DEFAULT_USERS.items())
+    lines = [
+        f"  users {users}",
+        f"  client {AUTOMATION_CLIENT} / {AUTOMATION_SECRET}",
+        f"  issuer {ISSUER}",
+    ]
+    places = []
+    if emulator.issuer_address is not None:
+        places.append(f"http://{_joined(emulator.issuer_address)}")
+    if emulator.https_address is not None:
+        places.append(f"https://{_joined(emulator.https_address)}")
+    lines += [f"  reached at {place}{AUTH_PATH}" for place in places]
+    if places:
+        fields = {"username": "admin@appmesh.local", "password": DEFAULT_USERS["admin@appmesh.local"]}
+        fields = {"grant_type": "password", **fields, "scope": f"openid {AUDIENCE_SCOPE}{AUDIENCE}"}
+        form = " ".join(f"-d '{name}={value}'" for name, value in fields.items())
+        lines.append(f"Try: curl --cacert {emulator.ca_file} -u {PUBLIC_CLIENT}: {form} {places[-1]}{TOKEN_PATH}")
+    return lines
 
 
 def _joined(address: Address) -> str:

@@ -10,7 +10,7 @@ import orjson
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 
 if TYPE_CHECKING:
-    from meshbridge.emulator.accounts import User
+    from meshbridge.emulator.accounts import Caller
     from meshbridge.emulator.connection import Connection
 
 JSON = "application/json"
@@ -76,6 +76,16 @@ def read_request(data: bytes | bytearray) -> RequestMessage:
     )
 
 
+def readable_uuid(data: bytes | bytearray) -> str:
+    """``uuid`` of what is no request otherwise; empty where it cannot be read."""
+    try:
+        fields = msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except Exception:  # noqa: BLE001 msgpack raises ValueError and types of its own
+        return ""
+    uuid = fields.get("uuid") if isinstance(fields, dict) else None
+    return uuid if isinstance(uuid, str) else ""
+
+
 def _decoded(value: object) -> str:
     if not isinstance(value, bytes):
         raise MessageError(f"{type(value).__name__} instead of text")
@@ -106,7 +116,7 @@ class Call:
     """With names in lower case: clients differ in how they write them."""
     name: str = ""
     """The ``{…}`` part of the path: an app, a user, a role, a label."""
-    caller: "User | None" = None
+    caller: "Caller | None" = None
     """Who asks; None where the operation needs no token."""
     token: str = ""
 

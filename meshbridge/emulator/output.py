@@ -54,11 +54,11 @@ class Collector:
     """Writes one process's output to its file and tells it on in pieces, as the daemon collects it.
 
     A piece goes out 200 ms after its first byte, or as soon as it has 256 KiB; what is there when the process ends is
-    one piece. ``emit(text, position)`` gets the bytes as text, where those that are no UTF-8 (also the halves of a
-    character cut in two) are U+FFFD; ``position`` counts the real bytes.
+    one piece. ``emit(text, position, last)`` gets the bytes as text, where those that are no UTF-8 (also the halves of
+    a character cut in two) are U+FFFD; ``position`` counts the real bytes.
     """
 
-    def __init__(self, descriptor: int, emit: Callable[[str, int], None]) -> None:
+    def __init__(self, descriptor: int, emit: Callable[[str, int, bool], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._descriptor = descriptor
         self._emit = emit
@@ -85,12 +85,12 @@ class Collector:
             return
         self._closed = True
         if flush:
-            self._flush()
+            self._flush(last=True)
         elif self._timer is not None:
             self._timer.cancel()
         os.close(self._descriptor)
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -101,4 +101,4 @@ class Collector:
         self._pieces.clear()
         self._pending_bytes = 0
         self._position += len(data)
-        self._emit(data.decode("utf-8", "replace"), position)
+        self._emit(data.decode("utf-8", "replace"), position, last)

@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from meshbridge.emulator import reaper
 
@@ -23,6 +24,10 @@ READS_IN_A_ROW = 4  # then the loop's other work gets its turn
 Output = Callable[[bytes, bool], None]
 """Takes a piece of output; the flag says that the process has ended, so that little can follow."""
 Ended = Callable[[int], None]
+
+
+class SignalCode(Protocol):
+    def __call__(self, number: int, *, by_daemon: bool) -> int: ...
 
 
 class Reaper:
@@ -53,7 +58,7 @@ class Reaper:
 class Process:
     """One process with its output. The callbacks run in the event loop's thread; ``on_end`` comes last, once.
 
-    The exit code is 9 after :meth:`kill`, and 0 after any other signal, as the daemon reports it.
+    ``signal_code`` gives the exit code of one that a signal ended: its number, and whether :meth:`kill` sent it.
     """
 
     def __init__(
@@ -65,10 +70,12 @@ class Process:
         stdin: bytes = b"",
         on_output: Output,
         on_end: Ended,
+        signal_code: SignalCode,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_output = on_output
         self._on_end = on_end
+        self._signal_code = signal_code
         self.killed = False
         self.exit_code: int | None = None
         self.ended = asyncio.Event()
@@ -130,8 +137,8 @@ class Process:
             pass
         self._stop_watching()
         code = self._popen.wait()
-        if code < 0:  # of a signal that the daemon did not send it knows nothing (measured)
-            code = int(signal.SIGKILL) if self.killed else 0
+        if code < 0:
+            code = self._signal_code(-code, by_daemon=self.killed)
         self.exit_code = code
         self.ended.set()
         self._on_end(code)

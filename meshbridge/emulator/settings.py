@@ -1,10 +1,12 @@
 """How an emulated daemon is set up."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from meshbridge.emulator.dialects import DIALECTS, Dialect, Generation
+from meshbridge.emulator.issuer import ACCESS_SECONDS
 from meshbridge.fields import Options
 
 
@@ -15,11 +17,16 @@ class EmulatorOptions(Options):
     tcp_port: int | None = Field(default=0, description="TCP over TLS: requests, events, files")
     wss_port: int | None = Field(default=0, description="WebSocket over TLS, and the REST paths over HTTPS")
     https_port: int | None = Field(default=0, description="HTTPS: requests only")
-    generation: Literal[2, 3] = Field(
-        default=2, description="3: a daemon of 3.x, which takes the tokens of an issuer that runs beside it"
+    generation: Annotated[Generation, BeforeValidator(str)] = Field(
+        default="2",
+        description="3: a daemon of October 2026, 3.0: one of August; both take the tokens of an issuer beside them",
     )
-    issuer_port: int = Field(default=0, description="HTTPS of the issuer of a daemon of 3.x")
-    issuer_token_seconds: int = Field(default=300, gt=0, description="lifetime of the issuer's access tokens")
+    issuer_port: int | None = Field(
+        default=0, description="HTTP of the issuer of a daemon of 3.x, on loopback; it is below /auth on https_port too"
+    )
+    issuer_token_seconds: int = Field(
+        default=ACCESS_SECONDS, gt=0, description="lifetime of the issuer's access tokens"
+    )
     data_dir: Path | None = Field(
         default=None, description="where the daemon keeps itself; without it, a temporary directory, gone on stop"
     )
@@ -38,9 +45,19 @@ class EmulatorOptions(Options):
     tcp_queue_messages: int = Field(
         default=10_000, gt=0, description="unread messages at which a TCP client is cut off"
     )
+    tcp_queue_bytes: int = Field(
+        default=257 * 1024 * 1024, gt=0, description="unread bytes at which a TCP client of a daemon of 3.x is cut off"
+    )
+    wss_idle_seconds: float = Field(
+        default=120, gt=0, description="3.x: how long nothing may come in on a WebSocket before it is closed"
+    )
     wss_queue_bytes: int = Field(
         default=16 * 1024 * 1024, gt=0, description="unread bytes at which a WSS client is closed"
     )
     restart_seconds: float = Field(
         default=1.5, ge=0, description="from an exit to the start again (measured: 1.2 to 2)"
     )
+
+    @property
+    def dialect(self) -> Dialect:
+        return DIALECTS[self.generation]

@@ -7,9 +7,9 @@ import struct
 
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 from meshbridge.appmesh.wire.framing import FrameDecoder, FramingError, encode_frame
-from meshbridge.emulator.connection import Connection
+from meshbridge.emulator.connection import Connection, is_loopback
 from meshbridge.emulator.daemon import Daemon
-from meshbridge.emulator.messages import read_request
+from meshbridge.emulator.messages import message_answer, read_request, readable_uuid
 from meshbridge.emulator.settings import EmulatorOptions
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,10 @@ class TcpProtocol(asyncio.Protocol):
         self._flush_due = False
         self._requests: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self.connection = Connection("tcp", max_messages=options.tcp_queue_messages)
+        if options.dialect.bounds_bytes:
+            self.connection = Connection("tcp", max_bytes=options.tcp_queue_bytes)
+        else:
+            self.connection = Connection("tcp", max_messages=options.tcp_queue_messages)
         self.connection.sender = self
         self.lost = asyncio.Event()
 
@@ -44,6 +47,7 @@ class TcpProtocol(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_BYTES)
         self._transport = transport
         self._connections.add(self)
+        self.connection.is_local = is_loopback(transport.get_extra_info("peername")[0])
 
     def data_received(self, data: bytes) -> None:
         self._decoder.feed(data)
@@ -117,7 +121,14 @@ class TcpProtocol(asyncio.Protocol):
         if self.connection.file_frames is not None:
             self.connection.file_frames(body)
             return
-        request = read_request(body)
+        try:
+            request = read_request(body)
+        except MessageError as error:
+            uuid = readable_uuid(body) if self._daemon.dialect.answers_bad_messages else ""
+            if not uuid:
+                raise
+            self.connection.push(message_answer(400, f"bad message: {error}").packed(RequestMessage(uuid)))
+            return
         task = self._loop.create_task(self._serve(request))
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)

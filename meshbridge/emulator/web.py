@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from email.utils import formatdate
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -18,6 +18,7 @@ from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 from meshbridge.emulator.connection import Connection
 from meshbridge.emulator.daemon import Daemon
 from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.issuer_web import AUTH_PATH, IssuerApplication
 from meshbridge.emulator.messages import (
     BINARY,
     JSON,
@@ -27,6 +28,7 @@ from meshbridge.emulator.messages import (
     json_answer,
     message_answer,
     read_request,
+    readable_uuid,
 )
 from meshbridge.emulator.operations.files import (
     BLOCK_BYTES,
@@ -46,7 +48,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 SUBPROTOCOL = "appmesh-ws"
-TRY_AGAIN_LATER = 1013
+TRY_AGAIN_LATER, GOING_AWAY = 1013, 1001
 CLOSE_SECONDS = 5.0
 """How long a cut-off WSS client has to read up to the close frame; then the connection is dropped."""
 
@@ -92,6 +94,8 @@ class WebApplication:
         self._options = options
         self._messages = messages
         self._abort = abort
+        at_agent = not messages and daemon.issuer is not None
+        self._issuer = IssuerApplication(daemon.issuer) if at_agent and daemon.issuer else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -111,24 +115,32 @@ class WebApplication:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # the connect
-        offered = scope.get("subprotocols") or ()
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None})
-        connection = Connection("wss", max_bytes=self._options.wss_queue_bytes)
         client: tuple[str, int] = tuple(scope["client"])
+        connection = Connection("wss", peer=client[0], max_bytes=self._options.wss_queue_bytes)
+        offered = scope.get("subprotocols") or ()
+        refused = self._refused_upgrade(scope, connection, offered)
+        if refused is not None:
+            await _refuse_upgrade(send, *refused)
+            return
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None})
         sender = _WssSender(connection, send, lambda: self._abort(client))
         connection.sender = sender
         writer = asyncio.create_task(sender.run())
         requests: set[asyncio.Task[None]] = set()
         try:
-            while (message := await receive())["type"] == "websocket.receive":
-                body = message.get("bytes")
+            while (message := await self._next_message(receive))["type"] == "websocket.receive":
+                body = message.get("bytes") or b""
                 try:
-                    request = read_request(body if body is not None else b"")
-                except MessageError:  # ignored, as the daemon does
+                    request = read_request(body)
+                except MessageError as error:  # ignored by 2.x
+                    if self._daemon.dialect.answers_bad_messages and (uuid := readable_uuid(body)):
+                        connection.push(message_answer(400, f"bad message: {error}").packed(RequestMessage(uuid)))
                     continue
                 task = asyncio.create_task(self._serve(request, connection))
                 requests.add(task)
                 task.add_done_callback(requests.discard)
+        except TimeoutError:
+            await send({"type": "websocket.close", "code": GOING_AWAY})
         finally:
             connection.close()
             writer.cancel()
@@ -136,6 +148,28 @@ class WebApplication:
                 task.cancel()
             await asyncio.gather(writer, *requests, return_exceptions=True)
             await sender.stop()
+
+    async def _next_message(self, receive: Receive) -> dict[str, Any]:
+        """Raises TimeoutError: nothing has come in for too long, and this daemon sends no pings itself."""
+        seconds = None if self._daemon.dialect.pings else self._options.wss_idle_seconds
+        return await asyncio.wait_for(receive(), seconds)
+
+    def _refused_upgrade(self, scope: Scope, connection: Connection, offered: Sequence[str]) -> tuple[int, str] | None:
+        """Status and plain words, where a daemon of 3.x does not open it; else whom it belongs to is kept."""
+        bearers = self._daemon.bearers
+        if bearers is None:
+            return None
+        if offered and SUBPROTOCOL not in offered:
+            return 400, "unsupported subprotocol"
+        headers = self._headers(scope) or {}
+        if "authorization" in headers:
+            try:
+                connection.principal_id = bearers.principal_of(headers["authorization"]).principal_id
+            except Refused:
+                return 401, "Authentication failed"
+        else:
+            connection.workers_only = self._daemon.dialect.workers_without_upgrade_token_only
+        return None
 
     async def _serve(self, request: RequestMessage, connection: Connection) -> None:
         answer = await self._daemon.handle(request, connection)
@@ -148,6 +182,9 @@ class WebApplication:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
         path: str = scope["raw_path"].decode("latin-1")
+        if self._issuer is not None and path.startswith(f"{AUTH_PATH}/"):
+            await self._issuer(scope, receive, send)
+            return
         headers = self._headers(scope)
         if headers is None:
             await _start_with(send, 400, [("Connection", "close"), ("Content-Length", str(len(BAD_REQUEST)))])
@@ -162,7 +199,7 @@ class WebApplication:
         if refused is not None:
             await _reply(send, refused)
             return
-        if "authorization" not in headers and TOKEN_COOKIE in cookies:
+        if "authorization" not in headers and TOKEN_COOKIE in cookies and not self._daemon.dialect.has_issuer:
             headers["authorization"] = f"Bearer {cookies[TOKEN_COOKIE]}"
         request = RequestMessage(
             uuid=self._daemon.identifiers.next(),
@@ -172,7 +209,8 @@ class WebApplication:
             headers=headers,
             query=_query(scope["query_string"].decode("latin-1")),
         )
-        connection = Connection("wss-https" if self._messages else "https")
+        peer = scope["client"][0] if scope.get("client") else ""
+        connection = Connection("wss-https" if self._messages else "https", peer=peer)
         served = await self._file(request, connection, receive, send)
         if served:
             return
@@ -257,7 +295,10 @@ class WebApplication:
                 await send({"type": "http.response.body", "body": refused.words.encode()})
             return True
         direct = {
-            ("POST", "/appmesh/file/upload"): (self._receive_multipart, "file-upload"),
+            ("POST", "/appmesh/file/upload"): (
+                self._receive_body if self._daemon.dialect.has_issuer else self._receive_multipart,
+                "file-upload",
+            ),
             ("GET", "/appmesh/file/download"): (self._send_file, "file-download"),
         }.get((request.http_method, request.request_uri))
         if direct is None or self._messages:
@@ -270,6 +311,15 @@ class WebApplication:
         if answer is not None:
             await _reply(send, answer)
         return True
+
+    async def _receive_body(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+        """3.x: the body is the file."""
+        size = 0
+        with _new_file(path) as file:
+            async for part in _parts(receive):
+                size += file.write(part)
+        apply_attributes(path, call)
+        return json_answer({"file": path.name, "size": size, "status": "success"}, 201)
 
     async def _receive_raw(self, _call: Call, path: Path, receive: Receive, send: Send) -> None:
         _check_new(path)
@@ -285,13 +335,13 @@ class WebApplication:
         await send({"type": "http.response.body", "body": body})
 
     async def _send_raw(self, _call: Call, path: Path, _receive: Receive, send: Send) -> None:
-        """An empty file has no answer: the daemon closes the connection (measured)."""
+        """An empty file has no answer of a daemon of 2.x: it closes the connection (measured)."""
         size = _size_to_send(path)
-        if not size:
+        if not size and not self._daemon.dialect.has_issuer:
             raise _NoAnswer
-        name = _NO_FILE_NAME.sub("_", path.name)
-        disposition = f'attachment; filename="{name}"'
-        headers = [*RAW_HEADERS, ("Content-Disposition", disposition), ("Content-Type", BINARY)]
+        headers = [*RAW_HEADERS, ("Content-Disposition", _disposition(path)), ("Content-Type", BINARY)]
+        if self._daemon.dialect.has_issuer:
+            headers += attributes(path).items()
         await _start_with(send, 200, [*headers, ("Content-Length", str(size))])
         await _send_blocks(path, send)
 
@@ -309,6 +359,8 @@ class WebApplication:
 
     async def _send_file(self, _call: Call, path: Path, _receive: Receive, send: Send) -> None:
         headers = _file_headers(path)
+        if self._daemon.dialect.has_issuer:
+            headers["Content-Disposition"] = _disposition(path)
         await _start(send, 200, BINARY, headers)
         await _send_blocks(path, send)
 
@@ -438,6 +490,16 @@ def _query(text: str) -> dict[str, str]:
         if name or equals:
             found.setdefault(unquote(name), unquote(value))
     return found
+
+
+def _disposition(path: Path) -> str:
+    return f'attachment; filename="{_NO_FILE_NAME.sub("_", path.name)}"'
+
+
+async def _refuse_upgrade(send: Send, status: int, words: str) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(words)).encode())]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": words.encode()})
 
 
 async def _reply(send: Send, answer: Answer, cookies: list[str] | None = None) -> None:

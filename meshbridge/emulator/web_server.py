@@ -29,16 +29,18 @@ CLOSE_SECONDS = 0.5
 class WebServer:
     """One port; opened by :meth:`start`, and gone with all of its connections when :meth:`stop` returns.
 
-    ``application`` makes the ASGI application, which may drop its clients; ``messages`` says that it speaks WebSocket.
+    ``application`` makes the ASGI application, which may drop its clients; ``messages`` says that it speaks WebSocket,
+    ``pings`` that it looks whether its clients are still there. Without ``context`` it is plain HTTP.
     """
 
     def __init__(
         self,
         application: Callable[[AbortClient], Any],
         sock: socket.socket,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         *,
         messages: bool = False,
+        pings: bool = True,
     ) -> None:
         try:
             import uvicorn  # noqa: PLC0415 not needed before an emulator runs
@@ -50,8 +52,8 @@ class WebServer:
             application(self._abort),
             ws="websockets-sansio" if messages else "none",
             ws_max_size=MAX_MESSAGE_BYTES,
-            ws_ping_interval=PING_SECONDS,
-            ws_ping_timeout=PING_SECONDS,
+            ws_ping_interval=PING_SECONDS if pings else None,
+            ws_ping_timeout=PING_SECONDS if pings else None,
             ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
@@ -75,7 +77,7 @@ class WebServer:
             lambda: protocol(config=self._config, server_state=self._state, app_state={}, _loop=loop),
             sock=self._socket,
             ssl=self._context,
-            ssl_shutdown_timeout=CLOSE_SECONDS,
+            ssl_shutdown_timeout=CLOSE_SECONDS if self._context else None,
         )
 
     async def stop(self) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from meshbridge.appmesh.wire.framing import encode_frame
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.emulator.operations import ROUTES
+from meshbridge.emulator.issuer import AUDIENCE, PUBLIC_CLIENT, subject_of
+from meshbridge.emulator.operations import routes as routes_of
 from tests.unit.emulator.wire_client import Closed, TcpClient, WssClient
 
 BODIES: tuple[Any, ...] = (
@@ -49,16 +50,28 @@ SAFE = {"/appmesh/self/logoff", "/appmesh/user/{}/passwd", "/appmesh/totp/setup"
 """Of which no request must succeed, or the token is another one."""
 
 
-@pytest.fixture
-def emulator() -> Iterator[Emulator]:
-    with Emulator(EmulatorOptions()) as running:
+@pytest.fixture(params=["2", "3"])
+def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    with Emulator(EmulatorOptions(generation=request.param)) as running:
         yield running
 
 
-def requests_of(count: int) -> Iterator[tuple[str, str, bytes, dict[str, str], dict[str, str]]]:
+def log_in(emulator: Emulator) -> str:
+    """The administrator's token, after ``Bearer``."""
+    issuer = emulator._running().issuer
+    if issuer is not None:
+        claims = {"sub": subject_of("admin@appmesh.local")}
+        scopes = [f"audience:server:client_id:{AUDIENCE}"]
+        return f"Bearer {issuer.access_token(claims, PUBLIC_CLIENT, scopes, 600)}"
+    with TcpClient(emulator.tcp_address, emulator.ca_file) as client:
+        client.login()
+        return f"Bearer {client.token}"
+
+
+def requests_of(emulator: Emulator, count: int) -> Iterator[tuple[str, str, bytes, dict[str, str], dict[str, str]]]:
     """So many of all combinations, each route among them."""
     chosen = random.Random(7)
-    routes = [route for route in ROUTES[2] if route.path not in SAFE]
+    routes = [route for route in routes_of(emulator.options.dialect) if route.path not in SAFE]
     for route in itertools.islice(itertools.cycle(routes), count):
         path = route.path.replace("{}", chosen.choice(NAMES))
         if (route.method, route.path) == ("DELETE", "/appmesh/user/{}"):
@@ -77,9 +90,8 @@ def assert_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
 def test_any_request_over_tcp(emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     client = TcpClient(emulator.tcp_address, emulator.ca_file)
-    client.login()
-    token, answered = client.token, 0
-    for method, path, body, query, headers in requests_of(800):
+    token, answered = log_in(emulator), 0
+    for method, path, body, query, headers in requests_of(emulator, 800):
         client.token = "" if "Authorization" in headers else token
         if path.endswith("/task") or "/output" in path:
             query = {**query, "timeout": "0"}  # noqa: PLW2901
@@ -101,20 +113,18 @@ def test_any_request_over_tcp(emulator: Emulator, caplog: pytest.LogCaptureFixtu
 
 def test_any_request_over_https(emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with TcpClient(emulator.tcp_address, emulator.ca_file) as client:
-        client.login()
-        token = client.token
+    token = log_in(emulator)
     assert emulator.wss_address is not None
     assert emulator.https_address is not None
     context = ssl.create_default_context(cafile=str(emulator.ca_file))
     answered = 0
-    for number, (method, path, body, query, headers) in enumerate(requests_of(300)):
+    for number, (method, path, body, query, headers) in enumerate(requests_of(emulator, 300)):
         address = emulator.wss_address if number % 2 else emulator.https_address
         connection = HTTPSConnection(*address, context=context, timeout=20)
         text = "&".join(f"{name}={value}" for name, value in query.items()).encode("utf-8", "replace")
         target = path.encode("utf-8").replace(b" ", b"%20") + b"?" + text.replace(b"\x00", b"%00")
         lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"Host: x", b"Connection: close"]
-        given = {"Authorization": f"Bearer {token}", **headers}
+        given = {"Authorization": token, **headers}
         lines += [f"{name}: {value}".encode() for name, value in given.items() if "\x00" not in value]
         connection.connect()
         connection.send(b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body]))
@@ -130,6 +140,7 @@ def test_any_request_over_https(emulator: Emulator, caplog: pytest.LogCaptureFix
     assert_no_traceback(caplog)
 
 
+@pytest.mark.parametrize("emulator", ["2"], indirect=True)
 def test_any_message(emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
     """What is no request ends a TCP connection, and is ignored over WSS."""
     caplog.set_level(logging.DEBUG)

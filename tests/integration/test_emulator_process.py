@@ -224,8 +224,11 @@ def test_another_host_than_loopback_is_warned_about(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (EmulatorOptions(), ("/appmesh/login",)),
-        (EmulatorOptions(generation=3), ("/realms/appmesh", "appmesh-cli", "bridge-secret", "/token")),
+        (EmulatorOptions(), ("admin / admin123", "/appmesh/login")),
+        (
+            EmulatorOptions(generation="3"),
+            ("admin@appmesh.local / admin123", "http://127.0.0.1:6062/auth", "/auth/token"),
+        ),
     ],
     ids=["2.x", "3.x"],
 )
@@ -237,5 +240,5 @@ def test_emulate_runs_until_a_signal_and_says_how_to_try_it(
     emulate(options)
     timer.join()
     said = capsys.readouterr().out
-    for part in ("tcp://127.0.0.1:", "wss://127.0.0.1:", "ca.pem", "admin / admin123", "curl --cacert", *parts):
+    for part in ("tcp://127.0.0.1:", "wss://127.0.0.1:", "ca.pem", "curl --cacert", *parts):
         assert part in said

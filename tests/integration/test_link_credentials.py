@@ -15,7 +15,8 @@ from meshbridge.appmesh import AppMeshClientTCP
 from meshbridge.appmesh.exceptions import AppMeshAuthError
 from meshbridge.appmesh.token_keeper import Backoff, Renewals
 from meshbridge.emulator import Emulator, EmulatorOptions
-from meshbridge.emulator.issuer import REALM_PATH
+from meshbridge.emulator.issuer import AUTOMATION_CLIENT, AUTOMATION_SECRET, ISSUER, subject_of
+from meshbridge.emulator.principals import principal_id
 from meshbridge.fields import RetryWaits
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.link import DaemonOptions, Link
@@ -24,6 +25,7 @@ from tests.support import wait_for
 
 FOR_EVER = RetryWaits(initial=3600, max=3600)
 ISSUER_TOKEN_SECONDS = 2
+ADMIN = "admin@appmesh.local"
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,14 @@ def older() -> Iterator[Emulator]:
 def newer() -> Iterator[Emulator]:
     """A daemon of 3.x, whose issuer's tokens are short-lived, to the second."""
     options = EmulatorOptions(
-        https_port=None, generation=3, issuer_token_seconds=ISSUER_TOKEN_SECONDS, token_leeway_seconds=0
+        https_port=None, generation="3", issuer_token_seconds=ISSUER_TOKEN_SECONDS, token_leeway_seconds=0
     )
     with Emulator(options) as daemon:
+        permissions = ["app-subscribe", "app-view", "app-view-all", "app-output-view", "host-resource-view"]
+        service = principal_id(ISSUER, subject_of(AUTOMATION_CLIENT))
+        principals = daemon._running().principals
+        daemon._call(lambda: principals.roles.update({"bridge": permissions}))
+        daemon._call(lambda: principals.change(service, {"roles": ["bridge"]}))
         yield daemon
 
 
@@ -63,9 +70,8 @@ class Bridge:
         tls = {"ca_file": str(emulator.ca_file)}
         options = {"url": f"{scheme}://{address[0]}:{address[1]}", "tls": tls} | settings
         if "oidc" in options:
-            host, port = emulator.issuer_address or ("127.0.0.1", 1)
-            issuer = f"https://{host}:{port}{REALM_PATH}"
-            options["oidc"] = {"tls": tls, "issuer": issuer} | options["oidc"]
+            place = {"access_url": emulator.issuer_url} if emulator.issuer_address else {}
+            options["oidc"] = {"issuer": ISSUER} | place | options["oidc"]
         self.link = Link("node-a", DaemonOptions.model_validate(options), self.journal)
         self._emulator = emulator
         self.failures_before = _failures()
@@ -87,7 +93,7 @@ class Bridge:
     def wait_for_event(self) -> None:
         """Events flow."""
         before = self.journal.status().events
-        self._emulator.emit("web", "STATUS", {"status": "disabled", "previous_status": "enabled"})
+        self._emulator.emit("web", "STATUS", self._emulator.options.dialect.status_data(enabled=False))
         wait_for(lambda: self.journal.status().events > before, "an event")
 
     def close(self) -> None:
@@ -141,7 +147,10 @@ def write(path: Path, text: str) -> Path:
 def issue(emulator: Emulator, name: str, audience: str = "") -> str:
     """A token of the daemon, or of its issuer, for somebody else to hand on."""
     daemon = emulator._running()
-    return emulator._call(lambda: daemon.tokens.issue(daemon.accounts.users[name], 600, audience).token)
+    if daemon.issuer is None:
+        return emulator._call(lambda: daemon.tokens.issue(daemon.accounts.users[name], 600, audience).token)
+    scopes = [f"audience:server:client_id:{audience}"] if audience else []
+    return daemon.issuer.access_token({"sub": subject_of(name)}, "appmesh-cli", scopes, 600)
 
 
 # --- 3.x -------------------------------------------------------------------------------------------------------------
@@ -153,9 +162,9 @@ def test_events_flow_on_while_the_tokens_of_an_issuer_come_and_go(
     newer: Emulator, bridge: Any, tmp_path: Path, scheme: str, grant: str
 ) -> None:
     """The issuer is configured; the daemon names the public client and the scopes."""
-    oidc: dict[str, Any] = {"username": "admin", "password_file": write(tmp_path / "secret", "admin123\n")}
+    oidc: dict[str, Any] = {"username": ADMIN, "password_file": write(tmp_path / "secret", "admin123\n")}
     if grant == "client credentials":
-        oidc = {"client_id": "bridge", "client_secret_file": write(tmp_path / "secret", "bridge-secret\n")}
+        oidc = {"client_id": AUTOMATION_CLIENT, "client_secret_file": write(tmp_path / "secret", AUTOMATION_SECRET)}
     made = bridge(newer, scheme, oidc=oidc)
     made.wait_up()
     first = made.link.status().token_expires_at
@@ -171,8 +180,8 @@ def test_an_issuer_that_refuses_is_asked_again_when_the_secret_on_disk_changes(
     newer: Emulator, bridge: Any, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "password", "mistaken-7\n")
-    made = bridge(newer, oidc={"username": "admin", "password_file": path})
-    made.wait_refused("Invalid user credentials")
+    made = bridge(newer, oidc={"username": ADMIN, "password_file": path})
+    made.wait_refused("Invalid username or password")
     write(path, "admin123\n")
     made.wait_up()
     made.wait_for_event()
@@ -182,10 +191,10 @@ def test_an_issuer_that_refuses_is_asked_again_when_the_secret_on_disk_changes(
 def test_a_token_that_somebody_else_got_of_the_issuer_is_taken_from_its_file(
     newer: Emulator, bridge: Any, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / "token", issue(newer, "admin", "your-service-api"))
+    path = write(tmp_path / "token", issue(newer, ADMIN, "somebody-else"))
     made = bridge(newer, token_file=path)
     made.wait_refused("the daemon refuses the token of token_file")
-    write(path, issue(newer, "admin"))
+    write(path, issue(newer, ADMIN, "appmesh-api"))
     made.wait_up()
     made.wait_for_event()
 

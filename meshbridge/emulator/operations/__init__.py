@@ -1,6 +1,10 @@
 """The daemon's operations, one module per area; together the routing table (docs/protocol.md, 'Operations')."""
 
+from collections.abc import Iterable
+
+from meshbridge.emulator.dialects import Dialect
 from meshbridge.emulator.operations import apps, auth, config, events, files, host, principals, runs, tasks, users
+from meshbridge.emulator.routes import Route
 
 _OF_BOTH = (
     *apps.ROUTES,
@@ -12,5 +16,10 @@ _OF_BOTH = (
     *files.ROUTES,
     *host.ROUTES,
 )
-ROUTES = {2: (*auth.ROUTES, *users.ROUTES, *_OF_BOTH), 3: (*principals.ROUTES, *_OF_BOTH)}
-"""By generation of daemon (docs/protocol.md, 'App Mesh 3.x')."""
+
+
+def routes(dialect: Dialect) -> Iterable[Route]:
+    """What a daemon of that generation has (docs/protocol.md, 'App Mesh 3.x')."""
+    of_its_own = principals.ROUTES if dialect.has_issuer else (*auth.ROUTES, *users.ROUTES)
+    open_routes = apps.open_routes(with_token=dialect.has_issuer)
+    return *of_its_own, *_OF_BOTH, *open_routes, *host.metrics_routes(dialect.metrics_permission)

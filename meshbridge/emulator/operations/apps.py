@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshbridge.appmesh.durations import seconds_of
 from meshbridge.emulator import procfs
@@ -28,18 +28,16 @@ async def list_apps(daemon: "Daemon", call: Call) -> Answer:
     processes = procfs.Snapshot()
     return json_answer(
         [
-            describe(app, processes, arguments=False)
+            _shown(daemon, app, processes, arguments=False)
             for app in daemon.applications
-            if daemon.accounts.may_access(
-                call.caller, app.owner, int(app.definition.get("permission") or 0), write=False
-            )
+            if daemon.access.may_list(call.caller, app)
         ]
     )
 
 
 async def get_app(daemon: "Daemon", call: Call) -> Answer:
     app = accessible(daemon, call, write=False)
-    return json_answer(describe(app, procfs.Snapshot(), arguments=True))
+    return json_answer(_shown(daemon, app, procfs.Snapshot(), arguments=True))
 
 
 async def get_health(daemon: "Daemon", call: Call) -> Answer:
@@ -49,7 +47,7 @@ async def get_health(daemon: "Daemon", call: Call) -> Answer:
 async def add_app(daemon: "Daemon", call: Call) -> Answer:
     """Registers an app; ``subscribe_events`` subscribes in the same step, so that no event is missed."""
     assert call.caller is not None
-    given = call.json()
+    given = daemon.dialect.definition(call.json())
     if isinstance(given, dict) and isinstance(given.get("name", ""), str):
         check_name(given)
     definition = read_definition(given)
@@ -66,14 +64,14 @@ async def add_app(daemon: "Daemon", call: Call) -> Answer:
         raise Refused(400, f"No valid event types in subscribe_events: {wanted}")
     subscription = None
     if events and call.connection.takes_events:
-        subscription = daemon.hub.subscribe(call.connection, definition["name"], events)
+        subscription = daemon.hub.subscribe(call.connection, definition["name"], events, call.caller.name)
     try:
         app = await daemon.applications.register(definition, call.caller.name)
     except Refused:
         if subscription is not None:
             daemon.hub.unsubscribe(call.connection, subscription.id)
         raise
-    shown = describe(app, procfs.Snapshot(), arguments=True)
+    shown = _shown(daemon, app, procfs.Snapshot(), arguments=True)
     if subscription is not None:
         shown["subscription_id"] = subscription.id
     return json_answer(shown)
@@ -159,10 +157,12 @@ def accessible(daemon: "Daemon", call: Call, *, write: bool) -> Application:
 
 def check_access(daemon: "Daemon", call: Call, app: Application, *, write: bool) -> None:
     assert call.caller is not None
-    permission = int(app.definition.get("permission") or 0)
-    if not daemon.accounts.may_access(call.caller, app.owner, permission, write=write):
-        action = "EDIT" if write else "VIEW"
-        raise Refused(400, f"User <{call.caller.name}> is not allowed to <{action}> app <{app.name}>")
+    daemon.access.require_app(call.caller, app, write=write)
+
+
+def _shown(daemon: "Daemon", app: Application, processes: procfs.Snapshot, *, arguments: bool) -> dict[str, Any]:
+    fields = describe(app, processes, arguments=arguments)
+    return daemon.dialect.app_json(fields, app.definition, daemon.access.display_name(app.owner))
 
 
 def _number(call: Call, name: str) -> int:
@@ -176,12 +176,18 @@ def _number(call: Call, name: str) -> int:
         raise Refused(417) from None
 
 
+def open_routes(*, with_token: bool) -> tuple[Route, ...]:
+    """What daemons of 2.x answer to everyone."""
+    return (
+        Route("GET", "/appmesh/app/{}/health", get_health, "app-view" if with_token else None),
+        Route("DELETE", "/appmesh/app/{}", delete_app, ANYONE if with_token else None),
+    )
+
+
 ROUTES = (
     Route("GET", "/appmesh/applications", list_apps, "app-view-all"),
     Route("GET", "/appmesh/app/{}", get_app, "app-view"),
-    Route("GET", "/appmesh/app/{}/health", get_health),
     Route("PUT", "/appmesh/app/{}", add_app, "app-reg"),
-    Route("DELETE", "/appmesh/app/{}", delete_app),
     Route("POST", "/appmesh/app/{}/enable", enable_app, "app-control"),
     Route("POST", "/appmesh/app/{}/disable", disable_app, "app-control"),
     Route("GET", "/appmesh/app/{}/output", get_output, "app-output-view"),

@@ -54,7 +54,7 @@ async def login(daemon: "Daemon", call: Call) -> Answer:
 async def authenticate(daemon: "Daemon", call: Call) -> Answer:
     """Says whether a token is good, and good for ``X-Permission``; gives it back as it was."""
     audience = call.header("X-Audience")
-    user, _ = daemon.named_by(call)
+    user, _ = daemon.logins.named_by(call)
     claims = daemon.tokens.check(call.token, (audience,) if audience else (SERVICE,))
     daemon.require(user, call.header("X-Permission"))
     return _token_answer(user, Issued(call.token, claims), group="")
@@ -64,7 +64,7 @@ async def renew(daemon: "Daemon", call: Call) -> Answer:
     """A new token for the old one, which is revoked; or for a refresh token, which is spent."""
     refresh = call.header("X-Refresh-Token")
     if refresh:
-        user, _ = daemon.named_in(refresh)
+        user, _ = daemon.logins.named_in(refresh)
         expire_seconds = _expire_seconds(call)
         daemon.tokens.spend_refresh(refresh)
         if user.locked:
@@ -73,7 +73,7 @@ async def renew(daemon: "Daemon", call: Call) -> Answer:
         _revoke_quietly(daemon, call)
         issued = daemon.tokens.issue(user, expire_seconds)
         return _token_answer(user, issued, refresh=daemon.tokens.issue_refresh(user))
-    user, claims = daemon.authenticate(call)
+    user, claims = daemon.logins.authenticate(call)
     daemon.require(user, "user-token-renew")
     issued = daemon.tokens.issue(user, _expire_seconds(call), claims["aud"][0])
     daemon.tokens.revoke(claims)
@@ -205,7 +205,7 @@ def _expire_seconds(call: Call) -> int:
 
 
 def _caller(call: Call) -> User:
-    assert call.caller is not None
+    assert isinstance(call.caller, User)
     return call.caller
 
 

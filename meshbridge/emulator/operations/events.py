@@ -19,6 +19,8 @@ async def subscribe_all(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def subscribe_app(daemon: "Daemon", call: Call) -> Answer:
+    if daemon.dialect.has_issuer:  # before it looks for the app
+        _check_connection(call)
     return _subscribe(daemon, call, accessible(daemon, call, write=False).name)
 
 
@@ -26,7 +28,9 @@ async def unsubscribe(daemon: "Daemon", call: Call) -> Answer:
     if "subscription_id" not in call.request.query:
         raise Refused(400, "Missing query parameter: subscription_id")
     subscription_id = call.query("subscription_id")
-    if not daemon.hub.unsubscribe(call.connection, subscription_id):
+    assert call.caller is not None
+    caller = call.caller.name if daemon.dialect.follows_principal else None
+    if not daemon.hub.unsubscribe(call.connection, subscription_id, caller):
         raise Refused(404, f"Subscription not found: {subscription_id}")
     return message_answer(200, "unsubscribed")
 
@@ -36,10 +40,15 @@ def _subscribe(daemon: "Daemon", call: Call, app: str) -> Answer:
     events = parse_events(wanted)
     if not events:
         raise Refused(400, f"No valid event types in: {wanted}")
+    _check_connection(call)
+    assert call.caller is not None
+    subscription = daemon.hub.subscribe(call.connection, app, events, call.caller.name)
+    return json_answer({"app_name": app, "events": events, "subscription_id": subscription.id})
+
+
+def _check_connection(call: Call) -> None:
     if not call.connection.takes_events:
         raise Refused(405, "Subscribe requires a persistent connection (TCP or WebSocket)")
-    subscription = daemon.hub.subscribe(call.connection, app, events)
-    return json_answer({"app_name": app, "events": events, "subscription_id": subscription.id})
 
 
 ROUTES = (

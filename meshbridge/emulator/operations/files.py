@@ -5,12 +5,11 @@ import contextlib
 import grp
 import os
 import pwd
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote
 
 from meshbridge.emulator import procfs
+from meshbridge.emulator.accounts import User
 from meshbridge.emulator.errors import Refused
 from meshbridge.emulator.messages import JSON, Answer, Call, message_answer
 from meshbridge.emulator.routes import Route
@@ -34,8 +33,6 @@ BLOCK_BYTES = 60 * 1024
 BLOCKS_AHEAD = 8
 """A download waits for the client to take what is queued: the file is not read into memory."""
 FILE_TOKEN_SECONDS = 300
-_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-"""A path with one is taken as it is, like every path by daemons of 2.x; others are decoded by those of 3.x."""
 
 
 async def upload(daemon: "Daemon", call: Call) -> Answer:
@@ -47,6 +44,8 @@ async def upload(daemon: "Daemon", call: Call) -> Answer:
         return _agreement(daemon, call)
     if call.connection.transport != "tcp":
         raise Refused(400, "only a TCP connection can send a file by socket")
+    if daemon.dialect.one_transfer and call.connection.carries_file:
+        raise Refused(409, "another file is on its way on this connection")
     _Upload(call.connection, path, call).begin()
     answer = message_answer(200, "Please send file from socket")
     answer.headers["X-Send-File-Socket"] = base64.b64encode(str(path).encode()).decode()
@@ -67,6 +66,8 @@ async def download(daemon: "Daemon", call: Call) -> Answer:
     answer = message_answer(200, "Please recieve file from socket")
     answer.headers = {**attributes(path), "X-Recv-File-Socket": base64.b64encode(str(path).encode()).decode()}
     connection = call.connection
+    if daemon.dialect.one_transfer and connection.carries_file:
+        raise Refused(409, "another file is on its way on this connection")
     answer.then = lambda: _send_file(connection, path)
     return answer
 
@@ -128,15 +129,16 @@ def path_by_ticket(daemon: "Daemon", call: Call, permission: str) -> Path:
     if call.header("X-Target-Host"):
         raise TicketRefused(501, "the emulator does not forward files")
     try:
-        if daemon.options.generation == 2:  # noqa: PLR2004 of the daemon
+        if daemon.dialect.has_issuer:  # no ticket: the caller's own token
+            daemon.authorize(call, permission)
+        else:
             call.token = call.header("Authorization").removeprefix("Bearer ").strip()
-            user, _ = daemon.named_in(call.token)
+            user, _ = daemon.logins.named_in(call.token)
             daemon.tokens.check(call.token, (FILE_SERVICE,))
             daemon.require(user, permission)
-        else:
-            daemon.authorize(call, permission)
-    except Refused:
-        raise TicketRefused(401, "Authentication failed") from None
+    except Refused as refused:
+        status = refused.answer.status if daemon.dialect.has_issuer else 401
+        raise TicketRefused(status, "Authentication failed") from None
     if not call.header("X-File-Path"):
         raise TicketRefused(400, "Missing X-File-Path header")
     try:
@@ -148,9 +150,7 @@ def path_by_ticket(daemon: "Daemon", call: Call, permission: str) -> Path:
 def _path(daemon: "Daemon", call: Call) -> Path:
     if "x-file-path" not in call.headers:
         raise Refused(400, "header 'X-File-Path' not found")
-    given = call.header("X-File-Path")
-    if daemon.options.generation == 3 and not _BAD_ESCAPE.search(given):  # noqa: PLR2004 of the daemon
-        given = unquote(given, errors="surrogateescape")
+    given = daemon.dialect.file_path(call.header("X-File-Path"))
     path = Path(given) if given else daemon.store.root / "work"  # where a relative path begins
     base = str(daemon.configuration.shown()["REST"]["FileAllowedBaseDir"])
     if ".." in path.parts or "\0" in given or (base and not path.is_relative_to(base)):
@@ -160,21 +160,23 @@ def _path(daemon: "Daemon", call: Call) -> Path:
 
 def _agreement(daemon: "Daemon", call: Call) -> Answer:
     answer = Answer(200, b'{"message":""}', JSON)
-    if daemon.options.generation == 3:  # noqa: PLR2004 there the client's own token is good for the transfer too
+    if daemon.dialect.has_issuer:
         return answer
-    assert call.caller is not None
+    assert isinstance(call.caller, User)
     issued = daemon.tokens.issue(call.caller, FILE_TOKEN_SECONDS, FILE_SERVICE)
     answer.headers["Authorization"] = issued.token
     return answer
 
 
 async def _send_file(connection: "Connection", path: Path) -> None:
+    connection.sends_file = True
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             connection.push(block)
             await connection.shorter_than(BLOCKS_AHEAD)
             if connection.closed:
                 return
+    connection.sends_file = False
     connection.push(b"")  # a frame of length 0: the end of the file
 
 

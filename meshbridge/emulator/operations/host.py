@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 
 
 async def get_resources(daemon: "Daemon", _call: Call) -> Answer:
-    return json_answer(
-        host_resources(
-            start_time=daemon.start_time,
-            version=str(daemon.configuration.shown()["Version"]),
-            node_name=daemon.options.node_name,
-            description=daemon.configuration.description,
-            home=daemon.store.root,
-            apps=[app.process.pid for app in daemon.applications if app.process is not None and app.running],
-        )
+    resources = host_resources(
+        start_time=daemon.start_time,
+        version=str(daemon.configuration.shown()["Version"]),
+        node_name=daemon.options.node_name,
+        description=daemon.configuration.description,
+        home=daemon.store.root,
+        apps=[app.process.pid for app in daemon.applications if app.process is not None and app.running],
     )
+    return json_answer(daemon.dialect.resources(resources))
 
 
 async def get_metrics(daemon: "Daemon", _call: Call) -> Answer:
@@ -49,10 +48,13 @@ async def get_cloud(_daemon: "Daemon", _call: Call) -> Answer:
     raise Refused(400, "Verify HMAC failed")
 
 
+def metrics_routes(permission: str | None) -> tuple[Route, ...]:
+    """``permission``: what they need; None for no token at all."""
+    return tuple(Route("GET", path, get_metrics, permission) for path in ("/appmesh/metrics", "/metrics"))
+
+
 ROUTES = (
     Route("GET", "/appmesh/resources", get_resources, "host-resource-view"),
-    Route("GET", "/appmesh/metrics", get_metrics),
-    Route("GET", "/metrics", get_metrics),
     Route("GET", "/", get_page),
     Route("GET", "/index.html", get_page),
     Route("GET", "/openapi.yaml", get_description),

@@ -1,14 +1,14 @@
 """What daemons of 3.x have instead of logins and users (docs/protocol.md, 'App Mesh 3.x')."""
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from meshbridge.emulator.accounts import User
 from meshbridge.emulator.errors import Refused
-from meshbridge.emulator.issuer import PUBLIC_CLIENT
+from meshbridge.emulator.issuer import AUDIENCE, ISSUER, PUBLIC_CLIENT, SCOPES
 from meshbridge.emulator.messages import Answer, Call, json_answer, message_answer
 from meshbridge.emulator.operations.users import get_own_permissions
+from meshbridge.emulator.principals import Principal
 from meshbridge.emulator.routes import ANYONE, Route
-from meshbridge.emulator.tokens import SERVICE
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
@@ -16,50 +16,70 @@ if TYPE_CHECKING:
 
 async def get_auth_config(daemon: "Daemon", _call: Call) -> Answer:
     """Who issues the tokens that this daemon takes."""
+    assert daemon.issuer is not None
+    found: dict[str, Any] = {
+        "audience": AUDIENCE,
+        "first_admin_enrollment": False,
+        "flows": ["authorization_code_pkce", "device_code", "password"],
+        "issuer": ISSUER,
+        "public_client_id": PUBLIC_CLIENT,
+        "resource": _resource(daemon),
+        "scopes": list(SCOPES),
+    }
+    if daemon.dialect.tells_of_refresh:
+        found |= {"browser_entry": f"{_resource(daemon)}/auth", "refresh_token": daemon.issuer.refreshes}
+    return json_answer(found)
+
+
+async def get_protected_resource(daemon: "Daemon", _call: Call) -> Answer:
+    """RFC 9728."""
     return json_answer(
         {
-            "audience": SERVICE,
-            "issuer": daemon.tokens.issuer,
-            "public_client_id": PUBLIC_CLIENT,
-            "refresh_token": True,
-            "scopes": ["openid"],
+            "authorization_servers": [ISSUER],
+            "bearer_methods_supported": ["header"],
+            "resource": _resource(daemon),
+            "scopes_supported": list(SCOPES),
         }
     )
 
 
 async def list_principals(daemon: "Daemon", _call: Call) -> Answer:
-    return json_answer({name: _public(user) for name, user in daemon.accounts.users.items()})
+    return json_answer({name: asdict(principal) for name, principal in daemon.principals.all.items()})
 
 
 async def get_self(daemon: "Daemon", call: Call) -> Answer:
-    user, claims = daemon.authenticate(call)
-    return json_answer({**_public(user), "audience": claims["aud"]})
+    assert isinstance(call.caller, Principal)
+    permissions = sorted(daemon.principals.permissions(call.caller))
+    return json_answer({**asdict(call.caller), "permissions": permissions})
 
 
 async def update_principal(daemon: "Daemon", call: Call) -> Answer:
     """Its roles here; its name and password are the issuer's business."""
-    roles = [str(role) for role in call.json().get("roles") or ()]
-    daemon.accounts.users.setdefault(call.name, User(call.name, "")).roles = roles
+    daemon.principals.change(call.name, call.json())
     daemon.save_accounts()
     return message_answer(200, "Principal update success")
 
 
 async def delete_principal(daemon: "Daemon", call: Call) -> Answer:
-    if daemon.accounts.users.pop(call.name, None) is None:
+    if call.name not in daemon.principals.all:
         raise Refused(404, "principal not found")
+    if any(app.owner == call.name for app in daemon.applications):
+        raise Refused(403, f"Principal '{call.name}' owns applications")
+    del daemon.principals.all[call.name]
     daemon.save_accounts()
-    return message_answer(200, "Principal delete success")
+    return Answer(204)
 
 
-def _public(user: User) -> dict[str, object]:
-    return {"exec_user": user.exec_user, "group": user.group, "name": user.name, "roles": user.roles}
+def _resource(daemon: "Daemon") -> str:
+    return f"https://{daemon.options.host}:{daemon.configuration.shown()['REST']['RestListenPort']}"
 
 
 ROUTES = (
     Route("GET", "/appmesh/auth/config", get_auth_config),
-    Route("GET", "/appmesh/principals", list_principals, "user-list"),
+    Route("GET", "/.well-known/oauth-protected-resource", get_protected_resource),
+    Route("GET", "/appmesh/principals", list_principals, "principal-view"),
     Route("GET", "/appmesh/principal/self", get_self, ANYONE),
     Route("GET", "/appmesh/principal/self/permissions", get_own_permissions, ANYONE),
-    Route("POST", "/appmesh/principal/{}", update_principal, "user-add"),
-    Route("DELETE", "/appmesh/principal/{}", delete_principal, "user-delete"),
+    Route("POST", "/appmesh/principal/{}", update_principal, "principal-set"),
+    Route("DELETE", "/appmesh/principal/{}", delete_principal, "principal-delete"),
 )

@@ -60,7 +60,7 @@ def _start(daemon: "Daemon", call: Call) -> Application:
 
 def _definition(daemon: "Daemon", call: Call) -> tuple[dict[str, Any], int | None]:
     """What is to run, and when the app was registered of which it is a run."""
-    definition = read_definition(call.json())
+    definition = read_definition(daemon.dialect.definition(call.json()))
     name = definition.get("name")
     existing = daemon.applications.get(name) if name else None
     if existing is not None:

@@ -40,8 +40,8 @@ async def cancel_task(daemon: "Daemon", call: Call) -> Answer:
 
 async def fetch_task(daemon: "Daemon", call: Call) -> Answer:
     app = daemon.applications.find(call.name)
-    if not _of_process(call, app):
-        return _superseded(call)
+    if not _of_process(daemon, call, app):
+        return _superseded(daemon, call)
     try:
         return Answer(200, await app.tasks.fetch(), BINARY)
     except TaskCancelled:
@@ -50,18 +50,26 @@ async def fetch_task(daemon: "Daemon", call: Call) -> Answer:
 
 async def return_task(daemon: "Daemon", call: Call) -> Answer:
     app = daemon.applications.find(call.name)
-    if not _of_process(call, app):
-        return _superseded(call)
+    if not _of_process(daemon, call, app):
+        return _superseded(daemon, call)
     return Answer(200 if app.tasks.give_back(call.request.body) else EXPECTATION_FAILED)
 
 
-def _of_process(call: Call, app: Application) -> bool:
-    """Whether the app's present process asks."""
-    return app.running and call.query("process_key") == app.process_key
+def _of_process(daemon: "Daemon", call: Call, app: Application) -> bool:
+    """Whether the app's present process asks.
+
+    Raises:
+        Refused: as the generation answers it.
+
+    """
+    key = daemon.dialect.process_key(call.query, call.header, local=call.connection.is_local)
+    return app.running and key == app.process_key
 
 
-def _superseded(call: Call) -> Answer:
-    """Two answers to one request, as measured; over HTTPS the second one has no way to the client."""
+def _superseded(daemon: "Daemon", call: Call) -> Answer:
+    """On 2.x two answers to one request, as measured; over HTTPS the second one has no way to the client."""
+    if daemon.dialect.has_issuer:
+        return message_answer(SUPERSEDED, "Process key mismatch")
     answer = Answer(UNAVAILABLE)
 
     async def say_why() -> None:

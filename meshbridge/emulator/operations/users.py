@@ -4,7 +4,7 @@ import base64
 import time
 from typing import TYPE_CHECKING
 
-from meshbridge.emulator.accounts import PERMISSIONS, User
+from meshbridge.emulator.accounts import User
 from meshbridge.emulator.errors import Refused
 from meshbridge.emulator.messages import Answer, Call, json_answer, message_answer
 from meshbridge.emulator.routes import ANYONE, Route
@@ -19,7 +19,7 @@ async def list_users(daemon: "Daemon", _call: Call) -> Answer:
 
 async def get_self(daemon: "Daemon", call: Call) -> Answer:
     """By what the token says: neither its signature nor its end is looked at (measured)."""
-    user, claims = daemon.named_by(call)
+    user, claims = daemon.logins.named_by(call)
     return json_answer({**user.public(), "audience": claims.get("aud", [])})
 
 
@@ -53,9 +53,9 @@ async def unlock_user(daemon: "Daemon", call: Call) -> Answer:
 
 async def change_password(daemon: "Daemon", call: Call) -> Answer:
     """It wants the old password, also of another user; it ends all tokens of that user."""
-    assert call.caller is not None
     body = call.json()
     user = call.caller
+    assert isinstance(user, User)
     if call.name in {"self", user.name}:
         daemon.require(user, "passwd-change-self")
     else:
@@ -75,7 +75,7 @@ async def change_password(daemon: "Daemon", call: Call) -> Answer:
 
 
 async def list_roles(daemon: "Daemon", _call: Call) -> Answer:
-    return json_answer({name: sorted(permissions) for name, permissions in daemon.accounts.roles.items()})
+    return json_answer({name: sorted(permissions) for name, permissions in daemon.access.roles.roles.items()})
 
 
 async def update_role(daemon: "Daemon", call: Call) -> Answer:
@@ -83,25 +83,25 @@ async def update_role(daemon: "Daemon", call: Call) -> Answer:
     permissions = call.json() or []
     if not isinstance(permissions, list) or not all(isinstance(permission, str) for permission in permissions):
         raise TypeError("permissions")
-    daemon.accounts.roles[call.name] = permissions
+    daemon.access.roles.roles[call.name] = permissions
     daemon.save_accounts()
     return message_answer(200, "Role update success")
 
 
 async def delete_role(daemon: "Daemon", call: Call) -> Answer:
     """Deleting what is not there is a success, too (measured)."""
-    daemon.accounts.delete_role(call.name)
+    daemon.access.roles.delete_role(call.name)
     daemon.save_accounts()
     return message_answer(200, "Role delete success")
 
 
-async def list_permissions(_daemon: "Daemon", _call: Call) -> Answer:
-    return json_answer(PERMISSIONS)
+async def list_permissions(daemon: "Daemon", _call: Call) -> Answer:
+    return json_answer(daemon.access.permissions)
 
 
 async def get_own_permissions(daemon: "Daemon", call: Call) -> Answer:
     assert call.caller is not None
-    return json_answer(sorted(daemon.accounts.permissions(call.caller)))
+    return json_answer(sorted(daemon.access.roles.permissions(call.caller)))
 
 
 async def list_groups(daemon: "Daemon", _call: Call) -> Answer:

@@ -6,7 +6,7 @@ from meshbridge.emulator.output import COLLECT_BYTES, Collector, OutputFiles
 
 def write(files: OutputFiles, text: str) -> None:
     async def collect() -> None:
-        collector = Collector(files.start(), lambda _text, _position: None)
+        collector = Collector(files.start(), lambda _text, _position, _last: None)
         collector.write(text.encode(), last=True)
         collector.close()
 
@@ -30,7 +30,7 @@ def test_pieces_go_out_when_full_when_due_and_at_the_end(tmp_path: Path) -> None
     async def collect() -> None:
         arrived = asyncio.Event()
 
-        def take(text: str, position: int) -> None:
+        def take(text: str, position: int, _last: bool) -> None:
             pieces.append((text, position))
             arrived.set()
 

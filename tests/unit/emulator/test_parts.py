@@ -14,10 +14,11 @@ import pytest
 from meshbridge.emulator import procfs, reaper
 from meshbridge.emulator.certificates import certificates, server_context
 from meshbridge.emulator.configuration import Configuration
+from meshbridge.emulator.dialects import DIALECTS
 from meshbridge.emulator.errors import NotInstalled
 from meshbridge.emulator.http_metrics import HttpMetrics
 from meshbridge.emulator.messages import Answer, Call
-from meshbridge.emulator.operations import ROUTES
+from meshbridge.emulator.operations import routes as routes_of
 from meshbridge.emulator.processes import command_line
 from meshbridge.emulator.routes import Route, Routes
 from meshbridge.emulator.settings import EmulatorOptions
@@ -78,7 +79,7 @@ def test_what_is_no_path_is_not_found(path: str) -> None:
 
 
 def test_every_recorded_request_has_a_route() -> None:
-    routes = Routes(ROUTES[2])
+    routes = Routes(routes_of(DIALECTS["2"]))
     for record in records("exchanges.jsonl"):
         if "request" in record:
             request = record["request"]
