@@ -64,7 +64,7 @@ class _Specimen(dict[str, Any]):
         return self.get(key)
 
     def __contains__(self, key: object) -> bool:
-        return True
+        return key != "enabled"  # which marks another dialect
 
 
 class _SpecimenDaemon:
