@@ -33,7 +33,7 @@ class Access(Protocol):
         """Who asks.
 
         Raises:
-            Refused: nobody whom this daemon knows.
+            Refused: the daemon does not know the caller.
 
         """
 
@@ -82,7 +82,7 @@ class Logins:
         return user, claims
 
     def named_by(self, call: "Call") -> tuple[User, dict[str, Any]]:
-        """Whom the token of a request names, and all that it says; its signature and its end are not looked at.
+        """The user in the token of a request, and all its claims; signature and end are not looked at.
 
         The token is bare, or comes after ``Bearer`` in this case.
 

@@ -42,7 +42,7 @@ class Connection:
         self.principal_id: str | None = None
         """Who opened it, by the token of its WebSocket upgrade (3.x); good for each request on it."""
         self.workers_only = False
-        """Nobody did, and this daemon (3.x of August) then answers apps that ask for tasks, and no one else."""
+        """It was opened without a token, and this daemon (3.x of August) then serves workers only."""
         self.file_frames: Callable[[bytes], None] | None = None
         """Takes the frames that come in while a file is uploaded over TCP."""
         self.sends_file = False

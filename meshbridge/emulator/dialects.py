@@ -1,7 +1,7 @@
 """What differs between the generations of daemons in words and manners (docs/protocol.md, 'App Mesh 3.x').
 
-Inside, an app is told in the words of 2.x; a dialect turns them into the daemon's own at the border. Who may do what is
-in :mod:`meshbridge.emulator.access`, which paths there are in :mod:`meshbridge.emulator.operations`.
+Inside, apps are described in the words of 2.x; a dialect turns them into the daemon's own at the border. Who may do
+what is in :mod:`meshbridge.emulator.access`, which paths there are in :mod:`meshbridge.emulator.operations`.
 """
 
 import re

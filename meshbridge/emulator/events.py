@@ -137,7 +137,7 @@ class EventHub:
         return self.sequence
 
     def disconnected(self) -> None:
-        """Ends every subscription as a daemon of 3.x ends forwarded ones whose next node is gone: it says so."""
+        """Ends every subscription with an event, as 3.x ends forwarded ones whose next node is gone."""
         for subscription in list(self._subscriptions.values()):
             app = "" if subscription.app == "*" else subscription.app
             self._push(subscription, app, DISCONNECTED, _body_start(app, DISCONNECTED, {}, 0, int(time.time())))

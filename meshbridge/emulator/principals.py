@@ -1,4 +1,4 @@
-"""Principals and roles of 3.x: whom the tokens of an issuer name, and what they may do here."""
+"""Principals and roles of 3.x: the subjects of an issuer's tokens, and what they may do here."""
 
 import hashlib
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ ACTIVE = "active"
 
 @dataclass(slots=True)
 class Principal:
-    """Somebody, or something, whom tokens name."""
+    """A person, or a service, in the tokens of an issuer."""
 
     principal_id: str
     kind: str = "user"
@@ -85,7 +85,7 @@ class Principals(Roles):
         return principal
 
     def change(self, name: str, changes: Mapping[str, Any]) -> None:
-        """Sets ``roles``, ``status`` and ``execution_user``; makes a principal that nobody has seen yet.
+        """Sets ``roles``, ``status`` and ``execution_user``; makes a principal that has not been seen yet.
 
         Raises:
             Refused: 400, a value of another type.

@@ -155,7 +155,7 @@ class WebApplication:
         return await asyncio.wait_for(receive(), seconds)
 
     def _refused_upgrade(self, scope: Scope, connection: Connection, offered: Sequence[str]) -> tuple[int, str] | None:
-        """Status and plain words, where a daemon of 3.x does not open it; else whom it belongs to is kept."""
+        """Status and plain words, where a daemon of 3.x does not open it; else its principal is kept."""
         bearers = self._daemon.bearers
         if bearers is None:
             return None

@@ -19,7 +19,15 @@ def python_of(cache: pytest.Cache) -> Path:
     ready = environment / ".ready"
     if not ready.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT]
+        install: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            REQUIREMENT,
+        ]
         subprocess.run(install, check=True)
         ready.touch()
     return python
