@@ -1,7 +1,7 @@
 """The description of the API for programs (OpenAPI 3.1, ``/openapi.json``), made whole.
 
 What each operation has in common with all others is added here, so that an area says only what is its own: the scope
-that it needs, the refusals of the door, errors as ``application/problem+json``.
+that it needs, the refusals of authentication, errors as ``application/problem+json``.
 """
 
 from functools import cache

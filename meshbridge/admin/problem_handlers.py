@@ -19,7 +19,7 @@ def problem_response(problem: Problem) -> JSONResponse:
 
 
 def install(application: FastAPI) -> None:
-    """Has every error of an application answered so, the framework's own as well. (Its bugs: see ``door``.)"""
+    """Has every error of an application answered so, the framework's own as well. (Its bugs: see ``middleware``.)"""
 
     @application.exception_handler(Problem)
     async def _problem(_request: Request, error: Problem) -> JSONResponse:

@@ -3,7 +3,7 @@
 Nothing is changed anywhere: no event is published, no journal opened, no file left. Where a bridge runs on the same
 journal it is asked over its control socket, since it holds the journal and the ports.
 
-``host`` looks at this host (file, journal's directory), ``listeners`` at the ports, ``far_ends`` at the sinks,
+``host`` looks at this host (file, journal's directory), ``listeners`` at the ports, ``destinations`` at the sinks,
 ``certificates`` at those in files, ``secrets`` at files of secrets; a daemon is looked at by
 :func:`meshbridge.checks.daemon.try_daemon`.
 """

@@ -41,28 +41,28 @@ _CLOCK_WARNING_SECONDS = 5.0
 
 def try_daemon(name: str, options: DaemonOptions) -> Iterator[Verdict]:
     """Verdicts on the connection, certificate, login, permissions, the daemon itself and its clock."""
-    trial = _Trial(f"daemon {name}", options)
+    checked = _DaemonCheck(f"daemon {name}", options)
     with ExitStack() as cleanup:
         try:
-            yield from trial.reach()
+            yield from checked.reach()
             credentials = Credentials(name, options)
             exchange = new_exchange(name, options, credentials, _SECONDS)
             client = cleanup.enter_context(LinkClient(exchange, credentials))
             cleanup.enter_context(client.using(timeout_seconds=_SECONDS))
-            trial.aspect = "login"
+            checked.aspect = "login"
             credentials.token(exchange)
             cleanup.callback(credentials.end, exchange)
-            yield trial.logged_in(credentials)
-            trial.aspect = "permissions"
-            yield trial.permissions(client)
-            trial.aspect = "daemon"
+            yield checked.logged_in(credentials)
+            checked.aspect = "permissions"
+            yield checked.permissions(client)
+            checked.aspect = "daemon"
             client.forward_to = options.forward_to or ""
-            yield from trial.daemon(client)
+            yield from checked.daemon(client)
         except AppMeshError as error:
-            yield trial.failed(error)
+            yield checked.failed(error)
 
 
-class _Trial:
+class _DaemonCheck:
     def __init__(self, subject: str, options: DaemonOptions) -> None:
         self._subject = subject
         self._options = options

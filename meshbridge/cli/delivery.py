@@ -17,7 +17,7 @@ from meshbridge.cli.tables import age, print_table
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
 
-__all__ = ["clear", "drop", "letters", "pause", "replay", "resume", "retry", "sinks"]
+__all__ = ["clear", "dead_letters", "drop", "pause", "replay", "resume", "retry", "sinks"]
 
 _BRIDGE = "/api/v1/bridge"
 _CLEAR_SECONDS = 15.0
@@ -185,7 +185,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
 # --- dead letters --------------------------------------------------------------------------------------------------
 
 
-def letters(sink: SinkOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+def dead_letters(sink: SinkOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """List the events that a destination has refused for good, and why. With --json, one a line."""
     with speaking_of_journal(config) as client:
         found = list(_letters(client, sink))

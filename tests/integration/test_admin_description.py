@@ -10,7 +10,7 @@ import pytest
 
 from meshbridge.admin.options import Scope
 from meshbridge.admin.problems import MEANINGS, ProblemKind
-from tests.integration.admin_door import Door, doors
+from tests.integration.admin_access import Door, doors
 
 METHODS = {"get", "put", "post", "patch", "delete"}
 

@@ -17,7 +17,7 @@ from meshbridge.admin.options import Scope
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.events import cloudevent
 from meshbridge.web.limits import DEFAULT_LIMITS
-from tests.integration.admin_door import SECRETS, TOKENS, Door, doors
+from tests.integration.admin_access import SECRETS, TOKENS, Door, doors
 from tests.support import make_event, wait_for
 
 

@@ -23,8 +23,8 @@ from meshbridge.appmesh import AppMeshClient
 from meshbridge.fields import When
 from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.status import LinkState, LinkStatus, ReplayStatus, SinkState, SinkStatus
-from tests.integration.admin_door import SECRETS, TOKENS
-from tests.integration.made_up_daemon import MadeUpDaemon
+from tests.integration.admin_access import SECRETS, TOKENS
+from tests.integration.invented_daemon import MadeUpDaemon
 from tests.support import envelopes, make_event
 
 ADMIN = {"Authorization": f"Bearer {SECRETS[Scope.ADMIN]}"}

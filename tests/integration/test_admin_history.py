@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from meshbridge.model.events import Event, decode_push
-from tests.integration.admin_door import Door, doors
+from tests.integration.admin_access import Door, doors
 
 NOW = time.time()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from meshbridge.admin.options import Scope
-from tests.integration.admin_door import SECRETS, Door, doors
+from tests.integration.admin_access import SECRETS, Door, doors
 from tests.support import make_event
 
 HUGE = 10**30

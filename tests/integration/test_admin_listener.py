@@ -21,8 +21,8 @@ from meshbridge.admin.control import ControlSocket
 from meshbridge.admin.options import Scope
 from meshbridge.admin.tokens import new_token
 from meshbridge.journal import Journal, JournalOptions
+from tests.integration.admin_access import SECRETS, TOKENS, Door, doors, issue, trusting
 from tests.integration.admin_api import application_for
-from tests.integration.admin_door import SECRETS, TOKENS, Door, doors, issue, trusting
 from tests.support import DEADLINE_SECONDS, thread
 
 SHOW, VERIFY = ("GET", "/api/v1/bridge"), ("POST", "/api/v1/bridge/journal/verify")

@@ -3,7 +3,7 @@
 import orjson
 
 from meshbridge.appmesh.client_http import AppMeshClient
-from meshbridge.checks.daemon import _Trial
+from meshbridge.checks.daemon import _DaemonCheck
 from meshbridge.link import DaemonOptions, explain
 from meshbridge.model.status import Grade
 from tests.unit.appmesh.fakes import FakeExchange, answer, refusal
@@ -20,13 +20,13 @@ FIVE = ["app-subscribe", "app-view", "app-view-all", "app-output-view", "host-re
 
 def test_five_permissions_are_enough_at_3_x() -> None:
     client = AppMeshClient(exchange=FakeExchange(GONE, answer(FIVE)))
-    assert _Trial("daemon node-a", OPTIONS).permissions(client).grade is Grade.OK
+    assert _DaemonCheck("daemon node-a", OPTIONS).permissions(client).grade is Grade.OK
 
 
 def test_the_commands_that_make_the_role_are_printed() -> None:
     principal = answer({"principal_id": "oidc:ab12", "roles": []})
     client = AppMeshClient(exchange=FakeExchange(GONE, answer(["app-view"]), principal))
-    verdict = _Trial("daemon node-a", OPTIONS).permissions(client)
+    verdict = _DaemonCheck("daemon node-a", OPTIONS).permissions(client)
     assert verdict.grade is Grade.FAILED
     assert verdict.text.startswith("the principal may not app-subscribe, app-view-all")
     first, token, role, given = (verdict.remedy or "").splitlines()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from meshbridge.admin.auth import Scope, needs
-from meshbridge.admin.daemons.calls import Ask, Asking
+from meshbridge.admin.daemons.calls import Ask, DaemonCall
 from meshbridge.admin.daemons.error_mapping import answers, not_kept
 from meshbridge.admin.daemons.masking import masked, refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonObject, app_of, good, sdk
@@ -252,7 +252,7 @@ async def cancel_task(ask: Ask, app: _App) -> Cancelled:
     return Cancelled(cancelled=await ask(lambda client: client.cancel_task(app)))
 
 
-def no_such_app(ask: Asking, app: str) -> Problem:
+def no_such_app(ask: DaemonCall, app: str) -> Problem:
     return Problem(
         HTTPStatus.NOT_FOUND,
         f"{ask.daemon} has no app {app!r}",

@@ -25,7 +25,7 @@ from meshbridge.admin.interface import Bridge
 from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import AppMeshClient, AppMeshError
 
-__all__ = ["Ask", "Asking", "DaemonName"]
+__all__ = ["Ask", "DaemonCall", "DaemonName"]
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class DaemonCall:
     """One request's way to its daemon."""
 
     request: Request
@@ -215,7 +215,7 @@ async def _taken(share: anyio.Semaphore, seconds: float) -> bool:
 
 async def _asking(
     request: Request, bridge: TheBridge, daemon: DaemonName, forward_to: _Node = None, seconds: _Timeout = _SECONDS
-) -> Asking:
+) -> DaemonCall:
     names = sorted(link.daemon for link in bridge.links())
     if daemon not in names:
         raise Problem(
@@ -232,7 +232,7 @@ async def _asking(
     state: Any = request.app.state
     if not hasattr(state, "shares"):
         state.shares = Shares()
-    return Asking(request, bridge, state.shares, daemon, forward_to, seconds)
+    return DaemonCall(request, bridge, state.shares, daemon, forward_to, seconds)
 
 
-Ask = Annotated[Asking, Depends(_asking)]
+Ask = Annotated[DaemonCall, Depends(_asking)]

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from meshbridge import telemetry
 from meshbridge.admin.auth import Scope, needs
-from meshbridge.admin.daemons.calls import Ask, Asking
+from meshbridge.admin.daemons.calls import Ask, DaemonCall
 from meshbridge.admin.daemons.error_mapping import answers, answers_of
 from meshbridge.admin.daemons.models import good, sdk
 from meshbridge.admin.middleware import of_any_length
@@ -118,7 +118,7 @@ async def upload_file(ask: Ask, request: Request, path: _Path, attributes: Annot
 class _Download:
     """A transfer, and what it holds: the client, and a connection. One thread at a time."""
 
-    def __init__(self, ask: Asking, path: str) -> None:
+    def __init__(self, ask: DaemonCall, path: str) -> None:
         self._ask = ask
         self._path = path
         self._held = contextlib.ExitStack()
@@ -149,7 +149,7 @@ class _Download:
         self._held.close()
 
 
-async def _content(ask: Asking, path: str, opened: _Download) -> AsyncGenerator[bytes]:
+async def _content(ask: DaemonCall, path: str, opened: _Download) -> AsyncGenerator[bytes]:
     try:
         while part := await ask.in_thread(opened.read):
             yield part

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from meshbridge.admin.auth import Scope, needs
-from meshbridge.admin.daemons.calls import Ask, Asking
+from meshbridge.admin.daemons.calls import Ask, DaemonCall
 from meshbridge.admin.daemons.error_mapping import answers
 from meshbridge.admin.daemons.masking import refuse_masks
 from meshbridge.admin.daemons.models import AppName, AppSettings, JsonValue, app_of, good, sdk
@@ -137,7 +137,7 @@ async def run_app(
     return await _run(ask, response, App(fields), wanted, wait)
 
 
-async def _run(ask: Asking, response: Response, app: App, times: RunTimes, wait: bool) -> Started | Finished:
+async def _run(ask: DaemonCall, response: Response, app: App, times: RunTimes, wait: bool) -> Started | Finished:
     lifecycle = math.ceil(times.lifecycle)
     if not wait:
         limit = math.ceil(times.max_time or _TWO_DAYS)
@@ -196,7 +196,7 @@ async def remove_run(ask: Ask, run: _Run) -> dict[str, Any]:
 class _Following:
     """One caller who follows a run: what was read and not yet sent, and where the next read begins."""
 
-    def __init__(self, ask: Asking, run: str, process_uuid: str, position: int) -> None:
+    def __init__(self, ask: DaemonCall, run: str, process_uuid: str, position: int) -> None:
         self._ask = ask
         self._run = run
         self._process_uuid = process_uuid

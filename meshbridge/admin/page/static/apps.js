@@ -88,7 +88,7 @@ export function showApps(main, signal, options) {
     const pages = Math.max(1, Math.ceil(all.length / PAGE));
     page = Math.min(page, pages - 1);
     rows.show(all.slice(page * PAGE, (page + 1) * PAGE).map((app) => [`${app.daemon}/${app.name}`, app]));
-    setText(found, fresh.some(Boolean) ? `${counted(all.length, "app")}.` : "Asking for the apps …");
+    setText(found, fresh.some(Boolean) ? `${counted(all.length, "app")}.` : "DaemonCall for the apps …");
     setText(where, pages > 1 ? `Page ${page + 1} of ${pages}` : "");
     before.hidden = after.hidden = pages === 1;
     allow(before, page > 0);

@@ -88,7 +88,7 @@ export function showEvents(main, signal, options) {
   }
 
   async function follow(query, until) {
-    setText(said, "Asking for events …");
+    setText(said, "DaemonCall for events …");
     while (!until.aborted) {
       try {
         const headers = last ? { "Last-Event-ID": last } : {};

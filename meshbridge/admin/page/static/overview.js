@@ -39,7 +39,7 @@ export function showOverview(main, signal, options) {
   state.addEventListener("change", render, { signal });
   watchApps(() => (state.bridge?.daemons ?? []).map((link) => link.daemon), signal);
   if (state.bridge) render();
-  else setText(summary, "Asking the bridge …");
+  else setText(summary, "DaemonCall the bridge …");
 }
 
 function summaryOf(links, sinks) {

@@ -15,7 +15,7 @@ from meshbridge import telemetry
 from meshbridge.admin.options import Scope
 from meshbridge.admin.tokens import new_token
 from meshbridge.web.limits import Limits
-from tests.integration.admin_door import SECRETS, Door, doors, issue, trusting
+from tests.integration.admin_access import SECRETS, Door, doors, issue, trusting
 from tests.support import make_event, wait_for
 
 ADMIN = SECRETS[Scope.ADMIN]
