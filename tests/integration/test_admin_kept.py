@@ -10,7 +10,7 @@ import pytest
 
 from meshbridge.journal import search as search_module
 from meshbridge.model.events import cloudevent
-from tests.integration.admin_door import Door, doors
+from tests.integration.admin_access import Door, doors
 from tests.support import make_event
 
 
