@@ -21,7 +21,7 @@ COPY docs/meshbridge.1 docs/
 COPY meshbridge meshbridge
 # Installed from the locked wheels alone, so a lock that misses something ends the build here.
 RUN tools/bin/pip wheel --no-build-isolation --no-deps -w wheels . \
-    && tools/bin/pip --python /opt/meshbridge/bin/python install --no-index --find-links wheels "meshbridge[kafka,nats]"
+    && tools/bin/pip --python /opt/meshbridge/bin/python install --no-index --find-links wheels "meshbridge[amqp,kafka,nats,notify,otlp,redis]"
 COPY deploy/image deploy/image
 RUN /opt/meshbridge/bin/python deploy/image/sbom.py requirements.lock > /opt/meshbridge/sbom.cdx.json \
     && install -D -m 0644 deploy/image/meshbridge.yaml /image/etc/meshbridge/meshbridge.yaml \

@@ -80,7 +80,7 @@ LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate
 
 lock: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
-	$(LOCK) --extra kafka --extra nats -o requirements.lock pyproject.toml
+	$(LOCK) $(addprefix --extra ,amqp kafka nats notify otlp redis) -o requirements.lock pyproject.toml
 	$(LOCK) -o requirements-build.lock requirements-build.in
 
 # Everything that a release ships, in dist/, with checksums.

@@ -422,6 +422,16 @@ def test_the_network_policy_lets_out_to_daemons_and_sinks_alone(chart: helm.Char
     assert policy["spec"]["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
 
 
+def test_services_of_people_can_be_reached(chart: helm.Chart) -> None:
+    urls = {"mail": "mailtos://user:secret@example.com", "hook": "json://hook:8100/x", "room": "slack://a/b/c"}
+    sinks: dict[str, Any] = {name: {"type": "notify", "url": url} for name, url in urls.items()}
+    sinks["file"] = {"type": "notify", "url_file": "/run/secrets/url"}
+    sinks["rabbit"] = {"type": "amqp", "url": "amqps://rabbit"}
+    values = {"networkPolicy": {"enabled": True}, "config": {"sinks": sinks}}
+    policy = one(render(chart, values), "NetworkPolicy")
+    assert {443, 587, 5671, 8100} <= set(egress_ports(policy))
+
+
 def test_own_rules_of_egress_stand_instead_and_the_test_pod_may_come_in(chart: helm.Chart) -> None:
     rule = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 6059, "protocol": "TCP"}]}
     scrapers = [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]

@@ -344,12 +344,14 @@ resources:
   requests: {storage: {{ .Values.persistence.size }}}
 {{- end -}}
 
-{{/* One port a line: where the daemons and sinks of the configuration listen. */}}
+{{/* One port a line: where the daemons and sinks of the configuration listen. A service of notify is at 443, as a rule. */}}
 {{- define "meshbridge.egressPorts" -}}
 {{- $defaults := dict "tcp" 6059 "wss" 6058 "https" 443 "http" 80 "mqtt" 1883 "mqtts" 8883 "ws" 80 "nats" 4222 "tls" 4222 "redis" 6379 "rediss" 6379 "amqp" 5672 "amqps" 5671 "udp" 514 -}}
 {{- $ports := dict -}}
 {{- range $place, $named := dict "daemons" .Values.config.daemons "sinks" .Values.config.sinks -}}
 {{- range $name, $one := $named -}}
+{{- $isNotify := eq ($one.type | toString) "notify" -}}
+{{- if and $isNotify (not (kindIs "string" $one.url)) -}}{{- $_ := set $ports "443" true -}}{{- end -}}
 {{- if kindIs "string" $one.url -}}
 {{- $parts := urlParse $one.url -}}
 {{- $port := regexFind ":[0-9]+$" $parts.host | trimPrefix ":" -}}
@@ -357,6 +359,7 @@ resources:
 {{- if and (not $port) (eq $place "sinks") (eq $parts.scheme "wss") -}}{{- $port = "443" -}}{{- end -}}
 {{- if and (not $port) (eq ($one.type | toString) "syslog") -}}{{- $port = ternary "6514" "514" (eq $parts.scheme "tls") -}}{{- end -}}
 {{- if not $port -}}{{- $port = get $defaults $parts.scheme | toString -}}{{- end -}}
+{{- if and (not $port) $isNotify -}}{{- $port = get (dict "mailto" "25" "mailtos" "587" "json" "80" "xml" "80" "form" "80") $parts.scheme | default "443" -}}{{- end -}}
 {{- if $port -}}{{- $_ := set $ports $port true -}}{{- end -}}
 {{- end -}}
 {{- end -}}
