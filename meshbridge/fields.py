@@ -51,7 +51,7 @@ EVENT_NAMES = ("start", "exit", "stdout", "health", "status", "removed", "gap")
 class Options(BaseModel):
     """A settings model: unknown keys are refused, values don't change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, validate_default=True)
 
     @model_validator(mode="after")
     def _remember_secrets(self) -> Self:
