@@ -19,12 +19,21 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import IO, Any, TextIO
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 import meshbridge
 from meshbridge import outside
+
+# structlog imports rich, where there is one, to write tracebacks that are not used here: 4 MiB in every bridge.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment] # which makes its import fail
+try:
+    import structlog
+finally:
+    del sys.modules["rich"]
+    if _rich is not None:
+        sys.modules["rich"] = _rich
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 """meshbridge's own metrics; the default registry of prometheus_client is left to others."""

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import orjson
-import requests
 
 from meshbridge.appmesh import paths
 from meshbridge.appmesh.answers import answer_error
@@ -30,8 +29,12 @@ from meshbridge.appmesh.files import (
     open_local,
     replacing,
 )
-from meshbridge.appmesh.http_session import HttpSession, closed_without_answer, read_headers
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
+
+if TYPE_CHECKING:
+    import requests
+
+    from meshbridge.appmesh.http_session import HttpSession
 
 __all__ = ["FileOperations"]
 
@@ -154,7 +157,7 @@ class FileOperations(LoginOperations):
                 yield _remote_file(message, response, {})
 
     @contextlib.contextmanager
-    def _download_by_ticket(self, session: HttpSession, remote_file: str) -> Iterator[RemoteFile]:
+    def _download_by_ticket(self, session: "HttpSession", remote_file: str) -> Iterator[RemoteFile]:
         """Mode, owner and group stand in the first answer only.
 
         A daemon of 2.x closes the connection without a byte where the file is empty. Twice in a row, with the daemon's
@@ -167,6 +170,8 @@ class FileOperations(LoginOperations):
                 try:
                     response = opened.enter_context(session.open(message, self._timeout_seconds))
                 except AppMeshConnectionError as error:
+                    from meshbridge.appmesh.http_session import closed_without_answer  # noqa: PLC0415 brings requests along
+
                     if not closed_without_answer(error):
                         raise
                     lost = error
@@ -213,8 +218,10 @@ class FileOperations(LoginOperations):
         return token if self._takes_token(token, self._exchange) else self._newer_token(token) or token
 
     @contextlib.contextmanager
-    def _file_session(self) -> Iterator[HttpSession]:
+    def _file_session(self) -> "Iterator[HttpSession]":
         """What carries one file."""
+        from meshbridge.appmesh.http_session import HttpSession  # noqa: PLC0415 brings requests along
+
         if not isinstance(self._exchange, HttpSession):
             raise AppMeshRequestError("files need a transport of their own, which this client's exchange is not")
         yield self._exchange
@@ -276,8 +283,10 @@ class FileOperations(LoginOperations):
         return ""
 
 
-def _remote_file(request: RequestMessage, response: requests.Response, attributes: Mapping[str, str]) -> RemoteFile:
+def _remote_file(request: RequestMessage, response: "requests.Response", attributes: Mapping[str, str]) -> RemoteFile:
     """Raises AppMeshError: the daemon does not give it."""
+    from meshbridge.appmesh.http_session import read_headers  # noqa: PLC0415 brings requests along
+
     if response.status_code != HTTPStatus.OK:
         raise answer_error(request, _read(request, response))
     length = response.headers.get("Content-Length", "")
@@ -290,7 +299,7 @@ def _bare(upload: Upload) -> Any:
     return upload.source if upload.size else b""
 
 
-def _has_no_file(response: requests.Response) -> bool:
+def _has_no_file(response: "requests.Response") -> bool:
     """Whether a daemon of 3.x says something instead of giving the file: it is its port for WSS."""
     is_json = "json" in response.headers.get("Content-Type", "").lower()
     return response.status_code == HTTPStatus.OK and is_json and "Content-Disposition" not in response.headers
@@ -314,7 +323,7 @@ def _not_served(request: RequestMessage) -> AppMeshRequestError:
     )
 
 
-def _read(request: RequestMessage, response: requests.Response) -> ResponseMessage:
+def _read(request: RequestMessage, response: "requests.Response") -> ResponseMessage:
     """An answer that was to be streamed, read whole because it is an error."""
     return ResponseMessage(
         request_uri=request.request_uri, http_status=response.status_code, body=response.raw.read(_CHUNK_BYTES)

@@ -29,7 +29,6 @@ from meshbridge.appmesh.exceptions import (
     AppMeshTokenError,
 )
 from meshbridge.appmesh.exchange import Exchange
-from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.token_provider import TokenProvider
@@ -75,6 +74,8 @@ class ClientSession:
         self.request_timeout = request_timeout
         self._exchange: Exchange
         if exchange is None:
+            from meshbridge.appmesh.http_session import HttpSession  # noqa: PLC0415 brings requests along
+
             self._exchange = HttpSession(base_url, ssl_verify, ssl_client_cert, request_timeout[0])
             self._default_forward_port = urlsplit(base_url).port
         else:

@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.event_connection import ReopeningConnection
-from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.appmesh.token_provider import TokenProvider
 from meshbridge.appmesh.transport_mixin import TransportClientMixin
 from meshbridge.appmesh.wss_transport import WSSTransport
+
+if TYPE_CHECKING:
+    from meshbridge.appmesh.http_session import HttpSession
 
 __all__ = ["AppMeshClientWSS"]
 
@@ -62,8 +65,10 @@ class AppMeshClientWSS(TransportClientMixin, AppMeshClient):
         super().close()
 
     @contextlib.contextmanager
-    def _file_session(self) -> Iterator[HttpSession]:
+    def _file_session(self) -> "Iterator[HttpSession]":
         """One for each file: transfers are rare, and a kept connection would outlive most clients' need."""
+        from meshbridge.appmesh.http_session import HttpSession  # noqa: PLC0415 brings requests along
+
         session = HttpSession(self.base_url, self.ssl_verify, self.ssl_client_cert, WSSTransport.WSS_CONNECT_TIMEOUT)
         with contextlib.closing(session):
             yield session

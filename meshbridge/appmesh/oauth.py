@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from meshbridge.appmesh.addresses import is_loopback, is_private
 from meshbridge.appmesh.exceptions import (
     AppMeshError,
     AppMeshLoginError,
@@ -20,7 +21,7 @@ from meshbridge.appmesh.exceptions import (
 )
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.grant import Grant
-from meshbridge.appmesh.oidc import RENEWALS, TokenEndpoint, discover, is_loopback, is_private, refreshed
+from meshbridge.appmesh.oidc import RENEWALS, TokenEndpoint, discover, refreshed
 from meshbridge.appmesh.tls_stream import SslVerify
 from meshbridge.appmesh.token_keeper import TokenKeeper
 

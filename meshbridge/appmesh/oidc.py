@@ -1,19 +1,18 @@
 """Tokens of an OpenID Connect issuer: its token endpoint, and a provider that keeps a client in tokens."""
 
 import contextlib
-import ipaddress
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import requests
 from requests.auth import HTTPBasicAuth
 
+from meshbridge.appmesh.addresses import is_private, same_origin
 from meshbridge.appmesh.exceptions import (
     AppMeshAuthError,
     AppMeshConnectionError,
@@ -38,11 +37,8 @@ __all__ = [
     "TokenEndpoint",
     "discover",
     "find_token_url",
-    "is_loopback",
-    "is_private",
     "issuer_errors",
     "refreshed",
-    "same_origin",
 ]
 
 logger = logging.getLogger(__name__)
@@ -56,7 +52,6 @@ _MAX_ANSWER_BYTES = 1024 * 1024  # discovery documents and tokens have a few KiB
 _MAX_REASON_CHARACTERS = 300  # of what an issuer says, in an error
 RENEWALS = Renewals(ahead_seconds=REFRESH_AHEAD_SECONDS, least_seconds=0.0)
 _IDENTITY = {"Accept-Encoding": "identity"}
-_LOOPBACK_NAME = "localhost"
 
 
 class TokenEndpoint:
@@ -334,40 +329,6 @@ def _discovery_document(
             f"{url} is no discovery document (status {response.status_code})", operation=operation
         )
     return found
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is one of this very host."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == _LOOPBACK_NAME
-
-
-def is_private(url: str) -> bool:
-    """Whether secrets may be sent to ``url``: https://, or http:// to this very host."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError:
-        return False
-    if parts.username is not None or parts.password is not None or not host:
-        return False
-    if parts.scheme == "https":
-        return True
-    return parts.scheme == "http" and is_loopback(url)
-
-
-def same_origin(one: str, other: str) -> bool:
-    """Whether two addresses have the same scheme, host and port (RFC 6454)."""
-    return _origin(one) == _origin(other)
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def _read_object(response: requests.Response, deadline: float) -> dict[str, Any]:

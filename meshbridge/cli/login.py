@@ -70,7 +70,7 @@ def _issuer_of(options: "DaemonOptions", access_url: str | None) -> "OAuthClient
     from urllib.parse import urlsplit
 
     from meshbridge.appmesh import AppMeshClient, OAuthClient
-    from meshbridge.appmesh.oidc import is_loopback
+    from meshbridge.appmesh.addresses import is_loopback
     from meshbridge.link.connections import new_login_exchange
     from meshbridge.link.options import ssl_verify
 

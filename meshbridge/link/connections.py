@@ -19,7 +19,6 @@ from meshbridge.appmesh.exceptions import (
     LoginFault,
 )
 from meshbridge.appmesh.exchange import Exchange
-from meshbridge.appmesh.http_session import HttpSession
 from meshbridge.appmesh.tcp_transport import TCPTransport
 from meshbridge.appmesh.wss_transport import WSSTransport
 from meshbridge.fields import strict_certificate_hint
@@ -130,7 +129,9 @@ def new_login_exchange(options: DaemonOptions, timeout_seconds: float) -> Exchan
     return channel
 
 
-def _https(options: DaemonOptions, timeout_seconds: float) -> HttpSession:
+def _https(options: DaemonOptions, timeout_seconds: float) -> Exchange:
+    from meshbridge.appmesh.http_session import HttpSession  # noqa: PLC0415 brings requests along
+
     host, port = options.address
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return HttpSession(f"https://{place}", options.ssl_verify, options.ssl_client_cert, timeout_seconds)

@@ -4,12 +4,13 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyotp
 
 from meshbridge import telemetry
+from meshbridge.appmesh.addresses import is_loopback
 from meshbridge.appmesh.client_http import AppMeshClient
 from meshbridge.appmesh.exceptions import (
     AppMeshAuthError,
@@ -20,12 +21,14 @@ from meshbridge.appmesh.exceptions import (
 )
 from meshbridge.appmesh.exchange import Exchange
 from meshbridge.appmesh.grant import Grant
-from meshbridge.appmesh.oidc import TokenEndpoint, find_token_url, is_loopback, issuer_errors, refreshed
 from meshbridge.appmesh.token_keeper import KeeperWatch, Renewals, TokenKeeper, TokenSource
 from meshbridge.appmesh.tokens import claims
 from meshbridge.fields import SecretFileError, SecretFiles, chance_of_jitter
 from meshbridge.link.options import DaemonOptions, OidcOptions, ssl_client_cert, ssl_verify
 from meshbridge.outside import remember_secret
+
+if TYPE_CHECKING:
+    from meshbridge.appmesh.oidc import TokenEndpoint
 
 __all__ = ["Credentials"]
 
@@ -204,6 +207,8 @@ class _Issuer(_FromFiles):
         self._token_url = options.token_url
 
     def obtain(self, exchange: Exchange | None, refused: str | None) -> Grant:  # noqa: ARG002 each grant differs
+        from meshbridge.appmesh.oidc import issuer_errors  # noqa: PLC0415 brings requests along
+
         self._read_anew()
         options = self._options
         password = self._secret("password")
@@ -223,6 +228,8 @@ class _Issuer(_FromFiles):
             raise
 
     def renew(self, exchange: Exchange | None, grant: Grant) -> Grant:
+        from meshbridge.appmesh.oidc import refreshed  # noqa: PLC0415 brings requests along
+
         if grant.refresh_token:
             with contextlib.closing(self._endpoint(exchange)) as endpoint:
                 if renewed := refreshed(endpoint, grant):
@@ -232,7 +239,9 @@ class _Issuer(_FromFiles):
     def end(self, exchange: Exchange | None, grant: Grant) -> None:
         """It ends by itself; to revoke one is optional for an issuer."""
 
-    def _endpoint(self, exchange: Exchange | None) -> TokenEndpoint:
+    def _endpoint(self, exchange: Exchange | None) -> "TokenEndpoint":
+        from meshbridge.appmesh.oidc import TokenEndpoint  # noqa: PLC0415 brings requests along
+
         options = self._options
         client_id = options.client_id or self._daemon_says(exchange).get("public_client_id")
         if not client_id:
@@ -279,6 +288,8 @@ class _Issuer(_FromFiles):
 
     def _find_token_url(self) -> str:
         """Where the settings say; nothing that the daemon says has a part in it."""
+        from meshbridge.appmesh.oidc import find_token_url, issuer_errors  # noqa: PLC0415 brings requests along
+
         if self._token_url is None:
             tls = self._options.tls
             try:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from meshbridge.appmesh.oidc import is_private
+from meshbridge.appmesh.addresses import is_private
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
 from meshbridge.fields import Duration, SecretFiles, Tls, split_list
 

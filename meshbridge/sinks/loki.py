@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
@@ -25,12 +25,15 @@ from pydantic import Field, SecretStr, field_validator
 from meshbridge.fields import Format, Size, TextList
 from meshbridge.model.events import Envelope, Event, EventType, encode
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.http import new_client
 from meshbridge.sinks.http.answers import Answer, failure
-from meshbridge.sinks.http.client import HttpClient, Post
 from meshbridge.sinks.http.options import HttpOptions
 from meshbridge.sinks.http.probe import probe_server
 from meshbridge.sinks.options import SinkOptions
 from meshbridge.sinks.splitting import encoded_parts
+
+if TYPE_CHECKING:
+    from meshbridge.sinks.http.client import Post
 
 __all__ = ["LokiOptions", "LokiSink"]
 
@@ -100,11 +103,11 @@ class LokiOptions(SinkOptions, HttpOptions):
 
         """
         deadline = time.monotonic() + timeout_seconds
-        found = probe_server(HttpClient(self, 1), timeout_seconds)
+        found = probe_server(new_client(self, 1), timeout_seconds)
         if not self.structured_metadata or found.doubt is not None:
             return found
         settings = self.model_copy(update={"url": SecretStr(self._configuration_url()), "url_file": None})
-        client = HttpClient(settings, 1)
+        client = new_client(settings, 1)
         try:
             client.connect(deadline - time.monotonic())
             answer = client.ask("GET", deadline - time.monotonic())
@@ -141,7 +144,7 @@ class LokiSink:
 
     def __init__(self, options: LokiOptions) -> None:
         self._options = options
-        self._client = HttpClient(options, 1)
+        self._client = new_client(options, 1)
         self._headers = {"Content-Type": "application/json"}
         if options.tenant is not None:
             self._headers["X-Scope-OrgID"] = options.tenant
@@ -157,7 +160,7 @@ class LokiSink:
         acknowledged = 0
         error: SinkError | None = refused
 
-        def run(post: Post) -> None:
+        def run(post: "Post") -> None:
             nonlocal acknowledged, error
             longest = 0.0
             for push in pushes:

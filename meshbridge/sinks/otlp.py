@@ -27,8 +27,8 @@ from meshbridge.fields import Format, Size
 from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes
 from meshbridge.outside import said
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.http import new_client
 from meshbridge.sinks.http.answers import Answer, failure, words_of
-from meshbridge.sinks.http.client import HttpClient, Post
 from meshbridge.sinks.http.options import HttpOptions
 from meshbridge.sinks.http.probe import probe_server
 from meshbridge.sinks.options import SinkOptions
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+
+    from meshbridge.sinks.http.client import Post
 
 __all__ = ["OtlpOptions", "OtlpSink"]
 
@@ -88,7 +90,7 @@ class OtlpOptions(SinkOptions, HttpOptions):
 
         """
         deadline = time.monotonic() + timeout_seconds
-        found = probe_server(HttpClient(self, 1), timeout_seconds)
+        found = probe_server(new_client(self, 1), timeout_seconds)
         sink = OtlpSink(self)
         try:
             sink.connect(deadline - time.monotonic())
@@ -117,7 +119,7 @@ class OtlpSink:
 
     def __init__(self, options: OtlpOptions) -> None:
         self._options = options
-        self._client = HttpClient(options, 1)
+        self._client = new_client(options, 1)
         self._headers = {"Content-Type": "application/x-protobuf"}
         if options.compression == "gzip":
             self._headers["Content-Encoding"] = "gzip"
@@ -169,7 +171,7 @@ class OtlpSink:
         body = gzip.compress(plain, 1) if self._options.compression == "gzip" else plain
         failed: list[SinkError | None] = []
 
-        def run(post: Post) -> None:
+        def run(post: "Post") -> None:
             try:
                 failed.append(self._failure(post(body, self._headers), plain, events))
             except SinkError as error:

@@ -23,8 +23,8 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from meshbridge.fields import Batch, Format, SecretFileError, Size, read_secret_file, split_list
 from meshbridge.model.events import Envelope, Event, cloudevent_attributes, encode
 from meshbridge.sinks.base import Found, Gone, NotConnected, Preview, Refused, Retry, SinkError
+from meshbridge.sinks.http import new_client
 from meshbridge.sinks.http.answers import failure
-from meshbridge.sinks.http.client import HttpClient, Post
 from meshbridge.sinks.http.options import HttpOptions, shown_url
 from meshbridge.sinks.http.probe import probe_server
 from meshbridge.sinks.options import SinkOptions
@@ -32,6 +32,7 @@ from meshbridge.sinks.signing import signature_headers, signing_key
 from meshbridge.sinks.splitting import encoded_parts
 
 if TYPE_CHECKING:
+    from meshbridge.sinks.http.client import Post
     from meshbridge.sinks.templates import BodyTemplate
 
 __all__ = ["WebhookOptions", "WebhookSink"]
@@ -153,7 +154,7 @@ class WebhookOptions(SinkOptions, HttpOptions):
             sink.connect(timeout_seconds)
         finally:
             sink.close(timeout_seconds)
-        return probe_server(HttpClient(self, 1), timeout_seconds)
+        return probe_server(new_client(self, 1), timeout_seconds)
 
     @property
     def write_seconds(self) -> float:
@@ -184,7 +185,7 @@ class WebhookSink:
 
     def __init__(self, options: WebhookOptions) -> None:
         self._options = options
-        self._client = HttpClient(options, options.concurrency)
+        self._client = new_client(options, options.concurrency)
         self._template: BodyTemplate | None = None
         self._ahead: set[int] = set()  # offsets delivered behind the first failure of their batch
 
@@ -371,10 +372,10 @@ class _Delivery:
         self._stopped: SinkError | None = None
         self._count = len(messages)
 
-    def run_of(self, lane: Sequence[_Message], deadline: float) -> Callable[[Post], None]:
+    def run_of(self, lane: Sequence[_Message], deadline: float) -> "Callable[[Post], None]":
         """What a lane does in its thread: one message after the other, until one fails or the time is up."""
 
-        def run(post: Post) -> None:
+        def run(post: "Post") -> None:
             longest = 0.0
             for message in lane:
                 began = time.monotonic()
@@ -395,7 +396,7 @@ class _Delivery:
 
         return run
 
-    def _send(self, post: Post, message: _Message) -> SinkError | None:
+    def _send(self, post: "Post", message: _Message) -> SinkError | None:
         headers = message.headers | signature_headers(self._keys, message.id, int(time.time()), message.body)
         try:
             return failure(post(message.body, headers), self._place)

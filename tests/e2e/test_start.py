@@ -1,6 +1,7 @@
 """The first moments of the command: closed and odd standard streams, and signals before the bridge has started."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import meshbridge
 from tests.support import DEADLINE_SECONDS, free_port, meshbridge_command, wait_for
 
 COMMANDS = [["--help"], ["check"], ["apps"]]
@@ -130,3 +132,46 @@ def test_the_entry_point_imports_nothing_slow() -> None:
     code = "import meshbridge.__main__, sys; print(*{'typer', 'pydantic', 'meshbridge.cli'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.strip()
+
+
+# What a bridge with one daemon and one MQTT sink has imported beside the standard library: each costs every host memory
+# and time. A new one needs a reason in docs/adr.
+ALLOWED_PACKAGES = {
+    "annotated_types", "apscheduler", "bcrypt", "dotenv", "h11", "msgpack", "orjson", "paho", "prometheus_client",
+    "pydantic", "pydantic_core", "pydantic_settings", "pyotp", "structlog", "typing_extensions", "typing_inspection",
+    "tzdata", "tzlocal", "websocket", "yaml",
+}  # fmt: skip
+IMPORTED = """
+import json, sys
+from pathlib import Path
+from meshbridge.config.load import load
+from meshbridge.service.service import Service
+service = Service(load(Path(sys.argv[1]), {}))
+service.start()
+origins = {name.partition(".")[0]: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+service.stop()
+print(json.dumps(sorted(name for name, file in origins.items() if "site-packages" in file)))
+"""
+
+
+def test_a_bridge_with_one_mqtt_sink_imports_only_what_it_needs(tmp_path: Path) -> None:
+    file = tmp_path / "meshbridge.yaml"
+    settings = {
+        "daemons": {"node-a": {"url": "tcp://127.0.0.1:1", "username": "bridge", "password": "none"}},
+        "sinks": {"broker": {"type": "mqtt", "url": "mqtt://127.0.0.1:1"}},
+        "journal": {"path": str(tmp_path / "journal")},
+        "exporter": {"listen": "127.0.0.1:0"},
+    }
+    file.write_text(json.dumps(settings))
+    done = subprocess.run([sys.executable, "-c", IMPORTED, str(file)], capture_output=True, text=True, check=True)
+    imported = set(json.loads(done.stdout.splitlines()[-1])) - {"_distutils_hack", "meshbridge"}
+    assert not imported - ALLOWED_PACKAGES
+    assert not {"requests", "urllib3", "rich", "fastapi", "jinja2", "typer"} & imported
+
+
+def test_the_version_is_printed_without_the_command_line() -> None:
+    code = "import sys; sys.argv[1:] = ['version']; import meshbridge.__main__ as m; m.main(); print(len(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    version, modules = done.stdout.split()
+    assert version == meshbridge.__version__
+    assert int(modules) < 150

@@ -1,10 +1,13 @@
 """What ``meshbridge check`` can learn of an HTTP server without sending it an event."""
 
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from meshbridge.sinks.base import Found, NotConnected
 from meshbridge.sinks.http.answers import REMEDIES
-from meshbridge.sinks.http.client import HttpClient
+
+if TYPE_CHECKING:
+    from meshbridge.sinks.http.client import HttpClient
 
 __all__ = ["probe_server"]
 
@@ -15,7 +18,7 @@ _REMEDIES = {status: remedy for status, remedy in REMEDIES.items() if status != 
 _FIRST_SERVER_ERROR = 500
 
 
-def probe_server(client: HttpClient, timeout_seconds: float) -> Found:
+def probe_server(client: "HttpClient", timeout_seconds: float) -> Found:
     """Connects, and asks for the methods that the server allows at the url.
 
     Many servers answer that with an error and take a POST all the same, so an answer raises no more than a doubt.
