@@ -10,13 +10,13 @@ from pydantic import Field, StringConstraints
 
 import meshbridge
 from meshbridge.admin.auth import Scope, needs
-from meshbridge.admin.interface import Asked, Bridge, SinkControl
+from meshbridge.admin.interface import Asked, AskedCommand, Bridge, SinkControl
 from meshbridge.admin.problems import Problem
 from meshbridge.fields import Options, When
 from meshbridge.journal import DeadLetter, JournalError, Verification
 from meshbridge.model.figures import Figures, Range
 from meshbridge.model.problems import BridgeProblem
-from meshbridge.model.status import JournalStatus, LinkStatus, ReplayStatus, SinkStatus
+from meshbridge.model.status import FinishedCommand, JournalStatus, LinkStatus, ReplayStatus, SinkStatus
 
 __all__ = ["TheBridge", "router"]
 
@@ -204,6 +204,18 @@ def explain_event(bridge: TheBridge, wanted: Asked) -> list[dict[str, Any]]:
         raise Problem(HTTPStatus.NOT_FOUND, str(error.args[0]), found=getattr(wanted, where), where=where) from error
     except (ValueError, JournalError) as error:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), where="event") from error
+
+
+@router.get("/commands", dependencies=_READ)
+def list_commands(bridge: TheBridge) -> list[FinishedCommand]:
+    """The last commands that sinks received, the newest first: 200 for each sink, kept in memory."""
+    return bridge.commands()
+
+
+@router.post("/explain-command", dependencies=_READ)
+def explain_command(bridge: TheBridge, wanted: AskedCommand) -> list[dict[str, Any]]:
+    """What each sink that can receive commands would do with one, and by which rule. Nothing is carried out."""
+    return bridge.explain_command(wanted)
 
 
 def _sink_of(bridge: Bridge, name: str) -> SinkControl:

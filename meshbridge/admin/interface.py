@@ -13,9 +13,9 @@ from meshbridge.fields import Options, When
 from meshbridge.journal import Journal
 from meshbridge.model.figures import FigureRing, Figures, Range
 from meshbridge.model.problems import BridgeProblem
-from meshbridge.model.status import LinkStatus, ReplayStatus, SinkStatus
+from meshbridge.model.status import FinishedCommand, LinkStatus, ReplayStatus, SinkStatus
 
-__all__ = ["Asked", "Bridge", "Clients", "ReloadRefusedError", "SinkControl"]
+__all__ = ["Asked", "AskedCommand", "Bridge", "Clients", "ReloadRefusedError", "SinkControl"]
 
 
 class SinkControl(Protocol):
@@ -49,6 +49,13 @@ class Asked(Options):
     daemon: str | None = Field(default=None, description="whose event it is; default: the first daemon")
 
 
+class AskedCommand(Options):
+    """A message at a command topic."""
+
+    topic: str = Field(min_length=1, max_length=65_535, examples=["meshbridge/node-a/web/command"])
+    payload: str = Field(max_length=4 * 2**20, examples=["restart"])
+
+
 class Clients(Protocol):
     """The SDK's client of a daemon, with the link's own login."""
 
@@ -77,6 +84,10 @@ class Bridge:
     reload: Callable[[], dict[str, Any]]
     """Puts changed settings in force and says what it did. Raises ReloadRefusedError."""
     client: Clients
+    explain_command: Callable[[AskedCommand], list[dict[str, Any]]] = lambda _asked: []
+    """What each sink would do with a command."""
+    commands: Callable[[], list[FinishedCommand]] = list
+    """The last commands that ended, the newest first."""
     problems: Callable[[], list[BridgeProblem]] = list
     """What is wrong, the worst first."""
     figures: Callable[[Range], Figures] = _no_figures

@@ -17,7 +17,7 @@ from meshbridge.cli.tables import age, print_table
 if TYPE_CHECKING:
     from meshbridge.admin.client import Client
 
-__all__ = ["clear", "dead_letters", "drop", "pause", "replay", "resume", "retry", "sinks"]
+__all__ = ["clear", "commands", "dead_letters", "drop", "pause", "replay", "resume", "retry", "sinks"]
 
 _BRIDGE = "/api/v1/bridge"
 _CLEAR_SECONDS = 15.0
@@ -106,6 +106,35 @@ def clear(
     show(f"{len(found) - len(refused)} topics cleared")
     if refused:
         fail(f"the broker does not let this user clear {', '.join(refused)}")
+
+
+def commands(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show the last commands that the running bridge received over MQTT, and how each ended. The newest first."""
+    with speaking(config) as client:
+        found = client.get(f"{_BRIDGE}/commands")
+    if as_json:
+        show_json(found, indent=2)
+        return
+    if not found:
+        show("no commands")
+        return
+    now = time.time()
+    rows = [
+        (
+            f"{age(now - one['at'])} ago",
+            one["sink"],
+            one["daemon"],
+            one["app"],
+            one["command"],
+            one["result"],
+            "" if one["duration_seconds"] is None else f"{one['duration_seconds']:.2f} s",
+            one["id"] or "",
+            one["error"] or "",
+        )
+        for one in found
+    ]
+    header = ("ENDED", "SINK", "DAEMON", "APP", "COMMAND", "RESULT", "TOOK", "ID", "ERROR")
+    print_table(header, rows, {"ok": "green", "failed": "red"})
 
 
 # --- replays -------------------------------------------------------------------------------------------------------

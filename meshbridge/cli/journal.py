@@ -81,7 +81,9 @@ def _verify_closed(config: Path | None) -> dict[str, Any]:
 
 
 def explain(
-    event: Annotated[str | None, typer.Argument(help="Id of an event that the journal keeps.")] = None,
+    event: Annotated[
+        str | None, typer.Argument(help="Id of an event that the journal keeps; or the payload of a command.")
+    ] = None,
     *,
     letter: Annotated[
         int | None, typer.Option(min=1, help="Id of a dead letter: what its sink would send now.")
@@ -91,10 +93,22 @@ def explain(
         typer.Option("--file", "-f", help="An event as JSON, from the daemon or as a CloudEvent; - reads it."),
     ] = None,
     daemon: Annotated[str | None, typer.Option("--daemon", "-d", help="Whose event the file's is.")] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--command", metavar="TOPIC", help="Explain a command at this topic; the argument is its payload."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what becomes of an event: which sinks it goes to, by which rule, and what each would get. Sends nothing."""
+    """Show what becomes of an event: which sinks it goes to, by which rule, and what each would get. Sends nothing.
+
+    With --command TOPIC PAYLOAD: what a command that arrives at this topic would do, or which rule refuses it.
+    """
+    if command is not None:
+        _explain_command(command, event, config, as_json=as_json)
+        return
     if sum(one is not None for one in (event, letter, file)) != 1:
         fail("give the id of an event, or --letter, or --file", WRONG_USAGE)
     asked = {"id": event, "letter": letter, "event": None if file is None else _read(file), "daemon": daemon}
@@ -107,6 +121,26 @@ def explain(
         show("there are no sinks")
     for one in found:
         _show(one)
+
+
+def _explain_command(topic: str, payload: str | None, config: Path | None, *, as_json: bool) -> None:
+    if payload is None:
+        fail("give the payload of the command: --command TOPIC PAYLOAD", WRONG_USAGE)
+    with speaking_of_journal(config) as client:
+        found = client.post(f"{_BRIDGE}/explain-command", {"topic": topic, "payload": payload})
+    if as_json:
+        show_json(found, indent=2)
+        return
+    if not found:
+        show("no sink can receive commands")
+    for one in found:
+        show(f"{one['sink']}: {'carried out' if one['wanted'] else 'refused'}, by {one['rule']}")
+        if one["action"]:
+            show(f"  {one['command']} of {one['app']} on {one['daemon']}: {one['action']}")
+        if one["hint"]:
+            show(f"  {one['hint']}")
+        if one["result_topic"]:
+            show(f"  answer: the Response Topic of the message, else {one['result_topic']}")
 
 
 def _read(file: Path) -> Any:

@@ -14,6 +14,7 @@ holds up its own commands alone.
 that name is reached; the name from the list, never the text of the message, goes into a request.
 """
 
-from meshbridge.commands.desk import Desk, FinishedCommand
+from meshbridge.commands.desk import Desk
+from meshbridge.commands.explanation import explain_command
 
-__all__ = ["Desk", "FinishedCommand"]
+__all__ = ["Desk", "explain_command"]

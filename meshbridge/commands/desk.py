@@ -4,8 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from typing import Any
 
 from meshbridge import telemetry
@@ -14,10 +13,12 @@ from meshbridge.commands.actions import ClientOf, Outcome, carry_out, error_of
 from meshbridge.commands.answers import answer_fields, encoded, fields_of, message_of, unknown_hint
 from meshbridge.commands.lanes import Job, Lanes
 from meshbridge.commands.parse import Command, CommandError, parse
+from meshbridge.commands.places import app_at, daemon_at
 from meshbridge.commands.record import Record
+from meshbridge.model.status import FinishedCommand
 from meshbridge.sinks.commands import CommandMessage, CommandOptions, CommandReply, CommandWord
 
-__all__ = ["WORKERS", "Desk", "FinishedCommand"]
+__all__ = ["WORKERS", "Desk"]
 
 WORKERS = 16
 """Threads for each daemon, at most; they end when there was nothing to do for a while."""
@@ -25,31 +26,13 @@ _LINGER_SECONDS = 10.0
 _MAX_REPLIES = 1000  # that wait for the connection, above which commands are refused, and refusals not answered
 _SHOWN = 64  # characters of a longer one
 _MAX_NAME = 1024  # characters of the name of an app, as a daemon has them
-_LISTED = 10  # daemons that an error names
 _REMEMBERED = 200  # commands that `meshbridge commands` shows
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedCommand:
-    """A command that was answered, refused or ignored."""
-
-    at: float
-    """Unix seconds."""
-    sink: str
-    daemon: str
-    app: str
-    command: str
-    result: str
-    """``ok``, or in one word why not."""
-    id: str | None = None
-    error: str | None = None
-    duration_seconds: float | None = None
 
 
 class Desk:
     """The commands of one sink.
 
-    Threads: :meth:`submit`, :meth:`replies` and :meth:`put_back` are for the sink's thread and return at once;
+    Threads: :meth:`submit` and :meth:`replies` are for the sink's thread and return at once;
     ``commands-<daemon>`` threads carry out. ``ended`` and ``wake`` are called from any of them.
     """
 
@@ -132,7 +115,7 @@ class Desk:
         try:
             command = parse(message, self._options)
             word, name = command.word.value, command.id
-            self._accept(self._daemon_of(message), command, message)
+            self._accept(daemon_at(message.daemon, self._daemons(), self._place_of), command, message)
         except CommandError as error:
             if error.result == "repeated":  # the answer to the first one is on its way, or was sent
                 self._note(message, word, error.result, name=name)
@@ -142,17 +125,6 @@ class Desk:
     def replies(self, most: int = _MAX_REPLIES) -> list[CommandReply]:
         with self._lock:
             return [self._replies.popleft() for _ in range(min(most, len(self._replies)))]
-
-    def _daemon_of(self, message: CommandMessage) -> str:
-        names = self._daemons()
-        for daemon in names:
-            if self._place_of(daemon) == message.daemon:
-                return daemon
-        raise CommandError(
-            f"there is no daemon {message.daemon[:_SHOWN]!r} here",
-            f"daemons: {', '.join(islice(names, _LISTED))}",
-            result="unknown_app",
-        )
 
     def _accept(self, daemon: str, command: Command, message: CommandMessage) -> None:
         """Puts it behind the other commands of its app.
@@ -250,16 +222,12 @@ class Desk:
 
     def _app_of(self, job: Job, client: AppMeshClient) -> str:
         """The app that the topic names: one that the bridge knows, or else one of the daemon's list."""
-        place = job.place
-        found = {app for app in self._known_apps(job.daemon) if self._place_of(app) == place}
-        if not found:
-            found = {app.name for app in client.list_apps() if app.name and self._place_of(app.name) == place}
-        if not found:
-            raise CommandError(f"{job.daemon} has no app {place!r}", "see: meshbridge apps", result="unknown_app")
-        if len(found) > 1:
-            names = ", ".join(sorted(found))
-            raise CommandError(f"{place!r} stands for several apps: {names}", "rename one", result="unknown_app")
-        return found.pop()
+        app = app_at(job.place, self._known_apps(job.daemon), self._place_of)
+        if app is None:
+            app = app_at(job.place, (app.name for app in client.list_apps() if app.name), self._place_of)
+        if app is None:
+            raise CommandError(f"{job.daemon} has no app {job.place!r}", "see: meshbridge apps", result="unknown_app")
+        return app
 
     # --- answers -------------------------------------------------------------------------------------------------
 

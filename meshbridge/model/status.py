@@ -186,3 +186,20 @@ class Verdict:
     def fine(self) -> bool:
         """Whether it works."""
         return self.grade is not Grade.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCommand:
+    """A command that was answered, refused or ignored."""
+
+    at: float
+    """Unix seconds."""
+    sink: str
+    daemon: str
+    app: str
+    command: str
+    result: str
+    """``ok``, or in one word why not."""
+    id: str | None = None
+    error: str | None = None
+    duration_seconds: float | None = None

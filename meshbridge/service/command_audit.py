@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from meshbridge.admin.audit import Audit
-from meshbridge.commands import FinishedCommand
+from meshbridge.model.status import FinishedCommand
 
 __all__ = ["CommandAudit"]
 

@@ -1,16 +1,21 @@
-"""What the API answers about an event, for a bridge that runs and for a journal whose bridge does not."""
+"""What the API answers about an event or a command, for a bridge that runs and for a journal whose bridge does not."""
 
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from meshbridge.admin.interface import Asked
+from meshbridge.admin.interface import Asked, AskedCommand
+from meshbridge.commands import explain_command
 from meshbridge.config.load import Settings
 from meshbridge.delivery import event_from_json, explain, new_route
 from meshbridge.journal import DeadLetter, Journal
-from meshbridge.model.events import Event
+from meshbridge.model.events import DAEMON_PLACE, Event
+from meshbridge.sinks.commands import CommandSource
 
-__all__ = ["explained"]
+__all__ = ["explained", "explained_command"]
 
 
 def explained(asked: Asked, journal: Journal, settings: Settings) -> list[dict[str, Any]]:
@@ -37,6 +42,25 @@ def _letter(number: int, journal: Journal) -> DeadLetter:
     if not found or found[0].id != number:
         raise LookupError(f"there is no dead letter {number}")
     return found[0]
+
+
+def explained_command(asked: AskedCommand, journal: Journal, settings: Settings) -> list[dict[str, Any]]:
+    """What each sink that can receive commands would do with one, in the order of the settings."""
+    found = []
+    for name, options in settings.sinks.items():
+        with tempfile.TemporaryDirectory(prefix="meshbridge-explain-") as nowhere:  # no sink's own files are touched
+            sink = options.build(name, Path(nowhere))
+        if isinstance(sink, CommandSource):
+            explanation = explain_command(
+                name,
+                sink,
+                asked.topic,
+                asked.payload.encode("utf-8", "surrogateescape"),
+                daemons=settings.daemons,
+                known_apps=lambda daemon: [app for app in journal.app_states(daemon) if app != DAEMON_PLACE],
+            )
+            found.append(asdict(explanation))
+    return found
 
 
 def _event(asked: Asked, journal: Journal, settings: Settings) -> Event:

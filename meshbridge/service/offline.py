@@ -17,7 +17,7 @@ from meshbridge.admin.interface import Bridge, ReloadRefusedError
 from meshbridge.appmesh import AppMeshConnectionError
 from meshbridge.config.load import Settings
 from meshbridge.journal import Journal, JournalError, Verification, database_in, verify_directory
-from meshbridge.service.explanation import explained
+from meshbridge.service.explanation import explained, explained_command
 
 __all__ = ["serve_closed", "verify_closed"]
 
@@ -41,6 +41,7 @@ def serve_closed(settings: Settings) -> Iterator[None]:
             links=list,
             journal=journal,
             explain=lambda asked: explained(asked, journal, settings),
+            explain_command=lambda asked: explained_command(asked, journal, settings),
             reload=_no_reload,
             client=_no_client,
         )

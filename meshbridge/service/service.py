@@ -27,7 +27,7 @@ from meshbridge.journal import Journal
 from meshbridge.model.figures import SAMPLE_SECONDS
 from meshbridge.model.problems import BridgeProblem
 from meshbridge.service.command_audit import CommandAudit
-from meshbridge.service.explanation import explained
+from meshbridge.service.explanation import explained, explained_command
 from meshbridge.service.notify import Notifier
 from meshbridge.service.observer import Observer
 from meshbridge.service.reload import Changes, changes, put_in_force, still_in_force
@@ -80,6 +80,8 @@ class Service:
             links=self.parts.link_statuses,
             journal=self.journal,
             explain=lambda asked: explained(asked, self.journal, self._settings),
+            explain_command=lambda asked: explained_command(asked, self.journal, self._settings),
+            commands=self.parts.recent_commands,
             reload=self.reload,
             problems=self.observer.problems,
             figures=self.observer.figures,

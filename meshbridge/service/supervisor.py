@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from meshbridge import telemetry
 from meshbridge.appmesh import AppMeshClient, AppMeshConnectionError
-from meshbridge.commands import Desk, FinishedCommand
+from meshbridge.commands import Desk
 from meshbridge.commands.record import Record
 from meshbridge.config.load import Settings
 from meshbridge.delivery import AppFigures, BridgeFeed, Courier, StateFeed, new_route
@@ -16,7 +16,7 @@ from meshbridge.journal import Journal
 from meshbridge.link import Link
 from meshbridge.model.events import DAEMON_PLACE
 from meshbridge.model.problems import BridgeProblem
-from meshbridge.model.status import LinkStatus, SinkState, SinkStatus
+from meshbridge.model.status import FinishedCommand, LinkStatus, SinkState, SinkStatus
 from meshbridge.service.reload import Changes
 from meshbridge.sinks.base import Sink
 from meshbridge.sinks.bridge_view import BridgeViewer
@@ -138,6 +138,11 @@ class Parts:
         parts: list[_Part] = [*self.links, *self.couriers]
         for part in parts:
             part.request_stop()
+
+    def recent_commands(self) -> list[FinishedCommand]:
+        """The last commands of all sinks, the newest first. For any thread."""
+        desks = list(self._desks.values())
+        return sorted((one for desk in desks for one in desk.recent()), key=lambda one: one.at, reverse=True)
 
     def link_statuses(self) -> list[LinkStatus]:
         return [link.status() for link in self.links]

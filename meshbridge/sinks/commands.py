@@ -181,5 +181,11 @@ class CommandSource(Protocol):
     def place_of(self, name: str) -> str:
         """A name as it stands in a topic."""
 
+    def command_place(self, topic: str) -> tuple[str, str, bool] | None:
+        """(daemon, app, whether it is a task) as the levels of a topic have them; None where it is not for commands."""
+
+    def result_topic(self, daemon: str, app: str) -> str:
+        """Where results go, by the same levels."""
+
     def take_commands(self, desk: CommandDesk) -> None:
         """Called once, before the first ``connect``."""

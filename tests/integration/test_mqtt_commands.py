@@ -1,5 +1,6 @@
 """Commands over a real broker to apps of an emulated daemon, by the whole bridge, in both versions of MQTT."""
 
+import json
 import queue
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from paho.mqtt.properties import Properties
 
 from meshbridge.appmesh import App, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
+from tests.command_line import run_command
 from tests.e2e.conftest import address_of, daemon_settings
 from tests.support import DEADLINE_SECONDS, Mosquitto, Process, meshbridge_command, wait_for, write_config
 
@@ -163,3 +165,22 @@ def test_a_reply_goes_to_the_response_topic_with_its_correlation(
     run(b"other")
     assert vars(stage.sender.answer().properties)["CorrelationData"] == b"other"
     stage.close()
+
+
+def test_the_last_commands_are_shown_and_a_command_is_explained(stage: Stage) -> None:
+    stage.command('{"command": "enable", "id": "x"}')
+    stage.command("restart", "private")
+
+    def cli(*arguments: str) -> str:
+        done = run_command(*arguments, "--config", str(stage.config))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    last, first = json.loads(cli("commands", "--json"))
+    assert (last["app"], last["command"], last["result"]) == ("private", "restart", "forbidden")
+    assert (first["sink"], first["id"], first["result"]) == ("broker", "x", "ok")
+    assert "forbidden" in cli("commands").splitlines()[1]
+    said = cli("explain", "--command", "meshbridge/node-a/private/command", "restart")
+    assert "broker: refused, by when.not_apps: a pattern matches private" in said
+    (explained,) = json.loads(cli("explain", "--command", "meshbridge/node-a/web/task", "any", "--json"))
+    assert (explained["wanted"], explained["command"]) == (True, "task")

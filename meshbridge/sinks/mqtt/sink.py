@@ -213,6 +213,7 @@ class MqttSink:
         self._condemned: dict[str, str] = {}  # by event id: the broker closes the connection on them
         self._refused_topics: set[str] = set()  # retained ones that the log has named
         self._commands: Commands | None = None
+        self._command_topics = None if options.commands is None else CommandTopics(options.commands)
         self._arrivals: Arrivals | None = None
         self._subscribed: set[Subscription] = set()
         self._subscribed_daemons: tuple[str, ...] | None = None  # None: nothing is subscribed to yet
@@ -236,7 +237,7 @@ class MqttSink:
             topics,
             known,
             with_home_assistant=options.home_assistant,
-            commands=None if options.commands is None else CommandTopics(options.commands),
+            commands=self._command_topics,
         )
         if options.state_topics:
             self._connection.will = Will(topics.bridge, OFFLINE)
@@ -248,6 +249,13 @@ class MqttSink:
 
     def place_of(self, name: str) -> str:
         return topic_level(name)
+
+    def command_place(self, topic: str) -> tuple[str, str, bool] | None:
+        return None if self._command_topics is None else self._command_topics.parsed(topic)
+
+    def result_topic(self, daemon: str, app: str) -> str:
+        assert self._command_topics is not None
+        return self._command_topics.result(daemon, app)
 
     def take_commands(self, desk: CommandDesk) -> None:
         assert self._options.commands is not None
