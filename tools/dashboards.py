@@ -308,6 +308,11 @@ def _latency(quantile: float) -> str:
     return f"histogram_quantile({quantile}, {buckets})"
 
 
+def _command_latency(quantile: float) -> str:
+    buckets = _rate("meshbridge_command_seconds_bucket", "command, le", _SINK)
+    return f"histogram_quantile({quantile}, {buckets})"
+
+
 _BRIDGE_ROWS = (
     Row(
         "At a glance",
@@ -470,6 +475,31 @@ _BRIDGE_ROWS = (
                 "Dead letters",
                 "Events that the destination refused for good, kept to be tried again or dropped.",
                 (Query(f"max by (sink) (meshbridge_dead_letters{_SINK})", "{{sink}}"),),
+            ),
+        ),
+    ),
+    Row(
+        "Commands",
+        (
+            Panel(
+                "Commands",
+                "Commands and tasks that came in over MQTT, by how they ended.",
+                (
+                    Query(
+                        _count("meshbridge_commands_total", "command, result", _SINK),
+                        "{{command}} {{result}}",
+                        quiet="no command came in",
+                    ),
+                ),
+            ),
+            Panel(
+                "Time to answer",
+                "From the reception of a command to its answer.",
+                (
+                    Query(_command_latency(0.5), "p50 {{command}}", quiet="no command came in"),
+                    Query(_command_latency(0.99), "p99 {{command}}", quiet="no command came in"),
+                ),
+                unit="s",
             ),
         ),
     ),

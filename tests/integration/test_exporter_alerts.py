@@ -51,6 +51,7 @@ class Bridge:
         if self.minute == LOOK - 5:
             telemetry.gap_found(self.name, 1, 15)
             telemetry.events_dropped("stuck", "size", 30)
+            telemetry.command_ended("slow", "run", "timeout", 300.0)
 
     # --- as a daemon
 
@@ -113,7 +114,7 @@ def recorded() -> dict[str, list[str]]:
 
 @pytest.mark.needs("promtool")
 def test_every_alert_fires_on_what_the_exporter_serves_and_none_before(tmp_path: Path) -> None:
-    told = ("alertname", "daemon", "app", "sink", "collector", "reason")
+    told = ("alertname", "daemon", "app", "sink", "collector", "reason", "result")
     firing = [
         {"alertname": "MeshbridgeDown"},  # another bridge: there is nothing to scrape
         {"alertname": "AppMeshDaemonDown", "daemon": "node"},
@@ -125,6 +126,7 @@ def test_every_alert_fires_on_what_the_exporter_serves_and_none_before(tmp_path:
         {"alertname": "MeshbridgeJournalFilling"},
         {"alertname": "MeshbridgeEventsDropped", "sink": "stuck", "reason": "size"},
         {"alertname": "MeshbridgeDeadLetters", "sink": "stuck"},
+        {"alertname": "MeshbridgeCommandsFail", "sink": "slow", "result": "timeout"},
         {"alertname": "MeshbridgeTokenExpiring", "daemon": "node"},
         {"alertname": "MeshbridgeEventsMissed", "daemon": "node"},
         {"alertname": "MeshbridgeCollectorFailing", "daemon": "node", "collector": "host"},

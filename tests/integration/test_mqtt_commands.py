@@ -10,15 +10,17 @@ from typing import Any
 import orjson
 import paho.mqtt.client as paho
 import pytest
+import requests
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from prometheus_client.parser import text_string_to_metric_families
 
 from meshbridge.appmesh import App, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.command_line import run_command
 from tests.e2e.conftest import address_of, daemon_settings
-from tests.support import DEADLINE_SECONDS, Mosquitto, Process, meshbridge_command, wait_for, write_config
+from tests.support import DEADLINE_SECONDS, Mosquitto, Process, free_port, meshbridge_command, wait_for, write_config
 
 pytestmark = pytest.mark.needs("mosquitto")
 
@@ -63,13 +65,14 @@ class Stage:
         self.directory = directory
         self.protocol = protocol
         self.runs = 0
+        self.exporter_port = free_port()
         self.config = write_config(
             directory / "meshbridge.yaml",
             {
                 "daemons": {"node-a": daemon_settings(emulator)},
                 "journal": {"path": str(directory / "journal")},
                 "sinks": {"broker": {"type": "mqtt", "url": broker.url, "protocol": protocol, "commands": COMMANDS}},
-                "exporter": {"listen": "127.0.0.1:0"},
+                "exporter": {"listen": f"127.0.0.1:{self.exporter_port}"},
             },
         )
         self.bridge = self.run()
@@ -137,6 +140,15 @@ def test_refusals_are_answered_and_audited(stage: Stage) -> None:
     assert "no app" in stage.command("restart", "ghost")["error"]
     assert "unknown command" in stage.command("rm -rf /")["error"]
     assert stage.bridge.output().count("result=forbidden") == 1
+    served = requests.get(f"http://127.0.0.1:{stage.exporter_port}/metrics", timeout=DEADLINE_SECONDS).text
+    found = {
+        (sample.labels["command"], sample.labels["result"]): sample.value
+        for family in text_string_to_metric_families(served)
+        for sample in family.samples
+        if sample.name == "meshbridge_commands_total"
+    }
+    assert found == {("restart", "forbidden"): 1, ("restart", "unknown_app"): 1, ("none", "invalid"): 1}
+    assert "meshbridge_command_seconds_bucket" in served
 
 
 def test_retained_commands_are_ignored(stage: Stage) -> None:
