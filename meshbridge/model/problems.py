@@ -11,7 +11,15 @@ from urllib.parse import quote, urlencode
 
 from meshbridge.model.status import Grade, JournalStatus, LinkState, LinkStatus, Loss, SinkState, SinkStatus, Verdict
 
-__all__ = ["BridgeProblem", "BridgeProblemKind", "CrashLoop", "Observation", "Severity", "problems_of"]
+__all__ = [
+    "LATELY_SECONDS",
+    "BridgeProblem",
+    "BridgeProblemKind",
+    "CrashLoop",
+    "Observation",
+    "Severity",
+    "problems_of",
+]
 
 # The thresholds are those of the alerts (deploy/prometheus/alerts.yml), where there is one.
 LATELY_SECONDS = 3600.0  # for what has happened, and does not last
@@ -70,13 +78,11 @@ class BridgeProblem:
 
 @dataclass(frozen=True, slots=True)
 class CrashLoop:
-    """An app whose processes fail and are started again, within the last hour."""
+    """An app that was started again and again after a failure, within the last hour."""
 
     daemon: str
     app: str
-    failures: int
-    exit_code: int | None
-    since: float
+    restarts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +249,13 @@ def _of_token(link: LinkStatus, now: float, where: str, view: str) -> Iterator[B
 
 
 def _of_crash_loop(loop: CrashLoop) -> BridgeProblem:
-    code = "" if loop.exit_code is None else f", last with exit code {loop.exit_code}"
     return BridgeProblem(
         BridgeProblemKind.CRASH_LOOP,
         Severity.WARNING,
         f"app {loop.app} on {loop.daemon}",
-        f"{_counted(loop.failures, 'process', 'processes')} failed within the last hour{code}.",
+        f"{_counted(loop.restarts, 'restart')} after a failure within the last hour.",
         "Read the app's output, and correct its command or what it depends on.",
         f"{_RUNBOOKS}appmeshappflapping",
-        since=loop.since,
         link=f"apps/{quote(loop.daemon, safe='')}/{quote(loop.app, safe='')}",
         daemon=loop.daemon,
         app=loop.app,
@@ -335,8 +339,8 @@ def _of_losses(seen: Observation, now: float) -> Iterator[BridgeProblem]:
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+def _counted(number: int, one: str) -> str:
+    return f"{number:,} {one if number == 1 else f'{one}s'}"
 
 
 def _because(text: str, error: str | None) -> str:

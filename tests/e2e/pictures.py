@@ -21,7 +21,7 @@ def main() -> None:
         for name in ("well", "trouble"):
             Path(directory, name).mkdir()
         with Browser(Path(directory)) as browser:
-            with Stage(Path(directory, "well"), daemons=1) as stage:
+            with Stage(Path(directory, "well"), well=True) as stage:
                 _of_one_that_is_well(stage, browser.page())
             with Stage(Path(directory, "trouble")) as stage:
                 _of_one_in_trouble(stage, browser.page())
@@ -44,8 +44,9 @@ def _of_one_in_trouble(stage: Stage, page: Page) -> None:
     page.open(stage.url())
     page.wait_text("1 unhealthy")
     page.wait_text("critical sink hook", ".wrong")
+    page.wait_text("warning app crasher on node-a", ".wrong")
     page.wait_text("log", ".plots")
-    _take(page, "status-page-dark", 1100, dark=True)
+    _take(page, "status-page-dark", 1200, dark=True)
     go(page, "delivery?sink=hook")
     page.wait_text("answers 503 (first", "[data-name=hook] table")
     page.evaluate("document.querySelector('[data-name=hook] details').open = true")

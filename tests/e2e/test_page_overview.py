@@ -47,11 +47,16 @@ def test_a_bridge_in_trouble_says_what_is_wrong_and_where_to_look(tmp_path: Path
         page.wait_text("The destination refused 1 event for good.", ".wrong")
         page.wait_text("Run meshbridge check: it tries the address", ".wrong")
         assert page.evaluate("document.querySelector('main section h2').textContent") == "What is wrong"
+        page.wait_text("warning app crasher on node-a", ".wrong")
+        page.wait_text("restarts after a failure within the last hour", ".wrong")
         grades = page.evaluate("[...document.querySelectorAll('.wrong .badge')].map(one => one.dataset.grade)")
-        assert grades == ["bad", "bad", "warn"]  # the worst first
+        assert grades == ["bad", "bad", "warn", "warn"]  # the worst first
         assert_fit_for_all(page)
         page.click("Show daemon node-b")
         wait_for(lambda: page.evaluate("document.activeElement.dataset.name") == "node-b", "the daemon's card")
+        go(page, "overview")
+        page.click("Show app crasher on node-a")
+        page.wait_text("node-a / crasher", "h1")
         go(page, "overview")
         page.click("Show sink hook")
         page.wait_text("Delivery", "h1")
@@ -62,7 +67,7 @@ def test_a_bridge_in_trouble_says_what_is_wrong_and_where_to_look(tmp_path: Path
 
 
 def test_a_bridge_that_is_well_says_so(tmp_path: Path, visit: Watched) -> None:
-    with Stage(tmp_path, daemons=1) as stage:
+    with Stage(tmp_path, well=True) as stage:
         page = visit(stage)
         page.wait_text("✓ Nothing is wrong.")
         assert_fit_for_all(page)

@@ -1,7 +1,10 @@
 """What a running bridge says is wrong: on the command line and over its API, while it goes wrong and is repaired."""
 
 import json
+import re
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ import yaml
 from meshbridge.admin.client import Client
 from meshbridge.config.load import load
 from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.model.events import Envelope
 from meshbridge.service.service import Service
 from tests.command_line import run_command
-from tests.support import free_port, wait_for, write_config
+from tests.support import free_port, make_event, wait_for, write_config
 
 
 class Site:
@@ -71,7 +75,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, emulator: Emulator) -> Iterat
 def test_a_bridge_that_is_well_has_exit_code_0(site: Site) -> None:
     code, output = site.call()
     assert output.startswith("ok   meshbridge ")
-    assert "no problems, 1 of 1 daemons up, 1 of 1 sinks up, 0 events waiting" in output
+    assert re.search(
+        r"no problems, 1 of 1 daemons up, 1 of 1 sinks up, \d+ events waiting, journal .+ of 4.0 GiB", output
+    )
     assert code == 0
 
 
@@ -129,6 +135,27 @@ def test_a_refused_reload_stays_a_problem_until_one_succeeds(site: Site) -> None
     assert site.kinds() == []
 
 
+def test_a_dead_letter_is_explained_by_its_id(site: Site) -> None:
+    (event,) = [make_event(99, "EXIT", "web", {"pid": 1, "exit_code": 4, "last_error": ""}, run="9")]
+    journal = site.service.journal
+    journal.add_dead_letter("status-log", Envelope(10**6, event), "refused", "too large")
+    journal.flush(10.0)
+    (letter,) = journal.letters.find("status-log")
+    done = run_command(
+        "explain", "--letter", str(letter.id), "--json", env={"MESHBRIDGE_JOURNAL__PATH": str(site.journal)}
+    )
+    (found,) = json.loads(done.stdout)
+    assert (done.returncode, found["sink"], found["wanted"]) == (0, "status-log", True)
+    assert json.loads(found["messages"][0]["body"])["id"] == "node-a/9/99"
+    unknown = run_command("explain", "--letter", "12345", env={"MESHBRIDGE_JOURNAL__PATH": str(site.journal)})
+    assert (unknown.returncode, unknown.stderr) == (1, "meshbridge: there is no dead letter 12345\n")
+    both = run_command("explain", "node-a/9/99", "--letter", "1", env={"MESHBRIDGE_JOURNAL__PATH": str(site.journal)})
+    assert both.returncode == 2
+    problems = [(one["kind"], one["since"]) for one in site.get("/api/v1/bridge/problems") if one["sink"]]
+    assert problems == [("dead_letters", letter.refused_at)]
+    journal.letters.drop("status-log", [])
+
+
 def test_where_no_bridge_runs_the_exit_code_is_1_too(tmp_path: Path) -> None:
     done = run_command("status", env={"MESHBRIDGE_JOURNAL__PATH": str(tmp_path)})
     assert done.returncode == 1
@@ -152,3 +179,20 @@ def test_an_unknown_range_is_refused(site: Site) -> None:
     with pytest.raises(Exception, match="1h") as refused:
         site.get("/api/v1/bridge/figures", range="2h")
     assert refused.value.status == HTTPStatus.UNPROCESSABLE_ENTITY  # type: ignore[attr-defined]
+
+
+def test_an_app_that_crashes_again_and_again_is_found(tmp_path: Path, emulator: Emulator) -> None:
+    site = Site(tmp_path, emulator)
+    now = time.time()
+    process = [("START", {"pid": 7, "process_uuid": "u"}), ("EXIT", {"pid": 7, "exit_code": 3, "last_error": ""})]
+    site.service.journal.append(
+        [
+            replace(make_event(number + 1, kind, "crasher", data), timestamp=now - 20 + number)
+            for number, (kind, data) in enumerate(process * 5)
+        ]
+    )
+    (found,) = wait_for(lambda: site.get("/api/v1/bridge/problems"), "the crash loop")
+    assert (found["kind"], found["daemon"], found["app"]) == ("crash_loop", "node-a", "crasher")
+    assert found["text"] == "4 restarts after a failure within the last hour."
+    assert found["link"] == "apps/node-a/crasher"
+    site.service.stop()

@@ -145,6 +145,37 @@ def test_a_held_batch_is_not_waited_for_by_a_stop(journal: Journal, sink: Script
     assert journal.cursor("s") == 0
 
 
+def test_the_status_has_the_last_errors_and_since_when_it_fails(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    append(journal, 1)
+    sink.script = [Retry("answers 503"), Retry("answers 503"), NotConnected("reset")]
+    courier = build()
+    at_the_end(journal, 1)
+    wait_for(lambda: courier.status().failing_since is None, "the end of the fault")
+    status = courier.status()
+    assert [(one.error, one.count) for one in status.errors] == [("answers 503", 2), ("reset", 1)]
+    first, last = status.errors
+    assert first.first_at <= first.last_at <= last.first_at == last.last_at == status.last_error_at
+    sink.script = [Retry(f"error {number}") for number in range(12)] + [Gone("no more")]
+    append(journal, 1, 2)
+    wait_for(lambda: courier.status().state is SinkState.GONE, "the end of delivery")
+    status = courier.status()
+    assert [one.error for one in status.errors] == [*(f"error {number}" for number in range(3, 12)), "no more"]
+    assert status.failing_since is not None
+    assert last.last_at <= status.failing_since <= status.errors[0].first_at
+
+
+def test_the_status_says_since_when_a_sink_is_paused(journal: Journal, sink: ScriptedSink, build: Build) -> None:
+    courier = build()
+    courier.pause()
+    since = courier.status().paused_since
+    courier.pause()
+    assert courier.status().paused_since == since is not None
+    courier.resume()
+    assert courier.status().paused_since is None
+
+
 def test_one_connection_that_is_lost_at_once_is_forgiven(journal: Journal, sink: ScriptedSink, build: Build) -> None:
     append(journal, 5)
     sink.script = [NotConnected("restart")]

@@ -36,7 +36,7 @@ BAD: dict[Kind, Observation] = {
     Kind.PERMISSION_MISSING: replace(WELL, links=[replace(LINK, missing_permissions=("app-view-all",))]),
     Kind.TOKEN_EXPIRING: replace(WELL, links=[replace(LINK, token_renewed=False)]),
     Kind.EVENTS_MISSED: replace(WELL, links=[replace(LINK, events_missed=3, last_missed_at=NOW - 10)]),
-    Kind.CRASH_LOOP: replace(WELL, crash_loops=[CrashLoop("node-a", "web/1?", 12, 3, NOW - 3000)]),
+    Kind.CRASH_LOOP: replace(WELL, crash_loops=[CrashLoop("node-a", "web/1?", 12)]),
     Kind.SINK_FAILING: replace(WELL, sinks=[replace(SINK, state=SinkState.WAITING, failing_since=NOW - 5)]),
     Kind.SINK_GONE: replace(WELL, sinks=[replace(SINK, state=SinkState.GONE, failing_since=NOW - 5)]),
     Kind.SINK_STOPPED: replace(WELL, sinks=[replace(SINK, state=SinkState.STOPPED)]),
@@ -84,7 +84,6 @@ def test_each_kind_is_found_and_says_what_to_do(kind: Kind) -> None:
     [
         (Kind.DAEMON_DOWN, 9), (Kind.EVENTS_MISSED, 10), (Kind.SINK_FAILING, 5), (Kind.SINK_PAUSED, 5),
         (Kind.DEAD_LETTERS, 50), (Kind.EVENTS_DROPPED, 60), (Kind.JOURNAL_FAILING, 8), (Kind.RELOAD_REFUSED, 4),
-        (Kind.CRASH_LOOP, 3000),
     ],
 )  # fmt: skip
 def test_it_says_since_when(kind: Kind, since: float) -> None:
