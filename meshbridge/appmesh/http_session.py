@@ -16,6 +16,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import LocationValueError, ProtocolError
 
 from meshbridge.appmesh.exceptions import AppMeshConnectionError, AppMeshTimeoutError
+from meshbridge.appmesh.final_response import ends_by
 from meshbridge.appmesh.outgoing import new_session
 from meshbridge.appmesh.tcp_messages import RequestMessage, ResponseMessage
 from meshbridge.appmesh.tls_stream import ClientCert, SslVerify
@@ -62,14 +63,9 @@ class HttpSession:
 
         """
         operation = f"{message.http_method} {message.request_uri}"
-        deadline = time.monotonic() + timeout_seconds
-        with self.open(message, timeout_seconds) as response:
+        with ends_by(time.monotonic() + timeout_seconds), self.open(message, timeout_seconds) as response:
             try:
-                body = read_body(response, deadline, MAX_BODY_BYTES)
-            except TimeoutError:
-                raise AppMeshTimeoutError(
-                    f"the answer to {operation} did not end within {timeout_seconds:g} s", operation=operation
-                ) from None
+                body = read_body(response, MAX_BODY_BYTES)
             except BodyError as error:
                 raise AppMeshConnectionError(
                     f"the answer to {operation} is refused: {error}", operation=operation
@@ -85,7 +81,7 @@ class HttpSession:
 
     @contextlib.contextmanager
     def open(self, message: RequestMessage, timeout_seconds: float, body: Any = None) -> Iterator[requests.Response]:
-        """The answer, its body unread; errors while reading it are translated too.
+        """The answer, its body unread; errors while reading it are translated too. ``timeout_seconds`` is for its head.
 
         ``body``, something to read, goes instead of the message's, and is read as it is sent.
         """
@@ -96,15 +92,16 @@ class HttpSession:
         timeout = min(timeout_seconds, threading.TIMEOUT_MAX)
         with _translated(self._where, operation, timeout_seconds):
             try:
-                response = self._session.request(
-                    message.http_method,
-                    self._url(message),
-                    headers=headers,
-                    data=message.body or None if body is None else body,
-                    timeout=(min(self.connect_timeout_seconds, timeout), timeout),
-                    allow_redirects=False,
-                    stream=True,
-                )
+                with ends_by(time.monotonic() + timeout):
+                    response = self._session.request(
+                        message.http_method,
+                        self._url(message),
+                        headers=headers,
+                        data=message.body or None if body is None else body,
+                        timeout=(min(self.connect_timeout_seconds, timeout), timeout),
+                        allow_redirects=False,
+                        stream=True,
+                    )
             except requests.exceptions.RequestException:
                 raise
             except OSError as error:  # so requests reports TLS files that are missing
@@ -165,14 +162,13 @@ class BodyError(ValueError):
     """The body of an answer is larger than allowed, or in a form that was not asked for."""
 
 
-def read_body(response: requests.Response, deadline: float, max_bytes: int) -> bytes:
-    """The body of a streamed answer, which must be complete by ``deadline`` (monotonic seconds).
+def read_body(response: requests.Response, max_bytes: int) -> bytes:
+    """The body of a streamed answer; :func:`~meshbridge.appmesh.final_response.ends_by` limits its time.
 
     A compressed body is refused: no request here asks for one, and a few bytes can become gigabytes.
 
     Raises:
         BodyError: the body is compressed, or larger than ``max_bytes``.
-        TimeoutError: it is not complete. The timeout of requests is for each read, so a body that drips never meets it.
 
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -186,8 +182,6 @@ def read_body(response: requests.Response, deadline: float, max_bytes: int) -> b
         body += chunk
         if len(body) > max_bytes:
             raise BodyError(f"its body is larger than {max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError
     return bytes(body)
 
 

@@ -24,6 +24,7 @@ from meshbridge.appmesh.exceptions import (
     OAuthError,
 )
 from meshbridge.appmesh.exchange import Exchange
+from meshbridge.appmesh.final_response import ends_by
 from meshbridge.appmesh.grant import Grant
 from meshbridge.appmesh.http_session import BodyError, read_body
 from meshbridge.appmesh.outgoing import new_session
@@ -74,7 +75,7 @@ class TokenEndpoint:
         client_secret: none for a public client.
         ssl_verify: as for a client.
         ssl_client_cert: as for a client.
-        timeout_seconds: to connect, and for each read.
+        timeout_seconds: to connect, and for the whole of an answer.
         clock: unix seconds.
 
         """
@@ -135,16 +136,18 @@ class TokenEndpoint:
     def _ask(self, method: str, url: str, **arguments: Any) -> dict[str, Any]:
         operation = f"{method} {url}"
         try:
-            response = self._session.request(
-                method,
-                url,
-                timeout=self._timeout_seconds,
-                allow_redirects=False,
-                stream=True,
-                **{"headers": _IDENTITY} | arguments,
-            )
-            with response:
-                answer = _read_object(response, time.monotonic() + self._timeout_seconds)
+            with (
+                ends_by(time.monotonic() + self._timeout_seconds),
+                self._session.request(
+                    method,
+                    url,
+                    timeout=self._timeout_seconds,
+                    allow_redirects=False,
+                    stream=True,
+                    **{"headers": _IDENTITY} | arguments,
+                ) as response,
+            ):
+                answer = _read_object(response)
         except (requests.exceptions.RequestException, OSError, BodyError) as error:
             raise AppMeshConnectionError(f"cannot ask {url}: {error}", operation=operation) from error
         if response.ok:
@@ -312,14 +315,13 @@ def _discovery_document(
 ) -> dict[str, Any]:
     session = new_session(ssl_verify, ssl_client_cert)
     try:
-        with session.get(
-            url,
-            timeout=timeout_seconds,
-            headers=_IDENTITY,
-            allow_redirects=False,
-            stream=True,
-        ) as response:
-            found = _read_object(response, time.monotonic() + timeout_seconds) if response.ok else {}
+        with (
+            ends_by(time.monotonic() + timeout_seconds),
+            session.get(
+                url, timeout=timeout_seconds, headers=_IDENTITY, allow_redirects=False, stream=True
+            ) as response,
+        ):
+            found = _read_object(response) if response.ok else {}
     except (requests.exceptions.RequestException, OSError, BodyError) as error:
         raise AppMeshConnectionError(f"cannot ask {url}: {error}", operation=operation) from error
     finally:
@@ -331,10 +333,10 @@ def _discovery_document(
     return found
 
 
-def _read_object(response: requests.Response, deadline: float) -> dict[str, Any]:
+def _read_object(response: requests.Response) -> dict[str, Any]:
     """The JSON object of an answer; {} where there is none."""
     try:
-        found = orjson.loads(read_body(response, deadline, _MAX_ANSWER_BYTES))
+        found = orjson.loads(read_body(response, _MAX_ANSWER_BYTES))
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}

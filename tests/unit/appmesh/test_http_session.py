@@ -110,21 +110,39 @@ def test_no_answer_in_time_is_a_timeout(server: HttpsServer, session: HttpSessio
     go.set()
 
 
-def test_a_body_that_drips_meets_its_timeout_too(server: HttpsServer, session: HttpSession) -> None:
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (b"HTTP/1.1 200 O", b"k"),
+        (OK + b"X: ", b"x"),
+        (OK, b"X: y\r\n"),
+        (b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+        (OK + b"Content-Length: 60000\r\n\r\n", b"x"),
+        (OK + b"Connection: close\r\n\r\n", b"x"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nfff;", b"x"),
+    ],
+    ids=["status", "header", "headers", "interim", "body", "body to the end", "chunks", "chunk extension"],
+)
+def test_an_answer_that_drips_is_a_timeout(
+    begin: bytes, drop: bytes, server: HttpsServer, session: HttpSession
+) -> None:
     stop = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
+        handler.wfile.write(begin)
         while not stop.wait(0.01):
-            handler.wfile.write(b"1\r\nx\r\n")
-            handler.wfile.flush()
+            handler.wfile.write(drop)
 
     server.handle = drip
-    with pytest.raises(AppMeshTimeoutError):
-        session.request(get(), 0.2)
-    stop.set()
+    try:
+        with pytest.raises(AppMeshTimeoutError):
+            session.request(get(), 0.3)
+    finally:
+        stop.set()
 
 
 def test_a_body_that_stops_is_a_timeout(server: HttpsServer, session: HttpSession) -> None:
