@@ -222,9 +222,11 @@ def _write_traceback(stream: TextIO, exception: Any) -> None:
 
 
 class _Limited(logging.Filter):
-    """Leaves lines out that come too often, and says how many. Never those of the audit and of settings."""
+    """Leaves lines out that come too often, and says how many. Never those of settings, and of what was done."""
 
     _UNLIMITED = frozenset({"admin call", "configuration refused"})
+    # Results of commands that did nothing: whoever may publish to a command topic can send thousands each second.
+    _NOTHING_DONE = frozenset({"busy", "expired", "forbidden", "repeated", "timeout", "unknown_app"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +234,9 @@ class _Limited(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         fields = record.msg if isinstance(record.msg, dict) else None
-        if record.levelno < logging.INFO or (fields and fields.get("event") in self._UNLIMITED):
+        if record.levelno < logging.INFO:
+            return True
+        if fields and fields.get("event") in self._UNLIMITED and fields.get("result") not in self._NOTHING_DONE:
             return True
         if fields is None:
             left_out = self._limit.take((record.name, str(record.msg)[:100]))

@@ -76,4 +76,5 @@ def _levels_as_before() -> Iterator[None]:
 def _secrets_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that one test uses ("file") must not be masked in what a command prints in another ("the file")."""
     monkeypatch.setattr(outside._masks, "_forms", outside._masks._forms.copy())
-    monkeypatch.setattr(outside._masks, "_pattern", None)
+    begins = {begin: forms.copy() for begin, forms in outside._masks._begins.items()}
+    monkeypatch.setattr(outside._masks, "_begins", begins)

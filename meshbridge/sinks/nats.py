@@ -34,6 +34,7 @@ from meshbridge.fields import (
     strict_certificate_hint,
 )
 from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
+from meshbridge.sinks.allowance import Allowance
 from meshbridge.sinks.base import NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
@@ -484,6 +485,7 @@ class _Flight:
 
 
 _MAX_MESSAGE_BYTES = 1024 * 1024  # what comes back are acknowledgements of a few hundred bytes
+_LINES_OF_AN_ANSWER = 8  # two, and more with headers
 
 
 class _PlainConnection(Exception):  # noqa: N818 the name is what happened
@@ -504,10 +506,24 @@ def _new_client(secure: bool) -> "Client":
             await super()._process_info(info, initial_connection)
 
     class BoundedParser(Parser):
-        """A server may announce gigabytes, which the library would gather."""
+        """A server may announce gigabytes, which the library would gather, or send without end."""
+
+        def __init__(self, client: Client) -> None:
+            super().__init__(client)
+            self._allowance = Allowance()
+            self._sent = 0
 
         async def parse(self, data: bytes = b"") -> None:
-            await super().parse(data)
+            sent, self._sent = self._sent, client.stats["out_msgs"]
+            self._allowance.earn((self._sent - sent) * _LINES_OF_AN_ANSWER)
+            if not self._allowance.spend(data.count(b"\n")):
+                raise ProtocolError
+            try:
+                await super().parse(data)
+            except (ProtocolError, OSError):
+                raise
+            except Exception as error:  # the library would log a traceback, and read no more
+                raise ProtocolError from error
             if max(self.needed, self.header_needed) > _MAX_MESSAGE_BYTES:
                 raise ProtocolError
 

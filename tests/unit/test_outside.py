@@ -1,6 +1,7 @@
 """What strangers say, before it is kept: no secret in any form, nothing that steers a terminal, no flood of lines."""
 
 import base64
+import html
 import json
 from urllib.parse import quote, quote_plus
 
@@ -29,6 +30,12 @@ SECRET = 'p@ss w0rd/+"ö&x'
         base64.urlsafe_b64encode(f"somebody:{SECRET}".encode()).decode(),
         f"grant_type=password&username=bridge&password={quote_plus(SECRET)}&scope=openid",
         quote_plus(SECRET).lower(),
+        quote(quote(SECRET)),
+        SECRET.encode().hex().upper(),
+        html.escape(SECRET),
+        json.dumps(json.dumps(SECRET)),
+        "".join(f"\\u{ord(sign):04x}" for sign in SECRET),
+        "".join(f"%{byte:02X}" for byte in SECRET.encode()),
     ],
 )
 def test_a_secret_is_masked_in_every_form_in_which_it_can_be_repeated(repeated: str) -> None:
@@ -39,6 +46,48 @@ def test_a_secret_is_masked_in_every_form_in_which_it_can_be_repeated(repeated: 
     assert "w0rd" not in shown
     assert "p%40ss" not in shown
     assert base64.b64encode(SECRET.encode()).decode()[4:12] not in shown
+    assert SECRET.encode().hex()[4:16] not in shown.lower()
+
+
+def test_every_secret_of_many_daemons_is_masked() -> None:
+    masks = Masks()
+    secrets = [f"{'token' if number % 2 else 'Password'}-{number}-of-a-daemon" for number in range(5_000)]
+    for secret in secrets:
+        masks.remember(secret)
+    for secret in secrets[::499]:
+        assert masks.masked(f"no such token: {secret}.") == f"no such token: {MASK}."
+    assert masks.masked("nothing to hide") == "nothing to hide"
+
+
+def test_the_oldest_secrets_are_forgotten_and_leave_nothing() -> None:
+    masks = Masks()
+    for number in range(20_000):
+        masks.remember(f"{number:05}-abc")
+    assert masks.masked("00000-abc 19999-abc") == f"00000-abc {MASK}"
+
+
+def test_a_token_of_a_megabyte_is_masked_as_a_whole() -> None:
+    masks = Masks()
+    token = f"eyJhbGciOi.{'QUJD' * 250_000}.c2ln"
+    masks.remember(token, "bridge")
+    assert masks.masked(f"Bearer {token}!") == f"Bearer {MASK}!"
+    encoded = base64.b64encode(f"bridge:{token}".encode()).decode()
+    assert masks.masked(f"Basic {encoded}") == f"Basic {MASK}"
+
+
+def test_a_long_sentence_is_masked_as_a_whole() -> None:
+    masks = Masks()
+    sentence = "the quick brown fox jumps over the lazy dog " * 5
+    masks.remember(sentence)
+    assert masks.masked(f"no such password: {sentence}") == f"no such password: {MASK} "
+    assert "dog" not in masks.masked(quote_plus(sentence))
+
+
+def test_a_secret_at_the_end_of_what_is_shown_is_masked() -> None:
+    masks_before = said("x" * 990 + "of-the-settings-too")
+    DaemonOptions.model_validate({"url": "tcp://h", "username": "u", "password": "of-the-settings-too"})
+    assert "of-the" in masks_before
+    assert "of-the" not in said("x" * 990 + "of-the-settings-too" + "y" * 2000)
 
 
 @settings(deadline=None)

@@ -20,6 +20,7 @@ __all__ = ["OF_THE_MESSAGE", "REMEDIES", "Answer", "failure", "readable", "words
 
 _LONGEST_WISH_SECONDS = 86_400.0  # a Retry-After beyond a day is a mistake, and too long for a wait of the platform's
 _WORDS_CHARACTERS = 200
+_LOOKED_AT_CHARACTERS = 4096  # of a text of which the beginning is shown: each costs time
 _REPEATED_CHARACTERS = 32  # of what was sent; ids and types are shorter, and help
 _SECRET_PIECE = re.compile(r"[\w.~+=-]{6,}")  # shorter ones are as likely a word of the server's own
 _TEXT_TYPES = re.compile(r"text/|application/(?:[\w.+-]+\+)?(?:json|xml|yaml|problem)\b", re.IGNORECASE)
@@ -58,8 +59,9 @@ def readable(body: bytes, headers: Mapping[str, str]) -> str:
         text = body.decode(charset)
     except UnicodeDecodeError:
         return ""
-    unprintable = sum(not (char.isprintable() or char.isspace()) for char in text)
-    return text if "\0" not in text and unprintable * _MOST_PRINTABLE <= len(text) else ""
+    begin = text[:_LOOKED_AT_CHARACTERS]
+    unprintable = sum(not (char.isprintable() or char.isspace()) for char in begin)
+    return text if "\0" not in text and unprintable * _MOST_PRINTABLE <= len(begin) else ""
 
 
 def words_of(text: str, secrets: Iterable[str], sent: bytes) -> str:
@@ -68,7 +70,8 @@ def words_of(text: str, secrets: Iterable[str], sent: bytes) -> str:
     Nothing, where the text repeats one of ``secrets``, or a piece of one, or the beginning a stretch of what was sent:
     the output of apps must not be logged.
     """
-    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    begin = text[:_LOOKED_AT_CHARACTERS]
+    line = " ".join("".join(one if one.isprintable() else " " for one in begin).split())
     lower = line.lower()
     for secret in secrets:
         if any(piece.lower() in lower for piece in [secret, *_SECRET_PIECE.findall(secret)]):

@@ -26,6 +26,7 @@ from pydantic import Field, PlainSerializer, SecretStr, field_validator
 from meshbridge import telemetry
 from meshbridge.appmesh.final_response import FinalResponse
 from meshbridge.fields import Duration, SecretFiles, Tls, strict_certificate_hint
+from meshbridge.sinks.allowance import Allowance
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
 from meshbridge.sinks.mqtt.incoming import MAX_PUBLISH_BYTES, SUBACK, Incoming, Message, PacketError, message_of, puback
@@ -37,6 +38,8 @@ __all__ = ["CLOSED_BY_BROKER", "BrokerConnection", "BrokerOptions", "Will"]
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _MAX_POLL_SECONDS = 0.5
+_LEAST_BYTES = 12  # of what is sent, for each packet that answers it: a PUBLISH at QoS 2 has two answers
+_TOO_MUCH = "far more packets than it was asked for"
 _BRIEF_SECONDS = 10.0  # a connection that is lost so soon, again and again, is one that somebody else takes
 _UPGRADE = {  # RFC 6455, 4.1; the key of a connection that is closed at once is as good as any
     "Connection": "Upgrade",
@@ -126,7 +129,8 @@ class BrokerConnection:
         self.max_qos = 2
         self.retains = True
         self.will: Will | None = None
-        self.on_message: Callable[[Message], None] = lambda _message: None
+        self.on_message: Callable[[Message], bool] = lambda _message: False
+        self._allowance = Allowance()
         self._subscribed: dict[int, str] = {}  # topic filters by the packet id of their SUBSCRIBE
         self.refused_filters: set[str] = set()  # which the broker does not let this bridge subscribe to
         self.open_filters = 0  # whose SUBACK has not come
@@ -228,6 +232,7 @@ class BrokerConnection:
         self._connack = self._lost = self._tap = self._connected_at = None
         self._lost_reason = "connection_lost"
         self._incoming, self._rest, self.acks = Incoming(), b"", []
+        self._allowance = Allowance()
         self._is_sending = False
         self._subscribed, self.refused_filters, self.open_filters = {}, set(), 0
         if client is None:
@@ -256,6 +261,7 @@ class BrokerConnection:
 
         """
         self._rest += data
+        self._allowance.earn(len(data) // _LEAST_BYTES)
         self._send_rest()
         self._raise_if_lost()
 
@@ -278,6 +284,7 @@ class BrokerConnection:
             NotConnected: the connection is lost, or the broker does not read in time.
 
         """
+        self._allowance.earn(len(data) // _LEAST_BYTES)
         if self._rest:
             data, self._rest = self._rest + data, b""
         tap = self._tap
@@ -346,11 +353,14 @@ class BrokerConnection:
                 self.acks.append(ack)
             else:
                 self._take_suback(ack[1], ack[2])
+        unasked = len(acks)
         for message in messages:
-            self.on_message(message)
+            unasked += not self.on_message(message)
             if message.packet_id is not None:
                 self._rest += puback(message.packet_id)
-        if others:
+        if not self._allowance.spend(unasked):
+            self._lost = f"broker {self.place} sent {_TOO_MUCH}"
+        elif others:
             self._take_others(client, tap, others)
 
     def _take_others(self, client: paho.Client, tap: Tap, packets: bytes) -> None:
@@ -362,13 +372,18 @@ class BrokerConnection:
             return
         tap.give(packets)
         while tap.holds_packets() and client.socket() is not None and self._lost is None:
+            if not self._allowance.spend(1):
+                self._lost = f"broker {self.place} sent {_TOO_MUCH}"
+                return
             try:
                 client.loop_read()
             except Exception as error:  # noqa: BLE001 paho raises whatever it meets in a packet
                 self._lost = f"broker {self.place} sent a packet that cannot be read: {error!r}"
 
     def _take_suback(self, packet_id: int, reason: int) -> None:
-        topic_filter = self._subscribed.pop(packet_id, "")
+        topic_filter = self._subscribed.pop(packet_id, None)
+        if topic_filter is None:
+            return
         self.open_filters = max(0, self.open_filters - 1)
         if reason >= FAILURE:
             self.refused_filters.add(topic_filter)

@@ -43,10 +43,11 @@ class Leftovers:
         found: dict[str, bytes] = {}
         last = time.monotonic()
 
-        def take(message: Message) -> None:
+        def take(message: Message) -> bool:
             nonlocal last
             last = time.monotonic()
             found[message.topic] = message.payload
+            return True
 
         deadline = last + timeout_seconds
         connection = BrokerConnection(self.options, self.client_id)

@@ -605,12 +605,13 @@ class MqttSink:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _hear(self, message: Message) -> None:
-        """A message that the broker sent: a command, or one of Home Assistant's."""
+    def _hear(self, message: Message) -> bool:
+        """A message that the broker sent: a command, or one of Home Assistant's, which are rare."""
         if self._commands is not None and self._commands.take(message):
-            return
+            return True
         if self._states is not None:
             self._states.hear(message.topic, message.payload)
+        return False
 
     def _follow_daemons(self, commands: Commands) -> None:
         """Subscribes to the commands of the daemons as they are now."""
