@@ -13,6 +13,7 @@
 
 import contextlib
 import importlib.util
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ __all__ = ["RedisOptions", "RedisSink"]
 _SCHEMES = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379, "redis+cluster": 6379}
 _PARTS = 4096  # of one event, at most: the low bits of an entry's id
 _LAST_SEQUENCE = 2**63 // _PARTS
+_MAX_ANSWER_BYTES = 4 * 1024 * 1024  # to a batch of XADD: 30 bytes each
 _COMMANDS = 200  # in one round trip, so that the time left is looked at in between
 # The words that Redis begins an error with; the library turns some into classes of its own and leaves the word out.
 _PASSING = ("LOADING ", "MASTERDOWN ", "BUSY ", "CLUSTERDOWN ", "NOREPLICAS ", "MISCONF ")
@@ -126,9 +128,13 @@ class RedisSink:
 
     def connect(self, timeout_seconds: float) -> None:
         self.close(0)
+        deadline = time.monotonic() + timeout_seconds
         try:
             client = self._new_client(timeout_seconds)
-            client.ping()
+            if (pool := getattr(client, "connection_pool", None)) is not None:
+                pool.connection_class = _bounded(pool.connection_class)
+            with _Deadline(deadline, lambda: self._disconnect(client)):
+                client.ping()
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 the library lets its own, OSError and ssl.SSLError through
@@ -368,6 +374,38 @@ class RedisSink:
         if lost:
             return NotConnected(f"connection to {self._place} lost: {text}", reason="connection_lost")
         return NotConnected(f"cannot connect to {self._place}: {text}", reason="unreachable")
+
+
+class _BoundedSocket:
+    """A socket on which only so much comes before something is sent: the library gathers whatever a server says."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._come = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def sendall(self, data: bytes) -> None:
+        self._come = 0
+        self._socket.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        data = self._socket.recv(size)
+        self._come += len(data)
+        if self._come > _MAX_ANSWER_BYTES:
+            raise OSError(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
+        return data
+
+
+def _bounded(connection_class: type[Any]) -> type[Any]:
+    """A connection of the library's with a bounded socket."""
+
+    class Bounded(connection_class):  # type: ignore[misc]  # one of the library that is known when it runs
+        def _connect(self) -> Any:
+            return _BoundedSocket(super()._connect())
+
+    return Bounded
 
 
 class _Deadline:
