@@ -298,7 +298,7 @@ class Courier:
                 self._writing = False
                 self._hold(later)
                 return
-            self._writing = False
+            self._writing, self._strikes = False, 0
             self._idled_at = time.monotonic()
             self._letters_in_a_row = 0
             self._settle(len(offered))
@@ -381,6 +381,7 @@ class Courier:
     def _refuse(self, refused: Refused) -> None:
         work = self._work
         self._failed += 1
+        self._strikes = 0
         self._up()  # it answers
         if work is None or not work.batch:
             return

@@ -340,6 +340,20 @@ def test_an_event_on_which_a_sink_always_fails_becomes_a_dead_letter(
     assert len(letter.error) < 1000
 
 
+def test_bugs_before_an_event_was_delivered_do_not_count_when_it_is_replayed(
+    journal: Journal, sink: ScriptedSink, build: Build
+) -> None:
+    sink.script = [ZeroDivisionError("oops"), ZeroDivisionError("oops"), None]
+    append(journal, 1)
+    courier = build()
+    at_the_end(journal, 1)
+    sink.script = [ZeroDivisionError("oops"), None]
+    courier.replay()
+    done = replay_ended(courier)
+    assert (done.sent, done.refused) == (1, 0)
+    assert courier.status().dead_letters == 0
+
+
 def test_an_event_on_which_the_rules_of_a_sink_fail_becomes_a_dead_letter(
     journal: Journal, sink: ScriptedSink, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
