@@ -225,7 +225,7 @@ class _Limited(logging.Filter):
     """Leaves lines out that come too often, and says how many. Never those of settings, and of what was done."""
 
     _UNLIMITED = frozenset({"admin call", "configuration refused"})
-    # Results of commands that did nothing: whoever may publish to a command topic can send thousands each second.
+    # Results of commands that did nothing: a client that may publish to a command topic can send thousands each second.
     _NOTHING_DONE = frozenset({"busy", "expired", "forbidden", "repeated", "timeout", "unknown_app"})
 
     def __init__(self) -> None:

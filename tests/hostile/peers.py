@@ -56,7 +56,7 @@ class Talk:
                 raise EOFError
 
     def ignore(self) -> None:
-        """Says nothing, and takes nothing."""
+        """Says nothing, and reads nothing."""
         self.ended.wait()
 
     def wait(self) -> None:
