@@ -27,14 +27,14 @@ from meshbridge.fields import Options
 from meshbridge.journal import JournalOptions
 from meshbridge.link import DaemonOptions
 from meshbridge.model.strict_yaml import DuplicateKeyError, load_yaml
-from meshbridge.sinks.amqp.sink import AmqpOptions
+from meshbridge.sinks.amqp import AmqpOptions
 from meshbridge.sinks.discovery import discover, type_of
 from meshbridge.sinks.file import FileOptions
 from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.loki import LokiOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
-from meshbridge.sinks.notify.sink import NotifyOptions
+from meshbridge.sinks.notify import NotifyOptions
 from meshbridge.sinks.otlp import OtlpOptions
 from meshbridge.sinks.redis import RedisOptions
 from meshbridge.sinks.syslog import SyslogOptions

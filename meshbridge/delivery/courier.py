@@ -76,6 +76,7 @@ class Courier:
         self._wake = threading.Event()  # the wait between attempts, of a pause or after Gone is to end
         self._paused = False
         self._paused_since: float | None = None
+        self._held = False  # by the sink's own settings, since the last write
         self._revived = False  # by an operator, after the destination ended delivery
         self._thread = SupervisedThread(f"courier-{name}", self._run, self._stop)
         self._lock = threading.Lock()  # guards _replays
@@ -223,6 +224,7 @@ class Courier:
             breaker=self._breaker.state,
             failing_since=self._failing_since,
             paused_since=self._paused_since,
+            held=self._held,
             errors=errors,
         )
 
@@ -291,7 +293,7 @@ class Courier:
             return
         if work.batch:
             offered = work.offered
-            self._writing = True
+            self._writing, self._held = True, False
             try:
                 self._sink.write(offered, self._options.write_seconds)
             except Later as later:
@@ -310,7 +312,7 @@ class Courier:
 
     def _hold(self, later: Later) -> None:
         """The sink's own settings have the rest wait; meanwhile it grows by what comes in."""
-        self._strikes = 0
+        self._strikes, self._held = 0, True
         self._settle(later.acknowledged)
         self._up()
         self._wait(min(max(later.after_seconds, _LEAST_SECONDS), _IDLE_SECONDS))

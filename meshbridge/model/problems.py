@@ -311,7 +311,7 @@ def _delivery_problem(
         text = _because(f"Delivery fails, {waiting}", sink.last_error)
         remedy = "Repair the destination or the sink's settings: `meshbridge check` tries a connection."
         return kinds.SINK_FAILING, Severity.CRITICAL, text, remedy, stuck, sink.failing_since
-    if sink.lag_seconds > LAG_SECONDS:
+    if sink.lag_seconds > LAG_SECONDS and not sink.held:
         text = f"The sink is behind: {waiting}, the oldest for {_duration(sink.lag_seconds)}."
         remedy = "Narrow its `when`, or raise `batch` or `concurrency`; after an outage, wait."
         return kinds.SINK_LAGGING, Severity.WARNING, text, remedy, f"{_RUNBOOKS}meshbridgesinklagging", None

@@ -117,6 +117,7 @@ class SinkStatus:
     breaker: BreakerState = BreakerState.CLOSED
     failing_since: float | None = None  # the first failed attempt since one succeeded
     paused_since: float | None = None
+    held: bool = False  # events wait by the sink's own settings, such as quiet hours
     errors: tuple[RecentError, ...] = ()  # the last ones, oldest first
 
     @property

@@ -44,7 +44,7 @@ def link_look(status: LinkStatus, *, alive: bool) -> Look:
 
 def sink_look(status: SinkStatus, max_wait_seconds: float) -> Look:
     """``max_wait_seconds``: how long the courier may wait for a batch to fill."""
-    idle = status.state is SinkState.UP and not status.lag_events
+    idle = status.state is SinkState.UP and (status.held or not status.lag_events)
     resting = idle or status.state in {SinkState.WAITING, SinkState.PAUSED, SinkState.GONE}
     mark = (status.state, status.delivered, status.failed, status.lag_events)
     return Look(f"sink {status.sink}", resting, mark, max_wait_seconds)

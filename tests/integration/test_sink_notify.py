@@ -22,7 +22,8 @@ from meshbridge.model.events import Envelope
 from meshbridge.model.problems import BridgeProblem, BridgeProblemKind, Severity
 from meshbridge.service.service import Service
 from meshbridge.sinks.base import Later, NotConnected, Refused, Retry
-from meshbridge.sinks.notify.sink import NotifyOptions, NotifySink
+from meshbridge.sinks.notify import NotifyOptions
+from meshbridge.sinks.notify.sink import NotifySink
 from tests.contract.sinks.http_server import Exchange, HttpServer
 from tests.support import envelopes, free_port, make_event, wait_for, write_config
 
@@ -324,6 +325,7 @@ def test_a_template_that_fails_costs_its_event_alone(hook: Hook, tmp_path: Path)
         ({"quiet_hours": "24:00-07:00"}, "not quiet hours"),
         ({"problems": ["no_such"]}, "daemon_down"),
         ({"max_per_hour": 0}, "greater than or equal"),
+        ({"title": "{{ entries"}, "template"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], problem: str) -> None:

@@ -140,7 +140,8 @@ def test_a_held_batch_is_not_waited_for_by_a_stop(journal: Journal, sink: Script
     append(journal, 3)
     sink.script = [Later("not due", after_seconds=3600.0)] * 1000
     courier = build()
-    wait_for(lambda: sink.offers, "the offer")
+    wait_for(lambda: courier.status().held, "the hold")
+    assert courier.status().state is SinkState.UP
     assert courier.stop(10)
     assert journal.cursor("s") == 0
 

@@ -3,7 +3,7 @@
 import orjson
 
 from meshbridge.sinks.base import Sink
-from meshbridge.sinks.notify.sink import NotifyOptions
+from meshbridge.sinks.notify import NotifyOptions
 from tests.contract.sinks.far_end import SECRETS, Say
 from tests.contract.sinks.far_webhook import WebhookFarEnd
 from tests.contract.sinks.http_server import Exchange

@@ -117,3 +117,8 @@ def test_nobody_is_fed_who_does_not_ask() -> None:
     watchdog = Watchdog(Notifier({}), looks, lambda: "")
     watchdog.start()
     watchdog.stop()
+
+
+def test_a_sink_that_holds_events_back_by_its_settings_rests() -> None:
+    assert sink_look(SinkStatus("people", SinkState.UP, lag_events=5, held=True), 0.0).resting
+    assert not sink_look(SinkStatus("people", SinkState.CONNECTING, lag_events=5, held=True), 0.0).resting

@@ -153,3 +153,8 @@ def test_links_hold_any_name() -> None:
 def test_the_page_has_every_kind() -> None:
     page = (Path(__file__).parents[3] / "docs" / "status-page.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(Kind)
+
+
+def test_a_sink_that_holds_events_back_by_its_settings_is_no_problem() -> None:
+    held = replace(SINK, lag_events=7, lag_seconds=30_000, held=True)
+    assert problems_of(replace(WELL, sinks=[held]), NOW) == []

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshbridge.sinks.notify.sink import quiet_until
+from meshbridge.sinks.notify.options import quiet_until
 
 
 @pytest.mark.parametrize(

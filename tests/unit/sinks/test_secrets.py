@@ -5,16 +5,20 @@ from typing import Any
 
 import pytest
 
+from meshbridge.sinks.amqp import AmqpOptions
 from meshbridge.sinks.base import NotConnected
 from meshbridge.sinks.http.options import HttpAuth
 from meshbridge.sinks.kafka import KafkaOptions
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.nats import NatsOptions
+from meshbridge.sinks.redis import RedisOptions
 
 SINKS: list[tuple[Any, dict[str, object]]] = [
     (MqttOptions, {"type": "mqtt", "url": "mqtt://127.0.0.1:1"}),
     (NatsOptions, {"type": "nats", "url": "nats://127.0.0.1:1"}),
     (KafkaOptions, {"type": "kafka", "brokers": "127.0.0.1:1"}),
+    (AmqpOptions, {"type": "amqp", "url": "amqp://127.0.0.1:1"}),
+    (RedisOptions, {"type": "redis", "url": "redis://127.0.0.1:1"}),
 ]
 
 
