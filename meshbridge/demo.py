@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,8 @@ from meshbridge.appmesh.app import App
 from meshbridge.appmesh.client_tcp import AppMeshClientTCP
 from meshbridge.config.load import load
 from meshbridge.emulator import Emulator, EmulatorOptions
+from meshbridge.emulator.past import synthetic_day
+from meshbridge.journal import Journal, JournalOptions
 from meshbridge.model.event_summary import COLOURS, summary
 from meshbridge.outside import printable
 from meshbridge.service.service import Service
@@ -37,6 +40,7 @@ from meshbridge.service.service import Service
 __all__ = ["run_demo"]
 
 _LOOPBACK = "127.0.0.1"
+_DAEMON = "demo"
 _USER, _PASSWORD = "admin", "admin123"  # the emulator's default user, as a fresh App Mesh has it
 _SAMPLE_APPS: tuple[dict[str, Any], ...] = (
     {
@@ -96,6 +100,7 @@ def run_demo(mqtt_url: str | None) -> None:
         broker = mqtt_url or parts.enter_context(_embedded_broker(_free_port(1883)))
         subscriber = parts.enter_context(_Subscriber(broker))
         token = new_token()
+        _write_past(directory / "journal")
         service = _service(directory, emulator, broker, token, embedded=mqtt_url is None)
         service.start()
         parts.callback(service.stop)
@@ -109,10 +114,20 @@ def run_demo(mqtt_url: str | None) -> None:
     console.print("all of it has ended")
 
 
+def _write_past(directory: Path) -> None:
+    """A synthetic day before the bridge starts: its sinks begin behind it, so that only the page shows it."""
+    journal = Journal(JournalOptions(path=directory))
+    journal.open()
+    try:
+        journal.append(synthetic_day(_DAEMON, time.time()))
+    finally:
+        journal.close()
+
+
 def _service(directory: Path, emulator: Emulator, broker: str, token: str, *, embedded: bool) -> Service:
     settings = {
         "daemons": {
-            "demo": {
+            _DAEMON: {
                 "url": f"tcp://{_LOOPBACK}:{_port(emulator)}",
                 "username": _USER,
                 "password": _PASSWORD,
@@ -153,7 +168,8 @@ def _show_page(console: Console, address: str, token: str) -> None:
     console.print(
         f"""
   page       [bold]http://{address}/#token={token}[/bold]
-             daemons, sinks, live events, the output of apps: open it in a browser""",
+             daemons, sinks, events, the output of apps: open it in a browser
+             (the 24 hours before this moment are synthetic, as each line of their output reads)""",
         soft_wrap=True,
     )
 

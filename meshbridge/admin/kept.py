@@ -91,8 +91,8 @@ def _example(description: str, example: Any) -> dict[int | str, dict[str, Any]]:
 
 _PAGE = _example(
     "the newest first. `before` is where the next page begins, also where this one has no events: each answer looks "
-    "through a bounded part of the journal. null: there are no more",
-    {"events": [{"offset": 17, "event": _EVENT}], "before": 17},
+    "through a bounded part of the journal. null: there are no more. The stream goes on behind `last`, without a hole",
+    {"events": [{"offset": 17, "event": _EVENT}], "before": 17, "last": 17},
 )
 _ONE = _example("the event, and its place in the journal", {"offset": 17, "event": _EVENT}) | {
     404: {"description": "the journal keeps no such event"}
@@ -108,15 +108,15 @@ _LINES: dict[int | str, dict[str, Any]] = {
 @router.get("/kept", dependencies=_READ, responses=_PAGE, response_class=Response)
 def list_kept_events(bridge: TheBridge, wanted: Annotated[PageQuery, Query()]) -> Response:
     """Events that the journal keeps, a page at a time, backwards from the newest."""
+    _, last = bridge.journal.extent
     after, before = wanted.range(bridge.journal)
-    if wanted.before is not None:
-        before = min(before, wanted.before)
+    before = min(before, last + 1, _LATEST if wanted.before is None else wanted.before)
     try:
         found = bridge.journal.search(_wanted(wanted), after=after, before=before, limit=wanted.limit)
     except JournalError as error:
         raise _unreadable(error) from error
     events = b",".join(_line(envelope) for envelope in found.envelopes)
-    content = b'{"events":[' + events + b'],"before":' + orjson.dumps(found.before) + b"}"
+    content = b'{"events":[' + events + b'],"before":' + orjson.dumps(found.before) + b',"last":%d}' % last
     return Response(content, media_type="application/json")
 
 

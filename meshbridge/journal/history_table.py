@@ -66,7 +66,7 @@ def _with_beginning(writer: sqlite3.Connection, envelope: Envelope, change: AppC
     """A gap begins when the last event before the missing ones came in."""
     event, offset = envelope.event, envelope.offset
     first = orjson.loads(event.data).get("first")
-    before, parameters = ("sequence < ?", (first,)) if isinstance(first, int) else ("sequence IS NOT NULL", ())
+    before, parameters = ("sequence < ?", (first,)) if isinstance(first, int) else ("1", ())
     found = writer.execute(
         "SELECT received_at FROM events WHERE offset < ? AND offset > ? AND daemon = ? AND run = ? "  # noqa: S608 constants
         f"AND NOT reconciled AND {before} ORDER BY offset DESC LIMIT 1",

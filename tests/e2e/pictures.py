@@ -5,8 +5,10 @@ trouble. Its figures are synthetic, since it has just started.
 """
 
 import tempfile
+import time
 from pathlib import Path
 
+from meshbridge.emulator.past import synthetic_day
 from tests.e2e.chromium import Browser, Page
 from tests.e2e.figures import filled_ring
 from tests.e2e.stage import Stage
@@ -34,6 +36,15 @@ def _of_one_that_is_well(stage: Stage, page: Page) -> None:
     page.wait_text("/s", "#sinks + ul")
     page.wait_text("log", ".plots")
     _take(page, "status-page-light", 1340, dark=False)
+    stage.service.journal.append(synthetic_day("node-a", time.time()))
+    go(page, "history?range=24h")
+    page.wait_text("crasher", ".lanes")
+    lane = "document.querySelector('[role=slider][aria-label=\"crasher at node-a\"]')"
+    page.evaluate(f"{lane}.focus()")
+    for key in ("Home", *["ArrowRight"] * 5, "Enter"):
+        page.press(key)
+    page.wait_text("panic", ".opened pre")
+    _take(page, "status-page-history", 900, dark=False)
     page.close()
 
 

@@ -47,11 +47,11 @@ def assert_fit_for_all(page: Page) -> None:
             """axe.run(document, {resultTypes: ["violations"]}).then(
                 found => found.violations.map(one => [one.id, one.nodes.map(node => node.html).slice(0, 3)]))"""
         )
-        assert found == [], f"at {width} pixels"
+        assert found == [], f"at {width} pixels: {found}"
         wide = page.evaluate(
             """[...document.querySelectorAll("body *")]
                 .filter(e => e.checkVisibility() && !e.closest("nav, pre, footer"))
                 .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 200))"""
         )
-        assert wide == [], f"at {width} pixels"
+        assert wide == [], f"at {width} pixels: {wide}"
         assert page.evaluate("document.documentElement.scrollWidth") <= width

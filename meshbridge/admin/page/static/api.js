@@ -43,6 +43,17 @@ export async function remove(where) {
   return (await asked("DELETE", where, patiently(where, {}))).json();
 }
 
+/** Saves an answer as a file, under the name that the bridge gives it. */
+export async function download(where, query) {
+  const response = await asked("GET", where, { query });
+  const name = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? "download";
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 /** How long is waited. That a daemon is silent the bridge says in time, or else the bridge itself would seem to be. */
 function patiently(where, { query, body }) {
   if (!ofDaemon(where)) return { query, body, signal: AbortSignal.timeout(ANSWER_MS) };

@@ -3,6 +3,7 @@
 import { get, lines, path, post, streamed } from "./api.js";
 import { action, allow, badge, confirmed, Facts, make, setBadge, setText } from "./dom.js";
 import { ago, bytes, clock, count } from "./format.js";
+import { AppPast } from "./past.js";
 import { OutputBox } from "./output.js";
 import { APP_STATES, pause, state, stateOf } from "./state.js";
 
@@ -15,6 +16,7 @@ export function showApp(main, signal, daemon, name) {
   const buttons = [
     action("Enable", () => act(() => post(`${place}/enable`), "Enabled.")),
     action("Disable", disable),
+    action("Restart", restart),
     action("Run once", runOnce),
   ];
   page.actions.prepend(...buttons);
@@ -23,6 +25,11 @@ export function showApp(main, signal, daemon, name) {
   async function disable() {
     if (await confirmed(`Disable ${name}?`, `Its process at ${daemon} is ended, and it is not started again until it is enabled.`, "Disable"))
       await act(() => post(`${place}/disable`), "Disabled.");
+  }
+
+  async function restart() {
+    if (await confirmed(`Restart ${name}?`, `Its process at ${daemon} is ended, and it is started again.`, "Restart"))
+      await act(() => post(`${place}/restart`), "Restarted.");
   }
 
   async function runOnce() {
@@ -51,7 +58,8 @@ export function showApp(main, signal, daemon, name) {
 
   function offer() {
     const isRun = app?.one_off;
-    const shown = [!isRun && app?.enabled === false, !isRun && app?.enabled === true, !isRun && app !== null];
+    const enabled = !isRun && app?.enabled === true;
+    const shown = [!isRun && app?.enabled === false, enabled, enabled, !isRun && app !== null];
     buttons.forEach((button, at) => {
       button.hidden = !shown[at] || !state.scopes.has("operate");
       allow(button, state.may("operate"));
@@ -60,6 +68,7 @@ export function showApp(main, signal, daemon, name) {
 
   offer();
   state.addEventListener("change", offer, { signal });
+  main.append(new AppPast(daemon, name, signal).element);
   followApp(place, page, learn, signal);
 }
 

@@ -8,12 +8,14 @@ import { showApp, showRun } from "./app.js";
 import { showApps } from "./apps.js";
 import { showDelivery } from "./delivery.js";
 import { showEvents } from "./events.js";
+import { showHistory } from "./history.js";
 import { showLetters } from "./letters.js";
 import { showOverview } from "./overview.js";
 
 const VIEWS = {
   overview: { title: "Overview", show: showOverview },
   apps: { title: "Apps", show: showApps },
+  history: { title: "History", show: showHistory },
   events: { title: "Events", show: showEvents },
   delivery: { title: "Delivery", show: showDelivery },
   "dead-letters": { title: "Dead letters", show: showLetters },

@@ -6,6 +6,9 @@ const MOST = 400_000; // characters: about what a person scrolls through, and ch
 const PIECE = 20_000; // per text node, so that the oldest can go by whole nodes
 const ESCAPES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)?|[@-Z\\-_])/g; // of terminals: colours, titles
 
+/** Text without what steers a terminal. */
+export const plain = (text) => text.replace(ESCAPES, "");
+
 export class OutputBox {
   element = make("pre", { class: "output", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Output" });
   #waiting = [];
@@ -15,7 +18,7 @@ export class OutputBox {
 
   /** Adds text; drawn in the next frame. */
   add(text) {
-    text = text.replace(ESCAPES, "");
+    text = plain(text);
     if (!text) return;
     this.#waiting.push(text);
     this.#waitingLength += text.length;
