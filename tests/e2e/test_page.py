@@ -188,8 +188,8 @@ def test_who_may_only_read_is_offered_nothing_else(stage: Stage, visit: Watched)
     page.wait_text("node-a ✓ up")
     page.wait_text("hook ✓ up")
     shown = (
-        "[...document.querySelectorAll('main button:not([data-range], .past button)')].filter(one => one.checkVisibility())"
-        ".map(one => one.textContent)"
+        "[...document.querySelectorAll('main button:not([data-range], .past button)')]"
+        ".filter(one => one.checkVisibility()).map(one => one.textContent)"
     )
     assert page.evaluate(shown) == []
     go(page, "apps/node-a/talker")
