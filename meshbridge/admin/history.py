@@ -110,7 +110,8 @@ _TIMELINE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "a lane for each app, removed ones last; `next` where there are more. A segment with `runs` "
         "above 1 stands for so many processes; `run` is the last of them. `gaps` are times of which events of a daemon "
-        "are missing; `reconciled` says that a start or an end is known from a comparison with the daemon alone",
+        "are missing; `cut`: more happened than one answer looks at; "
+        "`reconciled` says that a start or an end is known from a comparison with the daemon alone",
         "content": {
             "application/json": {
                 "schema": {"type": "object"},
@@ -120,6 +121,7 @@ _TIMELINE: dict[int | str, dict[str, Any]] = {
                     "resolution": 18.0,
                     "offset": 4711,
                     "complete": True,
+                    "cut": False,
                     "total": 1,
                     "next": None,
                     "gaps": [
@@ -181,6 +183,7 @@ def _timeline_json(found: Timeline, query: TimelineQuery) -> dict[str, Any]:
         "resolution": query.window.resolution,
         "offset": found.offset,
         "complete": found.complete,
+        "cut": found.cut,
         "total": found.total,
         "next": None if found.next is None else "/".join(found.next),
         "gaps": [_gap_json(gap) for gap in found.gaps],
@@ -249,6 +252,7 @@ _RUNS: dict[int | str, dict[str, Any]] = {
                     ],
                     "next": None,
                     "complete": True,
+                    "cut": False,
                 },
             }
         },
@@ -263,7 +267,7 @@ def list_runs(bridge: TheBridge, wanted: Annotated[RunsQuery, Query()]) -> Respo
     runs: list[tuple[tuple[float, int], Lane, Run]] = []
     query = TimelineQuery(Window(since, until), wanted.daemon, wanted.app, limit=_MOST_LANES)
     found = _found(bridge.journal.history, query)
-    complete = found.complete
+    complete, cut = found.complete, found.cut
     while True:
         for lane in found.lanes:
             runs += [(_order(run), lane, run) for run in lane.runs if _overlaps(run, since, until)]
@@ -283,6 +287,7 @@ def list_runs(bridge: TheBridge, wanted: Annotated[RunsQuery, Query()]) -> Respo
             ],
             "next": "{}:{}".format(*shown[-1][0]) if len(shown) < len(runs) else None,
             "complete": complete,
+            "cut": cut,
         }
     )
 

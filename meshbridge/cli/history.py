@@ -42,7 +42,7 @@ def history(
         fail("--since is not before --until", WRONG_USAGE)
     query = {"app": patterns or [], "daemon": daemon, "since": begin, "until": end, "limit": _PAGE}
     with speaking_of_journal(config) as client:
-        runs, complete = _all(client, query)
+        runs, complete, cut = _all(client, query)
     if as_json:
         show_json(runs, indent=2)
     elif runs:
@@ -51,9 +51,11 @@ def history(
         show("no process ran in that time, as far as the journal tells")
     if not complete:
         complain("events of an older meshbridge are still being read: more may follow in a minute")
+    if cut:
+        complain("more happened than one question looks at: only the end is shown, so choose a shorter time")
 
 
-def _all(client: "Client", query: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+def _all(client: "Client", query: dict[str, Any]) -> tuple[list[dict[str, Any]], bool, bool]:
     """All pages, the earliest start first."""
     found: list[dict[str, Any]] = []
     after, complete = None, True
@@ -62,7 +64,7 @@ def _all(client: "Client", query: dict[str, Any]) -> tuple[list[dict[str, Any]],
         found += page["runs"]
         after, complete = page["next"], complete and page["complete"]
         if after is None:
-            return found[::-1], complete
+            return found[::-1], complete, page["cut"]
 
 
 def _row(run: dict[str, Any]) -> tuple[str, ...]:

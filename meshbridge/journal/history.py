@@ -29,6 +29,7 @@ Place = tuple[str, str]
 
 _GAP = int(EventType.GAP)
 _MOST_GAPS = 1000  # the newest of a time
+_MOST_ROWS = 500_000  # the newest, of one question: 100 MiB while it is answered
 _REMEMBERED = 16  # answers
 _REMEMBERED_SECONDS = 10.0
 _COUNTED = re.compile(r"(.+)_[0-9]+")
@@ -67,6 +68,7 @@ class Timeline:
     """Lanes in the order of their daemons and apps, those of removed apps last.
 
     ``offset``: of the last event that they hold. ``complete``: False while events of an older meshbridge are read.
+    ``cut``: more happened in the time than one question looks at; only its end is told.
     """
 
     lanes: list[Lane]
@@ -75,6 +77,7 @@ class Timeline:
     total: int
     next: Place | None
     complete: bool
+    cut: bool
 
 
 class History:
@@ -118,7 +121,7 @@ class History:
         with self._reading() as database:
             first = _first_offset(database, since)
             names = database.execute("SELECT lane, daemon, app FROM app_lanes WHERE last >= ?", (first,)).fetchall()
-            rows = _rows_by_lane(database, since, [lane for lane, _, _ in names])
+            rows, _ = _rows_by_lane(database, since, [lane for lane, _, _ in names])
         found = {}
         for lane, daemon, app in names:
             count = lane_of((daemon, app), rows.get(lane, ()), None, window).restarts_since(since)
@@ -147,7 +150,8 @@ def _timeline(database: sqlite3.Connection, query: TimelineQuery, offset: int) -
     begin = 0 if query.after is None else _behind(places, query.after)
     chosen = places[begin : begin + query.limit]
     everything = len(chosen) == len(present) == len(texts)
-    rows = _rows_by_lane(database, window.since, None if everything else [lane_id(*place) for place in chosen])
+    chosen_lanes = None if everything else [lane_id(*place) for place in chosen]
+    rows, cut = _rows_by_lane(database, window.since, chosen_lanes)
     lanes = [lane_of(place, rows.get(lane_id(*place), ()), present.get(place), window) for place in chosen]
     filled_from, first = database.execute(
         "SELECT (SELECT value FROM counters WHERE name = 'history_from'), (SELECT min(offset) FROM events)"
@@ -159,6 +163,7 @@ def _timeline(database: sqlite3.Connection, query: TimelineQuery, offset: int) -
         len(places),
         chosen[-1] if chosen and begin + len(chosen) < len(places) else None,
         first is None or (filled_from or 0) <= first,
+        cut,
     )
 
 
@@ -192,10 +197,17 @@ def _first_offset(database: sqlite3.Connection, since: float) -> int:
 
 def _rows_by_lane(
     database: sqlite3.Connection, since: float, lanes: Sequence[int] | None
-) -> dict[int, list[AppChange]]:
-    """All rows from an hour before a time on, and of what was before that the last of each type."""
+) -> tuple[dict[int, list[AppChange]], bool]:
+    """All rows from an hour before a time on, and of what was before that the last of each type.
+
+    Also whether there are more of them than one question looks at: then the newest.
+    """
     only = "" if lanes is None else f"AND lane IN ({','.join(map(str, lanes))})"
     first = _first_offset(database, since - HOUR_SECONDS)
+    most = database.execute("SELECT offset FROM app_history ORDER BY offset DESC LIMIT 1 OFFSET ?", (_MOST_ROWS,))
+    newest = most.fetchone()
+    cut = newest is not None and newest[0] > first
+    first = newest[0] if cut else first
     before = (
         f"SELECT {HISTORY_COLUMNS} FROM app_history WHERE offset IN "  # noqa: S608 constants and integers
         f"(SELECT max(offset) FROM app_history WHERE offset < ? {only} GROUP BY lane, type) ORDER BY offset"
@@ -209,7 +221,7 @@ def _rows_by_lane(
                 found[lane].append(row)
             else:
                 found[lane] = [row]
-    return found
+    return found, cut
 
 
 def _gaps(database: sqlite3.Connection, window: Window, daemons: Sequence[str]) -> list[Gap]:

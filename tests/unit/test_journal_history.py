@@ -214,3 +214,12 @@ def test_a_database_that_is_not_there_is_said(tmp_path: Path, journal: Journal) 
     (tmp_path / "journal.db").rename(tmp_path / "elsewhere")
     with pytest.raises(JournalError, match="cannot be read"):
         timeline(journal)
+
+
+def test_more_than_one_question_looks_at_is_cut_and_says_so(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.append([start(1), exits(2, 1, 1), start(3), exits(4, 1, 3), start(5)])
+    assert not timeline(journal).cut
+    monkeypatch.setattr("meshbridge.journal.history._MOST_ROWS", 2)
+    found = timeline(journal, until=NOW + 90)
+    assert found.cut
+    assert [(run.start and run.start - NOW, run.exit_code) for run in found.lanes[0].runs][-2:] == [(3, 1), (5, None)]

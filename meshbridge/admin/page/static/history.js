@@ -98,8 +98,9 @@ export function showHistory(main, signal, options) {
     loopItems.show(restarts.filter((one) => one.crash_loop).map((one) => [`${one.daemon}/${one.app}`, one]));
     rows.show(timeline.lanes.map((lane) => [`${lane.daemon}/${lane.app}`, lane]));
     const gaps = timeline.gaps.length ? ` ${counted(timeline.gaps.length, "gap")} in the events.` : "";
+    const cut = timeline.cut ? " More happened than is looked at here: only the end is shown." : "";
     const partly = timeline.complete ? "" : " Events of an older version are still being read.";
-    setText(summary, `${counted(timeline.total, "app")}, ${clock(timeline.since)} to ${clock(timeline.until)}.${gaps}${partly}`);
+    setText(summary, `${counted(timeline.total, "app")}, ${clock(timeline.since)} to ${clock(timeline.until)}.${gaps}${cut}${partly}`);
     const step = (timeline.until - timeline.since) / (TICKS - 1);
     ticks.replaceChildren(...Array.from({ length: TICKS }, (_, at) => make("span", {}, tick(timeline.since + at * step, range))));
     const of = Math.max(1, Math.ceil(timeline.total / PAGE));
