@@ -68,7 +68,7 @@ class Timeline:
     """Lanes in the order of their daemons and apps, those of removed apps last.
 
     ``offset``: of the last event that they hold. ``complete``: False while events of an older meshbridge are read.
-    ``cut``: more happened in the time than one question looks at; only its end is told.
+    ``cut``: more happened in the time than one question looks at; the lanes hold only its end.
     """
 
     lanes: list[Lane]
