@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import Field, StringConstraints
 
 import meshbridge
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.interface import Asked, AskedCommand, Bridge, SinkControl
 from meshbridge.admin.problems import Problem
-from meshbridge.fields import Options, When
+from meshbridge.fields import When
 from meshbridge.journal import DeadLetter, JournalError, Verification
 from meshbridge.model.figures import Figures, Range
 from meshbridge.model.problems import BridgeProblem
@@ -35,7 +36,7 @@ class BridgeStatus:
     journal: JournalStatus
 
 
-class ReplayRequest(Options):
+class ReplayRequest(ApiModel):
     """Which kept events pass again: by when they came in, their names, their apps."""
 
     since: float | None = Field(
@@ -45,7 +46,7 @@ class ReplayRequest(Options):
     when: When = Field(default=When(), description="as in a sink's settings", examples=[{"events": ["exit"]}])
 
 
-class LettersRequest(Options):
+class LettersRequest(ApiModel):
     """Which dead letters: those of a sink, or some by their ids."""
 
     sink: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,254}$")] | None = Field(

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.appmesh import AppMeshClient
-from meshbridge.fields import Options, When
+from meshbridge.fields import When
 from meshbridge.journal import Journal
 from meshbridge.model.figures import FigureRing, Figures, Range
 from meshbridge.model.problems import BridgeProblem
@@ -40,7 +41,7 @@ class ReloadRefusedError(Exception):
         self.problems = list(problems)
 
 
-class Asked(Options):
+class Asked(ApiModel):
     """An event: by its id, by the id of a dead letter, or itself, as the daemon sends it or as a CloudEvent."""
 
     id: str | None = None
@@ -49,7 +50,7 @@ class Asked(Options):
     daemon: str | None = Field(default=None, description="whose event it is; default: the first daemon")
 
 
-class AskedCommand(Options):
+class AskedCommand(ApiModel):
     """A message at a command topic."""
 
     topic: str = Field(min_length=1, max_length=65_535, examples=["meshbridge/node-a/web/command"])

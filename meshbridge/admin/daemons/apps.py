@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.daemons.calls import Ask, DaemonCall
 from meshbridge.admin.daemons.error_mapping import answers, not_kept
@@ -17,7 +18,6 @@ from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.appmesh import App, AppMeshClient, AppOutput
 from meshbridge.appmesh.harm import harms_of_app
 from meshbridge.appmesh.restart import restart_app as restart
-from meshbridge.fields import Options
 from meshbridge.model.app_state import described
 
 __all__ = ["router"]
@@ -52,7 +52,7 @@ _App = Annotated[AppName, Path(description="name of the app", examples=["web"])]
 router = APIRouter(prefix="/api/v1/daemons/{daemon}/apps", tags=["apps"], responses=answers())
 
 
-class Changed(Options):
+class Changed(ApiModel):
     """What an operation has done."""
 
     app: str
@@ -60,7 +60,7 @@ class Changed(Options):
     deleted: bool | None = None
 
 
-class Health(Options):
+class Health(ApiModel):
     """Whether the process runs, and its health check (if it has one) succeeds."""
 
     app: str
@@ -77,7 +77,7 @@ class OutputQuery(BaseModel):
     wait: int = Field(default=0, ge=0, le=300, description="seconds to wait for the end of the process")
 
 
-class Output(Options):
+class Output(ApiModel):
     """A piece of a process's output, stderr included."""
 
     output: str = Field(description="bytes that are no UTF-8 are U+FFFD")
@@ -207,19 +207,19 @@ async def get_app_output(ask: Ask, app: _App, wanted: Annotated[OutputQuery, Que
     )
 
 
-class TaskRequest(Options):
+class TaskRequest(ApiModel):
     """What an app is to work on."""
 
     data: str | JsonObject = Field(description="text, or JSON", examples=["payload"])
 
 
-class TaskResult(Options):
+class TaskResult(ApiModel):
     """What the app made of it."""
 
     result: str = Field(description="bytes that are no UTF-8 are U+FFFD")
 
 
-class Cancelled(Options):
+class Cancelled(ApiModel):
     """Whether there was something to cancel."""
 
     cancelled: bool

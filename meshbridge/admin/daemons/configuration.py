@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path
 from pydantic import Field
 
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.daemons.calls import Ask
 from meshbridge.admin.daemons.error_mapping import answers
@@ -12,7 +13,6 @@ from meshbridge.admin.daemons.masking import MASK, masked, refuse_masks
 from meshbridge.admin.daemons.models import JsonObject, good, sdk
 from meshbridge.admin.daemons.safety import refuse_harm
 from meshbridge.appmesh.harm import harms_of_configuration, harms_of_label
-from meshbridge.fields import Options
 
 __all__ = ["router"]
 
@@ -26,13 +26,13 @@ _CONFIG = {
 router = APIRouter(prefix="/api/v1/daemons/{daemon}", tags=["configuration"], responses=answers())
 
 
-class LabelValue(Options):
+class LabelValue(ApiModel):
     """What a label says."""
 
     value: str = Field(max_length=1024, examples=["eu-1"])
 
 
-class LogLevel(Options):
+class LogLevel(ApiModel):
     """How much a daemon logs; it takes any text."""
 
     level: str = Field(min_length=1, max_length=64, examples=["DEBUG"])

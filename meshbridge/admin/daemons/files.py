@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from meshbridge import telemetry
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.daemons.calls import Ask, DaemonCall
 from meshbridge.admin.daemons.error_mapping import answers, answers_of
@@ -21,7 +22,6 @@ from meshbridge.admin.problems import Problem, ProblemKind
 from meshbridge.admin.streams import STALLED_SECONDS, BrokenOffError, Streamed
 from meshbridge.appmesh import AppMeshError
 from meshbridge.appmesh.files import RemoteFile
-from meshbridge.fields import Options
 
 __all__ = ["router"]
 
@@ -52,7 +52,7 @@ _UPLOADS = answers_of(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.LENGTH_REQUIRED)
 _BODY = {"requestBody": {"required": True, "content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
-class Placed(Options):
+class Placed(ApiModel):
     """Which file is there now."""
 
     path: str

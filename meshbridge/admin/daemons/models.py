@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.appmesh import App
 from meshbridge.appmesh.app import second_of_day, unix_seconds
-from meshbridge.fields import Options
 from meshbridge.web.asgi import ENCODED_SLASH
 
 __all__ = ["AppName", "AppSettings", "Done", "JsonObject", "JsonValue", "Moment", "app_of", "good", "sdk"]
@@ -51,7 +51,7 @@ JsonValue = Annotated[Any, AfterValidator(_sendable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_sendable)]
 
 
-class Done(Options):
+class Done(ApiModel):
     """What an operation was about, and that it was done."""
 
     name: str
@@ -105,7 +105,7 @@ class Action(StrEnum):
     REMOVE = "remove"
 
 
-class Behavior(Options):
+class Behavior(ApiModel):
     """What happens when the process has ended."""
 
     exit: Action = Action.STANDBY
@@ -117,14 +117,14 @@ class Behavior(Options):
     )
 
 
-class DailyLimitation(Options):
+class DailyLimitation(ApiModel):
     """The part of the day in which the app runs."""
 
     daily_start: TimeOfDay | None = None
     daily_end: TimeOfDay | None = None
 
 
-class ResourceLimit(Options):
+class ResourceLimit(ApiModel):
     """Limits of the process."""
 
     cpu_shares: int | None = None
@@ -132,7 +132,7 @@ class ResourceLimit(Options):
     memory_virt_mb: int | None = None
 
 
-class AppSettings(Options):
+class AppSettings(ApiModel):
     """An app, as the daemon takes it. What a daemon reports of one (pid, starts, …) may stand there and is left out."""
 
     command: str | None = Field(default=None, examples=["sleep 60"])

@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.daemons.calls import Ask, DaemonCall
 from meshbridge.admin.daemons.error_mapping import answers
@@ -21,7 +22,7 @@ from meshbridge.admin.problems import Problem, ProblemKind, problem_content
 from meshbridge.admin.streams import Streamed
 from meshbridge.appmesh import App, AppMeshClient, AppRun
 from meshbridge.appmesh.dialect import is_one_off
-from meshbridge.fields import Duration, Options
+from meshbridge.fields import Duration
 
 __all__ = ["router"]
 
@@ -44,7 +45,7 @@ _Wait = Annotated[
 router = APIRouter(prefix="/api/v1/daemons/{daemon}", tags=["runs"], responses=answers())
 
 
-class RunTimes(Options):
+class RunTimes(ApiModel):
     """How long a run may take."""
 
     max_time: Duration | None = Field(
@@ -68,14 +69,14 @@ class RunCommandRequest(RunTimes, AppSettings):
     shell: bool | None = Field(default=True, description="whether the shell reads the command")
 
 
-class Started(Options):
+class Started(ApiModel):
     """A run under way."""
 
     name: str
     process_uuid: str
 
 
-class Finished(Options):
+class Finished(ApiModel):
     """A run that has ended."""
 
     exit_code: int | None = Field(description="9 where max_time ended it; null where the daemon tells none")

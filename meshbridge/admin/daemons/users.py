@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import Field, SecretStr
 
+from meshbridge.admin.api_model import ApiModel
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.daemons.calls import Ask
 from meshbridge.admin.daemons.error_mapping import answers
@@ -16,7 +17,6 @@ from meshbridge.admin.daemons.models import Done, good, sdk
 from meshbridge.admin.daemons.safety import refuse_harm, refuse_own_user
 from meshbridge.appmesh import AppMeshClient
 from meshbridge.appmesh.harm import harms_of_user
-from meshbridge.fields import Options
 
 __all__ = ["router"]
 
@@ -38,7 +38,7 @@ _PERMISSIONS = ["app-view", "app-output-view"]
 router = APIRouter(prefix="/api/v1/daemons/{daemon}", tags=["users"], responses=answers())
 
 
-class UserSettings(Options):
+class UserSettings(ApiModel):
     """A user, as the daemon takes it."""
 
     key: SecretStr | None = Field(default=None, description="the password; needed for a new user")
@@ -49,26 +49,26 @@ class UserSettings(Options):
     roles: list[str] | None = Field(default=None, examples=[["view"]])
 
 
-class PasswordChange(Options):
+class PasswordChange(ApiModel):
     """A new password; the daemon wants the old one, also of another user."""
 
     old_password: SecretStr = SecretStr("")
     new_password: SecretStr = Field(min_length=1)
 
 
-class RolePermissions(Options):
+class RolePermissions(ApiModel):
     """What a role allows."""
 
     permissions: list[str] = Field(examples=[["app-view", "app-view-all"]])
 
 
-class TotpCode(Options):
+class TotpCode(ApiModel):
     """A code of the new key."""
 
     code: str = Field(pattern=r"^\d{6,8}$", examples=["123456"])
 
 
-class TotpSecret(Options):
+class TotpSecret(ApiModel):
     """A key for an authenticator, told this once."""
 
     secret: str
