@@ -20,6 +20,12 @@ def test_the_permissions_are_those_that_the_link_asks_for() -> None:
     )
 
 
+def test_the_tests_that_the_threat_model_names_are_there() -> None:
+    named = set(re.findall(r"`(tests/[\w/.]+)`", PAGE.text))
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("left_out", [None, *LEAST_ROLE])
 def test_the_example_makes_a_user_with_whom_check_is_content(left_out: str | None) -> None:
     (example,) = PAGE.blocks("python")

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -124,6 +125,9 @@ def fuzzed(seed: int) -> Case:
             "/appmesh/app/a/output": answer("text"),
             "/appmesh/user/permissions": answer(["app-view", "app-subscribe"]),
             "/appmesh/metrics": answer("a 1\n"),
+            "/appmesh/resources": answer({"appmesh_start_time_unix_seconds": NOW, "host_name": "h", "cpu_cores": 2}),
+            "/appmesh/subscribe": answer({"subscription_id": SUBSCRIPTION, "app_name": "*"}),
+            "/appmesh/login": answer({"access_token": "a.e30.c", "expires_in": 86400}),
         },
     )
 
@@ -141,6 +145,7 @@ class HostileDaemon:
         self._threads: list[threading.Thread] = []
         self._connections: list[ssl.SSLSocket] = []
         self.pushed = threading.Event()
+        self.asked: Counter[str] = Counter()
         self.answers: Answers = {
             "/appmesh/login": json.dumps({"access_token": "a.e30.c", "expires_in": 86400}).encode(),
             "/appmesh/resources": json.dumps({"appmesh_start_time_unix_seconds": NOW}).encode(),
@@ -191,6 +196,7 @@ class HostileDaemon:
 
     def _answer(self, connection: ssl.SSLSocket, request: dict[str, Any]) -> None:
         path = request["request_uri"]
+        self.asked[path] += 1
         found = self.answers.get(path)
         body = found() if callable(found) else found
         fields = {

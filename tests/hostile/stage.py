@@ -4,7 +4,7 @@ import contextlib
 import json
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Stage:
     bridge: Process
     events_file: Path
     exporter: str
+    hostile: dict[str, Any] = field(default_factory=dict)
+    """The hostile daemons, by name."""
 
     def events(self) -> list[dict[str, Any]]:
         """What has come through."""

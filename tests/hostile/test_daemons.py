@@ -31,6 +31,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         hostile = {name: stack.enter_context(HostileDaemon(authority, case)) for name, case in cases.items()}
         daemons = {name: {"url": f"tcp://127.0.0.1:{daemon.port}", **login} for name, daemon in hostile.items()}
         found = stack.enter_context(running(directory, daemons, {}))
+        found.hostile = hostile
         for name, daemon in hostile.items():
             if "/appmesh/subscribe" not in cases[name].answers and name not in NEVER_SUBSCRIBED:
                 wait_for(daemon.pushed.is_set, f"what {name} pushes")
@@ -53,6 +54,11 @@ def test_what_is_no_event_is_counted_and_leaves_a_gap(stage: Stage) -> None:
     for name in ("sequence-2-63", "year-33658", "app-object", "other-subscription", "garbage", "nested"):
         line = next(one for one in metrics.splitlines() if f'events_invalid_total{{daemon="{name}"' in one)
         assert float(line.split()[-1]) >= 1, line
+
+
+def test_holes_do_not_make_the_bridge_ask_for_the_list_each_time(stage: Stage) -> None:
+    stage.honest_event_arrives("after the holes")
+    assert stage.hostile["holes"].asked["/appmesh/applications"] < 20
 
 
 def test_every_thread_runs_and_the_bridge_is_ready(stage: Stage) -> None:

@@ -145,6 +145,22 @@ def test_an_answer_that_drips_is_a_timeout(
         stop.set()
 
 
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        (b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\n", "compressed"),
+        (b"content-encoding:  br, gzip\r\n\r\n", "compressed"),
+        (b"Content-Length: 9999999999\r\n\r\n", "larger than 104857600 bytes"),
+    ],
+)
+def test_a_body_without_bounds_is_refused(
+    headers: bytes, words: str, server: HttpsServer, session: HttpSession
+) -> None:
+    server.handle = lambda handler, _body: (handler.wfile.write(OK + headers), None)[1]
+    with pytest.raises(AppMeshConnectionError, match=words):
+        session.request(get(), 5)
+
+
 def test_a_body_that_stops_is_a_timeout(server: HttpsServer, session: HttpSession) -> None:
     go = threading.Event()
 
