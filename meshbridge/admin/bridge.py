@@ -57,7 +57,8 @@ class LettersRequest(ApiModel):
     )
 
 
-def _bridge(request: Request) -> Bridge:
+async def _bridge(request: Request) -> Bridge:
+    """A coroutine, though it waits for nothing: the framework calls a plain function in a thread, for each request."""
     bridge: Bridge = request.app.state.bridge
     return bridge
 

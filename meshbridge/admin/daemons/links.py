@@ -31,14 +31,15 @@ _EXAMPLE = _shown(LinkStatus("node-a", LinkState.UP, "tcp://127.0.0.1:6059", run
 _ONE = answers_of(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
+# These wait for nothing, and are coroutines so that they need no thread.
 @router.get("", responses=good("each with its link", [_EXAMPLE]))
-def list_daemons(bridge: TheBridge) -> list[dict[str, Any]]:
+async def list_daemons(bridge: TheBridge) -> list[dict[str, Any]]:
     """Every daemon of the configuration, and how its link is."""
     return [_shown(link) for link in bridge.links()]
 
 
 @router.get("/{daemon}", responses=good("its link", _EXAMPLE) | _ONE)
-def get_daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
+async def get_daemon(bridge: TheBridge, daemon: DaemonName) -> dict[str, Any]:
     """One daemon, and how its link is."""
     links = {link.daemon: link for link in bridge.links()}
     if daemon not in links:
