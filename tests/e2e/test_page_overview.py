@@ -1,6 +1,7 @@
 """The overview and the delivery view in a real browser: what is wrong, figures as plots, and what is done about it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,18 @@ def test_the_keyboard_moves_the_cursor_of_a_plot(stage: Stage, visit: Watched) -
     wait_for(lambda: page.evaluate(moment) == first, "the first again")
     page.press("End")
     wait_for(lambda: page.evaluate(moment) == last, "the last")
+
+
+def test_what_an_app_uses_is_drawn_while_its_page_is_open(stage: Stage, visit: Watched) -> None:
+    page = visit(stage)
+    page.wait_text("node-a ✓ up")
+    go(page, "apps/node-a/talker")
+    page.wait_text("Usage since this page was opened")
+    wait_for(lambda: page.evaluate("document.querySelectorAll('.plot canvas').length") == 2, "two plots")
+    wait_for(
+        lambda: re.search(r"now \d", page.evaluate("document.querySelectorAll('.plot')[1].ariaLabel")), "the memory"
+    )
+    assert_fit_for_all(page)
 
 
 def test_uplot_is_loaded_by_views_with_plots_alone(stage: Stage, visit: Watched) -> None:

@@ -6,6 +6,7 @@ import { ago, bytes, clock, count } from "./format.js";
 import { AppPast } from "./past.js";
 import { OutputBox } from "./output.js";
 import { APP_STATES, pause, state, stateOf } from "./state.js";
+import { usagePlots } from "./usage.js";
 
 const LOOK_MS = 1000;
 const CHUNK_BYTES = 1 << 20;
@@ -21,6 +22,7 @@ export function showApp(main, signal, daemon, name) {
   ];
   page.actions.prepend(...buttons);
   let app = null;
+  const usage = usagePlots(signal);
 
   async function disable() {
     if (await confirmed(`Disable ${name}?`, `Its process at ${daemon} is ended, and it is not started again until it is enabled.`, "Disable"))
@@ -53,6 +55,7 @@ export function showApp(main, signal, daemon, name) {
   function learn(now) {
     app = now;
     showFacts(page, app);
+    usage.add(app);
     offer();
   }
 
@@ -68,7 +71,7 @@ export function showApp(main, signal, daemon, name) {
 
   offer();
   state.addEventListener("change", offer, { signal });
-  main.append(new AppPast(daemon, name, signal).element);
+  main.append(usage.element, new AppPast(daemon, name, signal).element);
   followApp(place, page, learn, signal);
 }
 
