@@ -1,8 +1,10 @@
 """What each command does at a daemon."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from meshbridge.appmesh import (
     App,
@@ -59,7 +61,7 @@ def _restart(client: AppMeshClient, app: str, _payload: bytes, seconds: float) -
 
 
 def _run(client: AppMeshClient, app: str, _payload: bytes, seconds: float) -> Outcome:
-    limit = max(1, int(seconds))
+    limit = max(1, math.ceil(seconds))
     code, output = client.run_app_sync(App({"name": app}), max_time=limit, lifecycle=limit)
     if code == _KILLED:
         raise CommandError(
@@ -69,7 +71,17 @@ def _run(client: AppMeshClient, app: str, _payload: bytes, seconds: float) -> Ou
 
 
 def _task(client: AppMeshClient, app: str, payload: bytes, seconds: float) -> Outcome:
-    return Outcome(output=client.run_task_bytes(app, payload, timeout=max(1, int(seconds))))
+    limit = max(1, math.ceil(seconds))
+    try:
+        return Outcome(output=client.run_task_bytes(app, payload, timeout=limit))
+    except AppMeshError as error:
+        if error.status != HTTPStatus.REQUEST_TIMEOUT:
+            raise
+        raise CommandError(
+            f"no process of {app} took the task, or it did not reply, within {limit} s",
+            "see that the app runs, and fetches tasks (AppMeshServer.task_fetch)",
+            result="timeout",
+        ) from error
 
 
 _ACTIONS: Mapping[CommandWord, Callable[[AppMeshClient, str, bytes, float], Outcome]] = {

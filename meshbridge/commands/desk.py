@@ -81,6 +81,7 @@ class Desk:
         self._lock = threading.Lock()  # guards all that follows
         self._lanes: dict[str, Lanes] = {}
         self._replies: deque[CommandReply] = deque()
+        self._refusals: deque[CommandReply] = deque()  # a flood of them must not stand before answers
         self._recent: deque[FinishedCommand] = deque(maxlen=_REMEMBERED)
         self._stopping = False
 
@@ -124,7 +125,9 @@ class Desk:
 
     def replies(self, most: int = _MAX_REPLIES) -> list[CommandReply]:
         with self._lock:
-            return [self._replies.popleft() for _ in range(min(most, len(self._replies)))]
+            taken = [self._replies.popleft() for _ in range(min(most, len(self._replies)))]
+            more = min(most - len(taken), len(self._refusals))
+            return taken + [self._refusals.popleft() for _ in range(more)]
 
     def _accept(self, daemon: str, command: Command, message: CommandMessage) -> None:
         """Puts it behind the other commands of its app.
@@ -294,9 +297,10 @@ class Desk:
 
     def _offer(self, reply: CommandReply, *, is_refusal: bool = False) -> None:
         with self._lock:
-            if is_refusal and len(self._replies) >= _MAX_REPLIES:
-                return  # counted all the same; a flood of refusals costs no memory
-            self._replies.append(reply)
+            if not is_refusal:
+                self._replies.append(reply)
+            elif len(self._refusals) < _MAX_REPLIES:  # else it is counted alone: a flood costs no memory
+                self._refusals.append(reply)
         self._wake()
 
     def _note(

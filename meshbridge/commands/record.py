@@ -123,10 +123,14 @@ class Record:
 
     @staticmethod
     def _named(message: CommandMessage, identifier: str | None) -> str | None:
-        """A key of what the sender calls the command: its id, or its correlation data."""
+        """A key of what the sender calls the command: its id, or its correlation data.
+
+        Senders with Response Topics of their own may use the same names.
+        """
+        sender = (message.reply_to or "").encode()
         if identifier is not None:
-            return _digest(message, b"id", identifier.encode())
-        return None if message.correlation is None else _digest(message, b"correlation", message.correlation)
+            return _digest(message, sender, b"id", identifier.encode())
+        return None if message.correlation is None else _digest(message, sender, b"correlation", message.correlation)
 
     @staticmethod
     def _delivery(message: CommandMessage) -> str | None:

@@ -1,98 +1,29 @@
 """Commands over a real broker to apps of an emulated daemon, by the whole bridge, in both versions of MQTT."""
 
 import json
-import queue
+import random
+import re
+import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
-import paho.mqtt.client as paho
 import pytest
 import requests
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from prometheus_client.parser import text_string_to_metric_families
 
 from meshbridge.appmesh import App, AppMeshClientTCP
 from meshbridge.emulator import Emulator, EmulatorOptions
 from tests.command_line import run_command
-from tests.e2e.conftest import address_of, daemon_settings
-from tests.support import DEADLINE_SECONDS, Mosquitto, Process, free_port, meshbridge_command, wait_for, write_config
+from tests.e2e.conftest import address_of
+from tests.integration.command_stage import Stage, client_of
+from tests.support import DEADLINE_SECONDS, Mosquitto, wait_for
 
 pytestmark = pytest.mark.needs("mosquitto")
 
 COMMANDS = {"allow": ["enable", "disable", "restart", "run", "task"], "when": {"not_apps": ["private"]}}
-
-
-class Sender:
-    """A client that sends commands and waits for their answers."""
-
-    def __init__(self, port: int, protocol: str) -> None:
-        version = MQTTProtocolVersion.MQTTv5 if protocol == "5" else MQTTProtocolVersion.MQTTv311
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=version)
-        self.answers: queue.Queue[paho.MQTTMessage] = queue.Queue()
-        self.client.on_message = lambda _client, _userdata, message: self.answers.put(message)
-        subscribed: queue.Queue[None] = queue.Queue()
-        self.client.on_subscribe = lambda *_: subscribed.put(None)
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        for topic in ("replies/me", "meshbridge/+/+/result"):
-            self.client.subscribe(topic, qos=1)
-            subscribed.get(timeout=DEADLINE_SECONDS)
-        self._v5 = protocol == "5"
-
-    def send(self, topic: str, payload: bytes | str, *, correlation: bytes | None = None, **more: Any) -> None:
-        properties = None
-        if self._v5 and correlation is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ResponseTopic = "replies/me"
-            properties.CorrelationData = correlation
-        self.client.publish(topic, payload, qos=1, properties=properties, **more).wait_for_publish(DEADLINE_SECONDS)
-
-    def answer(self) -> paho.MQTTMessage:
-        return self.answers.get(timeout=DEADLINE_SECONDS)
-
-    def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-
-
-class Stage:
-    def __init__(self, directory: Path, broker: Mosquitto, emulator: Emulator, protocol: str) -> None:
-        self.directory = directory
-        self.protocol = protocol
-        self.runs = 0
-        self.exporter_port = free_port()
-        self.config = write_config(
-            directory / "meshbridge.yaml",
-            {
-                "daemons": {"node-a": daemon_settings(emulator)},
-                "journal": {"path": str(directory / "journal")},
-                "sinks": {"broker": {"type": "mqtt", "url": broker.url, "protocol": protocol, "commands": COMMANDS}},
-                "exporter": {"listen": f"127.0.0.1:{self.exporter_port}"},
-            },
-        )
-        self.bridge = self.run()
-        self.sender = Sender(broker.port, protocol)
-
-    def run(self) -> Process:
-        self.runs += 1
-        command = meshbridge_command("run", "--config", str(self.config))
-        process = Process(command, self.directory / f"log-{self.runs}")
-        process.wait_for_output("sink connected")
-        return process
-
-    def command(self, word: str, app: str = "web") -> dict[str, Any]:
-        self.sender.send(f"meshbridge/node-a/{app}/command", word)
-        answer: dict[str, Any] = orjson.loads(self.sender.answer().payload)
-        return answer
-
-    def close(self) -> None:
-        self.sender.close()
-        self.bridge.end(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +39,9 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(params=["5", "3.1.1"])
 def stage(request: pytest.FixtureRequest, tmp_path: Path, mosquitto: Mosquitto, emulator: Emulator) -> Iterator[Stage]:
-    made = Stage(tmp_path, mosquitto, emulator, request.param)
+    made = Stage(tmp_path, mosquitto.url, emulator, request.param, COMMANDS)
     yield made
     made.close()
-
-
-def client_of(emulator: Emulator) -> AppMeshClientTCP:
-    client = AppMeshClientTCP(address_of(emulator), ssl_verify=str(emulator.ca_file))
-    client.login("admin", "admin123")
-    return client
 
 
 def test_each_command_does_what_it_says_and_is_answered(stage: Stage, emulator: Emulator) -> None:
@@ -164,7 +89,7 @@ def test_retained_commands_are_ignored(stage: Stage) -> None:
 def test_a_reply_goes_to_the_response_topic_with_its_correlation(
     tmp_path: Path, mosquitto: Mosquitto, emulator: Emulator
 ) -> None:
-    stage = Stage(tmp_path, mosquitto, emulator, "5")
+    stage = Stage(tmp_path, mosquitto.url, emulator, "5", COMMANDS)
 
     def run(correlation: bytes) -> None:
         stage.sender.send("meshbridge/node-a/job/command", "run", correlation=correlation)
@@ -196,3 +121,101 @@ def test_the_last_commands_are_shown_and_a_command_is_explained(stage: Stage) ->
     assert "broker: refused, by when.not_apps: a pattern matches private" in said
     (explained,) = json.loads(cli("explain", "--command", "meshbridge/node-a/web/task", "any", "--json"))
     assert (explained["wanted"], explained["command"]) == (True, "task")
+
+
+HOSTILE = [
+    b"",
+    b"\0" * 1000,
+    b"{" * 5000,
+    b'{"command": "' + b"x" * 100_000 + b'"}',
+    b'{"command": "restart", "id": "' + b"y" * 300 + b'"}',
+    b'{"command": ["restart"]}',
+    b'{"command": "restart", "shell": "rm -rf /"}',
+    b"restart; reboot",
+    b"x" * 300_000,
+    random.Random(32).randbytes(50_000),
+]
+
+
+def test_hostile_messages_cost_no_connection_and_reach_no_app(stage: Stage, emulator: Emulator) -> None:
+    """Also one that no bridge would take in: 9 MB, which with 3.1.1 the broker does not know to be too large."""
+    client = client_of(emulator)
+    before = wait_for(lambda: client.get_app("web").pid, "the app to run")
+    sender = stage.sender
+    for payload in HOSTILE:
+        sender.send("meshbridge/node-a/web/command", payload)
+        assert sender.json_answer()["ok"] is False
+    for place in ("..", "web%2F..", "$SYS", "x" * 2000, "\u202eweb", "' OR 1=1", "%s%n", "web "):
+        sender.send(f"meshbridge/node-a/{place}/command", "restart")
+        assert "error" in sender.json_answer()
+    sender.send("meshbridge/node-a/web/command", b"z" * 9_000_000)
+    if stage.protocol == "5":
+        for reply_to in ("meshbridge/node-a/web/command", "$SYS/x", "meshbridge/node-a/web/task"):
+            sender.send("meshbridge/node-a/web/command", "nonsense", reply_to=reply_to)
+            assert sender.answer().topic == "meshbridge/node-a/web/result"
+        sender.send("meshbridge/node-a/web/command", "restart", correlation=b"1", user=[("", "")] * 60_000)
+        assert "bytes of properties" in sender.json_answer()["error"]
+    else:
+        assert "message of 9" in sender.json_answer()["error"]
+    for _ in range(2000):  # a flood
+        sender.client.publish("meshbridge/node-a/web/command", "nonsense", qos=0)
+    sender.send("meshbridge/node-a/job/command", '{"command": "run", "id": "after"}')
+    wait_for(lambda: sender.json_answer()["id"] == "after", "the answer behind the flood")
+    assert client.get_app("web").pid == before
+    assert stage.bridge.output().count("sink connected") == 1
+    assert "Traceback" not in stage.bridge.output()
+    client.close()
+
+
+def test_an_answer_that_the_broker_does_not_take_has_a_short_one_in_its_place(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    client = client_of(emulator)
+    client.add_app(App({"name": "loud", "command": "head -c 9000 /dev/zero | tr '\\0' x", "shell": True}))
+    client.close()
+    with Mosquitto(tmp_path / "small", "message_size_limit 5000\n") as broker:
+        stage = Stage(tmp_path, broker.url, emulator, "5", COMMANDS, state_topics=False)
+        stage.sender.send("meshbridge/node-a/loud/command", "run", correlation=b"c")
+        answer = stage.sender.json_answer()
+        assert (answer["ok"], answer["exit_code"], answer["output"]) == (False, 0, None)
+        assert "was carried out" in answer["error"]
+        assert stage.bridge.output().count("sink connected") == 1
+        stage.close()
+
+
+def test_a_command_is_answered_while_events_are_not_taken(tmp_path: Path, emulator: Emulator) -> None:
+    """The broker forbids the topics of events, which wait; commands do not."""
+    rules = tmp_path / "acl"
+    rules.write_text("topic readwrite replies/#\ntopic readwrite meshbridge/node-a/+/command\ntopic read #\n")
+    with Mosquitto(tmp_path / "strict", f"acl_file {rules}\nuser root\n") as broker:
+        stage = Stage(
+            tmp_path, broker.url, emulator, "5", COMMANDS, state_topics=False, on_denied="wait",
+            retry={"initial": "30s", "max": "1m"},
+        )  # fmt: skip
+        for number in range(4):
+            if number == 1:  # the events of the first run are not taken
+                stage.bridge.wait_for_output("Not authorized")
+            stage.sender.send("meshbridge/node-a/job/command", "run", correlation=b"%d" % number)
+            assert stage.sender.json_answer()["exit_code"] == 3
+        stage.close()
+
+
+def test_check_tries_the_subscriptions_of_the_daemons(stage: Stage) -> None:
+    done = run_command("check", "--json", "--config", str(stage.config))
+    found = [one["verdict"] for one in json.loads(done.stdout)["checks"] if one["aspect"] == "commands"]
+    assert found == ["ok"]
+
+
+@pytest.mark.needs("mosquitto_rr")
+def test_the_documented_request_is_answered(tmp_path: Path, mosquitto: Mosquitto, emulator: Emulator) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+    asked, answer = re.findall(r"^\$ (mosquitto_rr .*)\n({.*})$", page, re.MULTILINE)[0]
+    client = client_of(emulator)
+    client.add_app(App({"name": "web-1", "command": "sleep 600", "shell": True}))
+    client.close()
+    stage = Stage(tmp_path, mosquitto.url, emulator, "5", COMMANDS)
+    words = [*shlex.split(asked), "-p", str(mosquitto.port), "-W", "30"]
+    done = subprocess.run(words, capture_output=True, check=True, timeout=DEADLINE_SECONDS)
+    took = {"duration_seconds": 0}
+    assert orjson.loads(done.stdout) | took == orjson.loads(answer) | took
+    stage.close()

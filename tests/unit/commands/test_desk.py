@@ -163,6 +163,15 @@ def test_a_repeated_delivery_runs_once(same: dict[str, Any]) -> None:
     assert len(stage.daemon.calls) == 2
 
 
+def test_senders_with_response_topics_of_their_own_may_use_the_same_names() -> None:
+    stage = Stage()
+    for sender in ("a", "b", "a"):
+        stage.send(correlation=b"1", reply_to=sender)
+        stage.send(b'{"command": "enable", "id": "1"}', reply_to=sender)
+    stage.replies(4)
+    assert sorted(stage.results()) == ["ok"] * 4 + ["repeated"] * 2
+
+
 def test_a_packet_number_that_is_used_again_is_another_command() -> None:
     stage = Stage()
     for _ in range(2):
