@@ -3,6 +3,7 @@
 Pauses after a refusal are set so long that nothing but the changed file can have ended one.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,23 @@ def test_a_token_that_somebody_else_got_of_the_issuer_is_taken_from_its_file(
     write(path, issue(newer, ADMIN, "appmesh-api"))
     made.wait_up()
     made.wait_for_event()
+
+
+def test_a_websocket_is_kept_open_while_events_never_pause(bridge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon of 3.x closes one on which nothing comes in: events that go out do not count."""
+    monkeypatch.setattr("meshbridge.link.runner._SEND_AFTER_SECONDS", 0.2)
+    idle_seconds = 1.0
+    with Emulator(EmulatorOptions(https_port=None, generation="3", wss_idle_seconds=idle_seconds)) as daemon:
+        made = bridge(daemon, "wss", oidc={"username": ADMIN, "password": "admin123"})
+        made.wait_up()
+        up_until = time.monotonic() + 3 * idle_seconds
+
+        def emit() -> bool:
+            daemon.emit("web", "STATUS", daemon.options.dialect.status_data(enabled=False))
+            return time.monotonic() > up_until
+
+        wait_for(emit, "three times the limit")
+        assert (made.link.status().connects, made.link.status().up) == (1, True)
 
 
 # --- the other generation's way --------------------------------------------------------------------------------------
