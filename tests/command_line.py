@@ -34,7 +34,7 @@ def run_command(
         given.seek(0)
         with (
             mock.patch.object(sys, "argv", ["meshbridge", *arguments]),
-            mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}),  # by which the program's name is found
+            _main_module(),
             mock.patch.object(sys, "stdin", given),
             mock.patch.object(sys, "stdout", output),
             mock.patch.object(sys, "stderr", errors),
@@ -45,6 +45,17 @@ def run_command(
         output.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(["meshbridge", *arguments], code, output.read(), errors.read())
+
+
+@contextlib.contextmanager
+def _main_module() -> Iterator[None]:
+    """By ``__main__`` the program's name is found. Modules that a command imports stay: copies would differ."""
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 @contextlib.contextmanager
