@@ -310,9 +310,9 @@ def test_a_refused_upload_is_an_error(server: HttpsServer, client: AppMeshClient
 def test_a_daemon_may_say_that_the_file_was_created(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
     local = tmp_path / "local"
     local.write_bytes(b"content")
-    server.handle = lambda handler, _body: reply(handler, b"{}", 201)
+    server.handle = lambda handler, _body: reply(handler, b"{}", 201 if handler.command == "POST" else 404)
     client.upload_file(str(local), "/remote")
-    assert len(server.requests) == 1
+    assert [method for method, *_ in server.requests].count("POST") == 1
 
 
 def test_a_file_that_is_not_here_is_not_sent(server: HttpsServer, client: AppMeshClient, tmp_path: Path) -> None:
