@@ -301,7 +301,7 @@ def _overlaps(run: Run, since: float, until: float) -> bool:
     return (run.end is None or run.end >= since) and (run.start is None or run.start <= until)
 
 
-class RunOutput(BaseModel):
+class ProcessOutput(BaseModel):
     """The end of what a process wrote, from the journal."""
 
     output: str
@@ -316,13 +316,13 @@ def get_run_output(
     app: Annotated[str, Query(max_length=1024, description="name of the app", examples=["web"])],
     offset: Annotated[int, Query(ge=0, le=2**62, description="`offset` of the run")],
     lines: Annotated[int, Query(ge=1, le=1000, description="how many lines at most")] = 20,
-) -> RunOutput:
+) -> ProcessOutput:
     """The last lines that a process wrote, stderr included, as far as the journal keeps them."""
     try:
         found = bridge.journal.output_of_run(daemon, app, offset, lines)
     except JournalError as error:
         raise _unreadable(error) from error
-    return RunOutput(output=found.text, whole=found.whole, kept=found.kept)
+    return ProcessOutput(output=found.text, whole=found.whole, kept=found.kept)
 
 
 class Restarts(BaseModel):

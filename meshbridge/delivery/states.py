@@ -9,7 +9,7 @@ from meshbridge.appmesh.exceptions import AppMeshError
 from meshbridge.journal import Journal
 from meshbridge.model.events import DAEMON_PLACE
 from meshbridge.model.status import LinkState, LinkStatus
-from meshbridge.sinks.states import Figures
+from meshbridge.sinks.states import StateFigures
 
 __all__ = ["AppFigures", "StateFeed"]
 
@@ -31,9 +31,9 @@ class AppFigures:
     def __init__(self, sources: Callable[[], Iterable[AppSource]]) -> None:
         self._sources = sources
         self._wanted = False
-        self._latest: Mapping[tuple[str, str], Figures] = {}
+        self._latest: Mapping[tuple[str, str], StateFigures] = {}
 
-    def latest(self) -> Mapping[tuple[str, str], Figures]:
+    def latest(self) -> Mapping[tuple[str, str], StateFigures]:
         self._wanted = True
         return self._latest
 
@@ -41,7 +41,7 @@ class AppFigures:
         """Asks every daemon, if anybody has asked for figures. One that gives no answer has none."""
         if not self._wanted:
             return
-        found: dict[tuple[str, str], Figures] = {}
+        found: dict[tuple[str, str], StateFigures] = {}
         for source in self._sources():
             with contextlib.suppress(AppMeshError, ValueError):
                 for app in source.list_apps(_LIST_SECONDS):
@@ -50,11 +50,13 @@ class AppFigures:
         self._latest = found
 
 
-def _figures(app: Mapping[str, Any]) -> Figures:
+def _figures(app: Mapping[str, Any]) -> StateFigures:
     """Figures of a listed app; without a process it has neither key (docs/protocol.md, 'App JSON')."""
     at_rest = None if app.get("pid") else 0
     memory, cpu = app.get("memory", at_rest), app.get("cpu", at_rest)
-    return Figures(memory if isinstance(memory, int) else None, float(cpu) if isinstance(cpu, int | float) else None)
+    return StateFigures(
+        memory if isinstance(memory, int) else None, float(cpu) if isinstance(cpu, int | float) else None
+    )
 
 
 class StateFeed:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from meshbridge.emulator import accounts, jwt_reading, principals
 from meshbridge.emulator.accounts import Accounts, Caller, Roles, User
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 from meshbridge.emulator.issuer import AUDIENCE, ISSUER, Issuer
 from meshbridge.emulator.principals import ACTIVE, Principal, Principals
 from meshbridge.emulator.tokens import Tokens
@@ -13,7 +13,7 @@ from meshbridge.emulator.tokens import Tokens
 if TYPE_CHECKING:
     from meshbridge.emulator.application import Application
     from meshbridge.emulator.messages import Call
-    from meshbridge.emulator.store import Store
+    from meshbridge.emulator.store import AppStore
 
 MOST_TOKEN_BYTES = 8 * 1024
 _SCHEME = "Bearer "
@@ -33,15 +33,15 @@ class Access(Protocol):
         """Who asks.
 
         Raises:
-            Refused: the daemon does not know the caller.
+            RequestRefused: the daemon does not know the caller.
 
         """
 
     def require(self, caller: Caller, permission: str) -> None:
-        """Raises Refused: the caller lacks it."""
+        """Raises RequestRefused: the caller lacks it."""
 
     def require_app(self, caller: Caller, app: "Application", *, write: bool) -> None:
-        """Raises Refused: the app's own ``permission`` does not let the caller."""
+        """Raises RequestRefused: the app's own ``permission`` does not let the caller."""
 
     def may_list(self, caller: Caller, app: "Application") -> bool:
         """Whether the list of apps has it for the caller."""
@@ -49,7 +49,7 @@ class Access(Protocol):
     def display_name(self, owner: str) -> str:
         """The owner of an app, as people know them; may be empty."""
 
-    def save(self, store: "Store") -> None:
+    def save(self, store: "AppStore") -> None:
         """Keeps it for the next run of the daemon."""
 
 
@@ -73,7 +73,7 @@ class Logins:
         """Who asks, by the token that came along, and what it says.
 
         Raises:
-            Refused: 400, 401, 404, 412 or 500 for the token.
+            RequestRefused: 400, 401, 404, 412 or 500 for the token.
 
         """
         user, _claims = self.named_by(call)
@@ -87,11 +87,11 @@ class Logins:
         The token is bare, or comes after ``Bearer`` in this case.
 
         Raises:
-            Refused: there is no token, the text is none, or there is no such user.
+            RequestRefused: there is no token, the text is none, or there is no such user.
 
         """
         if "authorization" not in call.headers:
-            raise Refused(401, "No authentication token provided")
+            raise RequestRefused(401, "No authentication token provided")
         call.token = call.header("Authorization").removeprefix(_SCHEME).strip()
         return self.named_in(call.token)
 
@@ -100,23 +100,25 @@ class Logins:
         _header, claims = jwt_reading.read(token)
         name = claims.get("sub")
         if name is None:
-            raise Refused(401, "No user info in token")
+            raise RequestRefused(401, "No user info in token")
         if not isinstance(name, str):
-            raise Refused(500, "Internal server error")
+            raise RequestRefused(500, "Internal server error")
         user = self.accounts.users.get(name)
         if user is None:
-            raise Refused(404, "user not found")
+            raise RequestRefused(404, "user not found")
         return user, claims
 
     def require(self, caller: Caller, permission: str) -> None:
-        """Raises Refused: 400 (not 403), a missing permission."""
+        """Raises RequestRefused: 400 (not 403), a missing permission."""
         if permission and permission not in self.accounts.permissions(caller):
-            raise Refused(400, f"Permission denied: user '{caller.name}' lacks required permission '{permission}'")
+            raise RequestRefused(
+                400, f"Permission denied: user '{caller.name}' lacks required permission '{permission}'"
+            )
 
     def require_app(self, caller: Caller, app: "Application", *, write: bool) -> None:
         if not self.accounts.may_access(caller, app.owner, app.permission, write=write):
             action = "EDIT" if write else "VIEW"
-            raise Refused(400, f"User <{caller.name}> is not allowed to <{action}> app <{app.name}>")
+            raise RequestRefused(400, f"User <{caller.name}> is not allowed to <{action}> app <{app.name}>")
 
     def may_list(self, caller: Caller, app: "Application") -> bool:
         return self.accounts.may_access(caller, app.owner, app.permission, write=False)
@@ -124,7 +126,7 @@ class Logins:
     def display_name(self, owner: str) -> str:
         return owner
 
-    def save(self, store: "Store") -> None:
+    def save(self, store: "AppStore") -> None:
         store.write("security.json", {**self.accounts.dump(), "signing_key": self.tokens.keys[0]})
 
 
@@ -149,7 +151,7 @@ class Bearers:
         """The principal of the request's own token, else of the connection that a token opened (WSS).
 
         Raises:
-            Refused: 401 for the token, 403 for its principal, 503 without signing keys.
+            RequestRefused: 401 for the token, 403 for its principal, 503 without signing keys.
 
         """
         pinned = call.connection.principal_id
@@ -160,7 +162,7 @@ class Bearers:
         else:
             principal = self.principal_of(call.header("Authorization"))
             if pinned is not None and principal.principal_id != pinned:
-                raise Refused(403, "The token is of another principal than the connection")
+                raise RequestRefused(403, "The token is of another principal than the connection")
         call.caller = principal
         return principal
 
@@ -171,11 +173,15 @@ class Bearers:
 
     def require(self, caller: Caller, permission: str) -> None:
         if permission and permission not in self.principals.permissions(caller):
-            raise Refused(403, f"Permission denied: principal '{caller.name}' lacks required permission '{permission}'")
+            raise RequestRefused(
+                403, f"Permission denied: principal '{caller.name}' lacks required permission '{permission}'"
+            )
 
     def require_app(self, caller: Caller, app: "Application", *, write: bool) -> None:
         if not self.principals.may_access(caller, app.owner, app.permission, write=write):
-            raise Refused(403, f"Principal '{caller.name}' may not {'edit' if write else 'view'} app '{app.name}'")
+            raise RequestRefused(
+                403, f"Principal '{caller.name}' may not {'edit' if write else 'view'} app '{app.name}'"
+            )
 
     def may_list(self, caller: Caller, app: "Application") -> bool:
         return self.principals.may_access(caller, app.owner, app.permission, write=False)
@@ -183,12 +189,12 @@ class Bearers:
     def display_name(self, owner: str) -> str:
         return self.principals.display_name(owner)
 
-    def save(self, store: "Store") -> None:
+    def save(self, store: "AppStore") -> None:
         store.write("authorization.json", self.principals.dump())
 
     def _active(self, principal: Principal | None) -> Principal:
         if principal is None or principal.status != ACTIVE:
-            raise Refused(403, "The principal is not active")
+            raise RequestRefused(403, "The principal is not active")
         return principal
 
     def _claims(self, authorization: str) -> dict[str, Any]:
@@ -197,7 +203,7 @@ class Bearers:
         if not authorization.startswith(_SCHEME) or len(authorization) > MOST_TOKEN_BYTES:
             raise _invalid("no bearer token in the request")
         if not self.keys_available:
-            raise Refused(503, "Signing keys of the authentication service are not available")
+            raise RequestRefused(503, "Signing keys of the authentication service are not available")
         token = authorization.removeprefix(_SCHEME).strip()
         try:
             key = self.keys[jwt.get_unverified_header(token)["kid"]]
@@ -217,7 +223,7 @@ class Bearers:
         return claims
 
 
-def _invalid(why: str) -> Refused:
+def _invalid(why: str) -> RequestRefused:
     description = why.replace('"', "'")
     challenge = f'Bearer realm="appmesh", error="invalid_token", error_description="{description}"'
-    return Refused(401, f"Authentication failed: {why}", {"WWW-Authenticate": challenge})
+    return RequestRefused(401, f"Authentication failed: {why}", {"WWW-Authenticate": challenge})

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from meshbridge.emulator import procfs
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 
 PERMISSIONS = (
     "app-control", "app-delete", "app-output-view", "app-reg", "app-run-async", "app-run-sync", "app-run-task",
@@ -144,13 +144,13 @@ class Accounts(Roles):
         """Adds a user, or replaces one of that name (but not the second factor it has).
 
         Raises:
-            Refused: 400, no password.
+            RequestRefused: 400, no password.
             TypeError: a value of another type.
 
         """
         known = self.users.get(name)
         if not isinstance(fields, Mapping) or not fields.get("key"):
-            raise Refused(400, "no password provided")
+            raise RequestRefused(400, "no password provided")
         email, exec_user, group, password = (_text(fields, key) for key in ("email", "exec_user", "group", "key"))
         locked = fields.get("locked", False)
         if not isinstance(locked, bool):

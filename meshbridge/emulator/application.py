@@ -27,11 +27,11 @@ from meshbridge.emulator import clock
 from meshbridge.emulator.durations import duration
 from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.identifiers import Identifiers
-from meshbridge.emulator.output import Collector, OutputFiles
+from meshbridge.emulator.output import OutputCollector, OutputFiles
 from meshbridge.emulator.processes import Process, command_line, shell
 from meshbridge.emulator.schedule import Schedule
 from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 from meshbridge.emulator.tasks import TaskQueue
 
 DISABLED, ENABLED, ONE_OFF = 0, 1, 2
@@ -58,7 +58,7 @@ class Surroundings:
 
     hub: EventHub
     identifiers: Identifiers
-    store: Store
+    store: AppStore
     options: EmulatorOptions
     environment: Mapping[str, str]
     remove: Callable[["Application"], None]
@@ -229,7 +229,7 @@ class Application:
         self.process_key = self._surroundings.identifiers.next()
         self.cpu_sample = None
         self.tasks.new_process()
-        collector = Collector(self.output.start(), self._emit_output)
+        collector = OutputCollector(self.output.start(), self._emit_output)
         self.exit_code_known = True
         self.return_code = None if self.schedule.periodic is None else self.return_code
         if self._was_killed:  # of that end the new process shows nothing (measured)
@@ -269,7 +269,7 @@ class Application:
         self.next_start_time = clock.now() + 1
         self._start_timer = self._loop.call_later(MISSING_PROGRAM_SECONDS, self._start_if_allowed)
 
-    def _ended(self, process: Process, collector: Collector, code: int) -> None:
+    def _ended(self, process: Process, collector: OutputCollector, code: int) -> None:
         collector.close()
         if process is self.process:
             self._set_health(UNHEALTHY)

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshbridge.emulator.application import DISABLED, ENABLED, ONE_OFF, Application, Surroundings
-from meshbridge.emulator.errors import NoSuchApplication, Refused
+from meshbridge.emulator.errors import NoSuchApplication, RequestRefused
 from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.identifiers import Identifiers
 from meshbridge.emulator.schedule import CronError
 from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 
 
 class Applications:
@@ -20,7 +20,7 @@ class Applications:
         self,
         hub: EventHub,
         identifiers: Identifiers,
-        store: Store,
+        store: AppStore,
         options: EmulatorOptions,
         environment: dict[str, str],
     ) -> None:
@@ -59,7 +59,7 @@ class Applications:
         """Registers an app, in place of one of the same name, and starts it if it is due.
 
         Raises:
-            Refused: 400, not an app that can be registered.
+            RequestRefused: 400, not an app that can be registered.
 
         """
         self.not_busy(definition["name"])
@@ -98,15 +98,15 @@ class Applications:
         app.release()
 
     def not_busy(self, name: str) -> None:
-        """Raises Refused: 409, an app of that name is being replaced."""
+        """Raises RequestRefused: 409, an app of that name is being replaced."""
         if name in self._busy:
-            raise Refused(409)
+            raise RequestRefused(409)
 
     def run_once(self, definition: dict[str, Any], owner: str, register_time: int | None = None) -> Application:
         """Starts a one-off run.
 
         Raises:
-            Refused: 400, not an app that can be run.
+            RequestRefused: 400, not an app that can be run.
 
         """
         app = self._make(definition, owner, ONE_OFF, register_time)
@@ -162,9 +162,9 @@ class Applications:
         try:
             return Application(definition, owner, status, self._surroundings, register_time)
         except CronError as error:
-            raise Refused(412, str(error)) from None
+            raise RequestRefused(412, str(error)) from None
         except ValueError as error:
-            raise Refused(400, str(error)) from None
+            raise RequestRefused(400, str(error)) from None
 
     def _add(self, app: Application) -> None:
         self._registered += 1

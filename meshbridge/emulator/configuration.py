@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 from meshbridge.emulator.tokens import ALGORITHM, AUDIENCES
 
 
 class Configuration:
     """``BaseConfig``, ``REST`` and ``Labels``, as a client may read and change them."""
 
-    def __init__(self, store: Store, values: dict[str, Any]) -> None:
+    def __init__(self, store: AppStore, values: dict[str, Any]) -> None:
         self._store = store
         self._values = values
 
     @classmethod
-    def load(cls, store: Store, options: EmulatorOptions, version: str) -> "Configuration":
+    def load(cls, store: AppStore, options: EmulatorOptions, version: str) -> "Configuration":
         values = _defaults(options, version)
         stored = store.read("config.json")
         if stored is not None:

@@ -12,19 +12,19 @@ from meshbridge.emulator.accounts import Accounts, Caller
 from meshbridge.emulator.applications import Applications
 from meshbridge.emulator.configuration import Configuration
 from meshbridge.emulator.connection import Connection
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 from meshbridge.emulator.events import EventHub
 from meshbridge.emulator.forwarding import Neighbours
 from meshbridge.emulator.http_metrics import HttpMetrics
 from meshbridge.emulator.identifiers import Identifiers
 from meshbridge.emulator.issuer import AUTOMATION_CLIENT, DEFAULT_USERS, ISSUER, Issuer, subject_of
-from meshbridge.emulator.messages import Answer, Call, message_answer
+from meshbridge.emulator.messages import Call, EmulatedAnswer, message_answer
 from meshbridge.emulator.metrics import Exposition
 from meshbridge.emulator.operations import routes
 from meshbridge.emulator.principals import ADMIN_ROLE, MAINTENANCE_ROLE, VIEWER_ROLE, Principals, principal_id
-from meshbridge.emulator.routes import Found, Routes
+from meshbridge.emulator.routes import RouteMatch, Routes
 from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 from meshbridge.emulator.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Daemon:
     """Made and used in the event loop's thread only."""
 
     def __init__(
-        self, options: EmulatorOptions, store: Store, environment: dict[str, str], *, earlier_start: int = 0
+        self, options: EmulatorOptions, store: AppStore, environment: dict[str, str], *, earlier_start: int = 0
     ) -> None:
         """``earlier_start``: when a run without a directory of its own began, which this one must not repeat."""
         self.options = options
@@ -81,7 +81,7 @@ class Daemon:
     def save_accounts(self) -> None:
         self.access.save(self.store)
 
-    async def handle(self, request: RequestMessage, connection: Connection) -> Answer:
+    async def handle(self, request: RequestMessage, connection: Connection) -> EmulatedAnswer:
         """Carries out one request, from whichever transport. Never raises but when cancelled."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         refused = self._refused_before_routes(request, headers)
@@ -103,22 +103,24 @@ class Daemon:
         finally:
             self.http_metrics.ended(request.http_method, label, status, started)
 
-    async def _forward(self, request: RequestMessage, connection: Connection, headers: dict[str, str]) -> Answer:
+    async def _forward(
+        self, request: RequestMessage, connection: Connection, headers: dict[str, str]
+    ) -> EmulatedAnswer:
         """A daemon of 3.x looks at the token of what it hands on, as the target does once more."""
         if self.bearers is not None and request.request_uri not in DISCOVERY_PATHS:
             try:
                 self.bearers.identify(Call(request, connection, headers))
-            except Refused as refused:
+            except RequestRefused as refused:
                 return refused.answer
         return await self.neighbours.forward(headers["x-target-host"], request)
 
-    def _refused_before_routes(self, request: RequestMessage, headers: dict[str, str]) -> Answer | None:
+    def _refused_before_routes(self, request: RequestMessage, headers: dict[str, str]) -> EmulatedAnswer | None:
         """What every path answers alike: to methods that there are not, and to a browser of another origin."""
         method = request.http_method
         if method in {"OPTIONS", "HEAD"}:
-            return Answer(200)
+            return EmulatedAnswer(200)
         if method not in METHODS:
-            return Answer(405)
+            return EmulatedAnswer(405)
         origin = headers.get("origin")
         if method == "GET" or origin is None or "cookie" not in headers:
             return None
@@ -126,8 +128,8 @@ class Daemon:
         return None if allowed else message_answer(403, "CSRF validation failed: origin not allowed")
 
     async def _carry_out(
-        self, found: Found | None, request: RequestMessage, connection: Connection, headers: dict[str, str]
-    ) -> Answer:
+        self, found: RouteMatch | None, request: RequestMessage, connection: Connection, headers: dict[str, str]
+    ) -> EmulatedAnswer:
         if found is None:
             return message_answer(404, f"Path not found {request.http_method}:{request.request_uri}")
         route = found.route
@@ -138,7 +140,7 @@ class Daemon:
             if found.ambiguous:
                 return message_answer(400, "Failed to search data from regex expression")
             return await route.operation(self, call)
-        except Refused as refused:
+        except RequestRefused as refused:
             return refused.answer
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
             # As the daemon: a body that cannot be read ends in its general handler.
@@ -153,21 +155,21 @@ class Daemon:
         """Checks who asks, then that they have ``permission`` (empty: anyone known will do).
 
         Raises:
-            Refused: as the generation answers it.
+            RequestRefused: as the generation answers it.
 
         """
         if call.connection.workers_only:
-            raise Refused(401, "a WebSocket that was opened without a bearer token is for workers only")
+            raise RequestRefused(401, "a WebSocket that was opened without a bearer token is for workers only")
         call.caller = self.access.identify(call)
         self.access.require(call.caller, permission)
         return call.caller
 
     def require(self, caller: Caller, permission: str) -> None:
-        """Raises Refused: the caller lacks it."""
+        """Raises RequestRefused: the caller lacks it."""
         self.access.require(caller, permission)
 
 
-def _logins(store: Store, options: EmulatorOptions) -> Logins:
+def _logins(store: AppStore, options: EmulatorOptions) -> Logins:
     stored = store.read("security.json")
     accounts = Accounts.default() if stored is None else Accounts.load(stored)
     key = secrets.token_hex(32) if stored is None else stored["signing_key"]
@@ -177,7 +179,7 @@ def _logins(store: Store, options: EmulatorOptions) -> Logins:
     return logins
 
 
-def _bearers(store: Store, issuer: Issuer, leeway_seconds: int) -> Bearers:
+def _bearers(store: AppStore, issuer: Issuer, leeway_seconds: int) -> Bearers:
     stored = store.read("authorization.json")
     bearers = Bearers(Principals.load(stored), issuer, leeway_seconds)
     if stored is None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshbridge.emulator.durations import duration
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 MAX_COMMAND_CHARACTERS = 2048
@@ -24,12 +24,12 @@ def read_definition(given: Any) -> dict[str, Any]:
     """An app's definition as the daemon keeps it.
 
     Raises:
-        Refused: 400, or 412 for a cron expression.
+        RequestRefused: 400, or 412 for a cron expression.
         TypeError: a value of another type; the daemon answers that with 500.
 
     """
     if given is None:
-        raise Refused(400, "Empty json input")
+        raise RequestRefused(400, "Empty json input")
     if not isinstance(given, dict):
         raise TypeError("no object")
     definition = {name: value for name, value in given.items() if value is not None}
@@ -48,19 +48,19 @@ def read_definition(given: Any) -> dict[str, Any]:
 
 
 def check_name(definition: Mapping[str, Any]) -> None:
-    """Raises Refused: 400, no name that an app can be registered under."""
+    """Raises RequestRefused: 400, no name that an app can be registered under."""
     if definition.get("name") == RESERVED:
-        raise Refused(400, "REST service application is not allowed to <EDIT>")
+        raise RequestRefused(400, "REST service application is not allowed to <EDIT>")
     if not NAME.fullmatch(str(definition.get("name") or "")):
-        raise Refused(400, "application name must be 1-128 characters using only letters, digits, '_' or '-'")
+        raise RequestRefused(400, "application name must be 1-128 characters using only letters, digits, '_' or '-'")
 
 
 def check_command(definition: Mapping[str, Any]) -> None:
-    """Raises Refused: 400, nothing to run, or too much."""
+    """Raises RequestRefused: 400, nothing to run, or too much."""
     if not definition.get("command") and not definition.get("docker_image"):
-        raise Refused(400, "no command line provide")
+        raise RequestRefused(400, "no command line provide")
     if len(str(definition.get("command") or "")) >= MAX_COMMAND_CHARACTERS:
-        raise Refused(400, "command line length should less than 2048")
+        raise RequestRefused(400, "command line length should less than 2048")
 
 
 def _of_type(definition: dict[str, Any], name: str, kind: type) -> None:
@@ -111,7 +111,7 @@ def _times(definition: dict[str, Any]) -> None:
     if daily is None:
         return
     if not isinstance(daily, dict) or not {"daily_start", "daily_end"} <= daily.keys():
-        raise Refused(400, "should both have daily_start and daily_end parameter")
+        raise RequestRefused(400, "should both have daily_start and daily_end parameter")
     definition["daily_limitation"] = {"daily_start": daily["daily_start"], "daily_end": daily["daily_end"]}
     for name in ("daily_start", "daily_end"):
         _number(definition["daily_limitation"], name)
@@ -130,11 +130,11 @@ def _behavior(definition: dict[str, Any]) -> None:
         raise TypeError("control")
     for code, what in control.items():
         if not re.fullmatch(r"-?\d+", code, re.ASCII):
-            raise Refused(400, "invalid control code")
+            raise RequestRefused(400, "invalid control code")
         if what not in ACTIONS:
-            raise Refused(400, "invalid action input")
+            raise RequestRefused(400, "invalid action input")
     if action is not None and action not in ACTIONS:
-        raise Refused(400, "invalid action input")
+        raise RequestRefused(400, "invalid action input")
 
 
 def _limits(definition: dict[str, Any]) -> None:
@@ -147,11 +147,11 @@ def _limits(definition: dict[str, Any]) -> None:
         _number(known, name)
     shares, memory, virtual = (known.get(name, 0) for name in ("cpu_shares", "memory_mb", "memory_virt_mb"))
     if min(shares, memory, virtual) < 0:
-        raise Refused(400, "resource limits cannot be negative")
+        raise RequestRefused(400, "resource limits cannot be negative")
     if shares and not LEAST_CPU_SHARES <= shares <= MOST_CPU_SHARES:
-        raise Refused(400, "cpu_shares must be between 2 and 262144")
+        raise RequestRefused(400, "cpu_shares must be between 2 and 262144")
     if virtual and (not memory or virtual < memory):
-        raise Refused(400, "memory_virt_mb requires positive memory_mb and must be greater than or equal to it")
+        raise RequestRefused(400, "memory_virt_mb requires positive memory_mb and must be greater than or equal to it")
     definition["resource_limit"] = {
         "cpu_shares": shares,
         "memory_mb": memory,

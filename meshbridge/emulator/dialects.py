@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 
 Generation = Literal["2", "3.0", "3"]
 
@@ -102,7 +102,7 @@ class August(Dialect):
 
     def definition(self, given: Any) -> Any:
         if isinstance(given, dict) and "owner" in given:
-            raise Refused(_BAD_REQUEST, "owner cannot be set")
+            raise RequestRefused(_BAD_REQUEST, "owner cannot be set")
         return given
 
     def resources(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -114,10 +114,10 @@ class August(Dialect):
 
     def process_key(self, query: Values, header: Values, *, local: bool) -> str:
         if query("process_key"):
-            raise Refused(_BAD_REQUEST, "process_key in the query is not supported, use X-AppMesh-Process-Key")
+            raise RequestRefused(_BAD_REQUEST, "process_key in the query is not supported, use X-AppMesh-Process-Key")
         key = header("X-AppMesh-Process-Key")
         if not key or not local:
-            raise Refused(_FORBIDDEN, "tasks are for the app's own process, with X-AppMesh-Process-Key")
+            raise RequestRefused(_FORBIDDEN, "tasks are for the app's own process, with X-AppMesh-Process-Key")
         return key
 
 
@@ -162,7 +162,7 @@ class October(August):
         if not isinstance(given, dict):
             return given
         if given.get("interval") and given.get("cron_schedule"):
-            raise Refused(_BAD_REQUEST, "interval and cron_schedule cannot both be set")
+            raise RequestRefused(_BAD_REQUEST, "interval and cron_schedule cannot both be set")
         inside = {newer: older for older, newer in self.RENAMED.items()}
         known = super().definition({key: value for key, value in given.items() if key not in self.GONE})
         read = {inside.get(key, key): value for key, value in known.items() if key not in self.RENAMED}

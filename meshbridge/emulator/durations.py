@@ -3,7 +3,7 @@
 import re
 
 from meshbridge.appmesh.durations import seconds_of
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
@@ -12,7 +12,7 @@ def duration(value: object) -> int:
     """Whole seconds; negative ones mean a default, whatever it is.
 
     Raises:
-        Refused: 400, neither a number nor ISO 8601.
+        RequestRefused: 400, neither a number nor ISO 8601.
 
     """
     text = str(value)
@@ -21,7 +21,7 @@ def duration(value: object) -> int:
     try:
         return seconds_of(text)
     except ValueError:
-        raise Refused(400, "invalid ISO8601 duration format") from None
+        raise RequestRefused(400, "invalid ISO8601 duration format") from None
 
 
 def duration_or(text: str, default: int) -> int:

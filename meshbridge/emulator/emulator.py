@@ -22,11 +22,11 @@ from meshbridge.emulator.errors import EmulatorError
 from meshbridge.emulator.events import RecordedEvent
 from meshbridge.emulator.issuer import ISSUER, subject_of
 from meshbridge.emulator.issuer_web import AUTH_PATH, IssuerApplication
-from meshbridge.emulator.messages import Answer
+from meshbridge.emulator.messages import EmulatedAnswer
 from meshbridge.emulator.principals import principal_id
 from meshbridge.emulator.processes import Reaper
 from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 from meshbridge.emulator.tcp import TcpProtocol
 from meshbridge.emulator.web import WebApplication
 from meshbridge.emulator.web_server import CLOSE_SECONDS, AbortClient, WebServer
@@ -206,7 +206,7 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         temporary = None if self.options.data_dir else Path(tempfile.mkdtemp(prefix="meshbridge-emulator-"))
-        store = Store((self.options.data_dir or temporary or Path()).resolve())
+        store = AppStore((self.options.data_dir or temporary or Path()).resolve())
         reaper: Reaper | None = None
         try:
             store.open()
@@ -230,7 +230,7 @@ class Emulator:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
-    async def _listen(self, daemon: Daemon, store: Store, opened: contextlib.ExitStack) -> asyncio.Server | None:
+    async def _listen(self, daemon: Daemon, store: AppStore, opened: contextlib.ExitStack) -> asyncio.Server | None:
         options = self.options
         context = server_context(store.ssl, verify_client=options.verify_client)
         sockets = {
@@ -329,7 +329,9 @@ class Emulator:
         addresses = [address for address in (self.tcp_address, self.wss_address, self.https_address) if address]
         return {self.options.node_name, *(f"{host}:{port}" for host, port in addresses)}
 
-    def _know(self, names: set[str], forward: Callable[[RequestMessage], Awaitable[Answer]], other: Daemon) -> None:
+    def _know(
+        self, names: set[str], forward: Callable[[RequestMessage], Awaitable[EmulatedAnswer]], other: Daemon
+    ) -> None:
         daemon = self._running()
         daemon.neighbours.add(names, forward)
         if daemon.bearers is not None and other.issuer is not None:
@@ -337,7 +339,7 @@ class Emulator:
         if other.tokens.keys[0] not in daemon.tokens.keys:
             daemon.tokens.keys.append(other.tokens.keys[0])
 
-    async def _serve_forwarded(self, request: RequestMessage) -> Answer:
+    async def _serve_forwarded(self, request: RequestMessage) -> EmulatedAnswer:
         """Carries out another node's request; called in that node's loop, served in this one's."""
         assert self._loop is not None
         connection = Connection("peer")

@@ -2,12 +2,12 @@
 
 ``EmulatorError``           it cannot run here; the message is one line for a person
 └── ``NotInstalled``        a library of the extra ``meshbridge[demo]`` is missing
-``Refused``                 the daemon's own answer to a request that it does not carry out
+``RequestRefused``                 the daemon's own answer to a request that it does not carry out
 """
 
 from collections.abc import Mapping
 
-from meshbridge.emulator.messages import Answer, message_answer
+from meshbridge.emulator.messages import EmulatedAnswer, message_answer
 
 
 class EmulatorError(RuntimeError):
@@ -22,15 +22,15 @@ class NotInstalled(EmulatorError):  # noqa: N818 reads as a fact, like the SDK's
         self.library = library
 
 
-class Refused(Exception):  # noqa: N818 an answer, not an error of the emulator
+class RequestRefused(Exception):  # noqa: N818 an answer, not an error of the emulator
     """Ends an operation with the daemon's answer to it."""
 
     def __init__(self, status: int, message: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message or str(status))
-        self.answer = Answer(status) if message is None else message_answer(status, message, headers)
+        self.answer = EmulatedAnswer(status) if message is None else message_answer(status, message, headers)
 
 
-class NoSuchApplication(Refused):
+class NoSuchApplication(RequestRefused):
     """The path names an app that is not registered."""
 
     def __init__(self) -> None:

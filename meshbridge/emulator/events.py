@@ -43,7 +43,7 @@ class RecordedEvent:
 
 
 @dataclass(slots=True, eq=False)
-class Subscription:
+class ClientSubscription:
     """One client's subscription to the events of one app, or of all (``*``)."""
 
     id: str
@@ -79,12 +79,14 @@ class EventHub:
         """How much has been queued for clients, all copies counted."""
         self.history: deque[RecordedEvent] = deque(maxlen=record_limit)
         self._identifiers = identifiers
-        self._subscriptions: dict[str, Subscription] = {}
-        self._by_app: dict[str, list[Subscription]] = {}
-        self._connections: dict[Connection, list[Subscription]] = {}
+        self._subscriptions: dict[str, ClientSubscription] = {}
+        self._by_app: dict[str, list[ClientSubscription]] = {}
+        self._connections: dict[Connection, list[ClientSubscription]] = {}
 
-    def subscribe(self, connection: Connection, app: str, events: Iterable[str], caller: str = "") -> Subscription:
-        subscription = Subscription(self._identifiers.next(), app, frozenset(events), connection, caller)
+    def subscribe(
+        self, connection: Connection, app: str, events: Iterable[str], caller: str = ""
+    ) -> ClientSubscription:
+        subscription = ClientSubscription(self._identifiers.next(), app, frozenset(events), connection, caller)
         self._subscriptions[subscription.id] = subscription
         self._by_app.setdefault(app, []).append(subscription)
         if connection not in self._connections:
@@ -144,7 +146,7 @@ class EventHub:
             self._connections[subscription.connection].remove(subscription)
             self._remove(subscription)
 
-    def _push(self, subscription: Subscription, app: str, event_type: str, common: bytes) -> None:
+    def _push(self, subscription: ClientSubscription, app: str, event_type: str, common: bytes) -> None:
         body = common + subscription.body_end
         uuid = self._identifiers.next().encode()
         tail = subscription.tail(app, event_type)
@@ -152,12 +154,12 @@ class EventHub:
         self.pushed_bytes += len(message)
         subscription.connection.push(message)
 
-    def _interested(self, app: str) -> Iterable[Subscription]:
+    def _interested(self, app: str) -> Iterable[ClientSubscription]:
         """Those of the app come before those of all apps, as measured."""
         yield from self._by_app.get(app, ())
         yield from self._by_app.get("*", ())
 
-    def _remove(self, subscription: Subscription) -> None:
+    def _remove(self, subscription: ClientSubscription) -> None:
         self._subscriptions.pop(subscription.id, None)
         of_app = self._by_app[subscription.app]
         of_app.remove(subscription)

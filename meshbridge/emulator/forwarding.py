@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from meshbridge.appmesh.tcp_messages import RequestMessage
-from meshbridge.emulator.messages import Answer, json_answer
+from meshbridge.emulator.messages import EmulatedAnswer, json_answer
 
-Forward = Callable[[RequestMessage], Awaitable[Answer]]
+Forward = Callable[[RequestMessage], Awaitable[EmulatedAnswer]]
 
 
 class Neighbours:
@@ -22,7 +22,7 @@ class Neighbours:
     def add(self, names: set[str], forward: Forward) -> None:
         self._nodes.update(dict.fromkeys(names, forward))
 
-    async def forward(self, target: str, request: RequestMessage) -> Answer:
+    async def forward(self, target: str, request: RequestMessage) -> EmulatedAnswer:
         """The answer of the node at ``target``.
 
         A node asked to forward to itself never answers (measured); the wait ends with the client's connection.

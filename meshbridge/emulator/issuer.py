@@ -14,7 +14,7 @@ from typing import Any
 
 from meshbridge.emulator.accounts import User
 from meshbridge.emulator.errors import NotInstalled
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 
 ISSUER = "http://127.0.0.1:6062/auth"
 AUDIENCE = "appmesh-api"
@@ -93,7 +93,7 @@ class Issuer:
     _devices: dict[str, _Device] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, store: Store, lifetime_seconds: int) -> "Issuer":
+    def load(cls, store: AppStore, lifetime_seconds: int) -> "Issuer":
         """As the last run of the daemon left it; a new one with the default users where there was none.
 
         Raises:
@@ -118,7 +118,7 @@ class Issuer:
         users = {email: User(**fields) for email, fields in stored["users"].items()}
         return cls(users, key, stored["kid"], lifetime_seconds)
 
-    def save(self, store: Store) -> None:
+    def save(self, store: AppStore) -> None:
         """Users and key; refresh tokens end with the run."""
         from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 only the extra `demo` has it
             Encoding,

@@ -24,7 +24,7 @@ def encode_json(value: object) -> bytes:
 
 
 @dataclass(slots=True)
-class Answer:
+class EmulatedAnswer:
     """What an operation answers. ``then`` runs once the answer is on its way (TCP file transfer)."""
 
     status: int = 200
@@ -98,11 +98,11 @@ def _text_map(value: object) -> dict[str, str]:
     return {_decoded(name): _decoded(item) for name, item in value.items()}
 
 
-def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(status, encode_json(value), JSON, dict(headers or {}))
+def json_answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> EmulatedAnswer:
+    return EmulatedAnswer(status, encode_json(value), JSON, dict(headers or {}))
 
 
-def message_answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+def message_answer(status: int, message: str, headers: Mapping[str, str] | None = None) -> EmulatedAnswer:
     return json_answer({"message": message}, status, headers)
 
 

@@ -50,7 +50,7 @@ class OutputFiles:
         self.count = 0
 
 
-class Collector:
+class OutputCollector:
     """Writes one process's output to its file and tells it on in pieces, as the daemon collects it.
 
     A piece goes out 200 ms after its first byte, or as soon as it has 256 KiB; what is there when the process ends is

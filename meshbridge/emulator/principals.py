@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from meshbridge.emulator.accounts import DENY, WRITE, Caller, Roles
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 
 PERMISSIONS = (
     "app-control", "app-delete", "app-manage-all", "app-output-view", "app-reg", "app-run-async", "app-run-sync",
@@ -88,12 +88,12 @@ class Principals(Roles):
         """Sets ``roles``, ``status`` and ``execution_user``; makes a principal that has not been seen yet.
 
         Raises:
-            Refused: 400, a value of another type.
+            RequestRefused: 400, a value of another type.
 
         """
         roles = changes.get("roles", [])
         if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
-            raise Refused(400, "roles must be an array of texts")
+            raise RequestRefused(400, "roles must be an array of texts")
         principal = self.all.setdefault(name, Principal(name))
         principal.roles = list(roles)
         principal.status = str(changes.get("status", principal.status))

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from meshbridge.emulator.messages import Answer, Call
+from meshbridge.emulator.messages import Call, EmulatedAnswer
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
 
-Operation = Callable[["Daemon", Call], Awaitable[Answer]]
+Operation = Callable[["Daemon", Call], Awaitable[EmulatedAnswer]]
 
 _SLASHES = re.compile("/+")
 
@@ -20,7 +20,7 @@ ANYONE = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ApiRoute:
     """``path`` with ``{}`` for the part that names something; ``permission`` None where no token is needed."""
 
     method: str
@@ -35,10 +35,10 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RouteMatch:
     """The route of a request, and the name in its path."""
 
-    route: Route
+    route: ApiRoute
     name: str = ""
     ambiguous: bool = False
     """The daemon finds the route, and then not the name in it: a slash in the name, or one too many before it."""
@@ -47,9 +47,9 @@ class Found:
 class Routes:
     """The table of all operations. A fixed path wins over one with a name in it (``/appmesh/app/run``)."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._fixed: dict[tuple[str, str], Route] = {}
-        self._named: dict[tuple[str, str, str], Route] = {}
+    def __init__(self, routes: Iterable[ApiRoute]) -> None:
+        self._fixed: dict[tuple[str, str], ApiRoute] = {}
+        self._named: dict[tuple[str, str, str], ApiRoute] = {}
         for route in routes:
             before, found, after = route.path.partition("{}")
             if found:
@@ -57,12 +57,12 @@ class Routes:
             else:
                 self._fixed[route.method, route.path] = route
 
-    def find(self, method: str, path: str) -> Found | None:
+    def find(self, method: str, path: str) -> RouteMatch | None:
         """The route, and the name in the path, of which blanks around it and what follows an escaped slash are cut."""
         plain = _SLASHES.sub("/", path)
         fixed = self._fixed.get((method, plain))
         if fixed is not None:
-            return Found(fixed)
+            return RouteMatch(fixed)
         parts = plain.split("/", 4)  # "", appmesh, kind, name, rest
         if len(parts) < 4 or not parts[3] or "*" in parts[3]:  # noqa: PLR2004 as above
             return None
@@ -72,4 +72,4 @@ class Routes:
         if route is None:
             return None
         name, slash, _ = unquote(parts[3], errors="surrogateescape").partition("/")
-        return Found(route, name.strip(), ambiguous=plain != path or bool(slash and after))
+        return RouteMatch(route, name.strip(), ambiguous=plain != path or bool(slash and after))

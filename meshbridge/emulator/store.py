@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 
-class Store:
+class AppStore:
     """The files of one daemon. Nothing is written before :meth:`open`."""
 
     def __init__(self, root: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from meshbridge.emulator import jwt_reading
 from meshbridge.emulator.accounts import User
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 
 SERVICE = "appmesh-service"
 FILE_SERVICE = "appmesh-file-service"
@@ -59,12 +59,12 @@ class Tokens:
         """A token for ``audience`` (the service's own by default).
 
         Raises:
-            Refused: 400, an audience that the daemon does not know.
+            RequestRefused: 400, an audience that the daemon does not know.
 
         """
         audience = audience or SERVICE
         if audience not in (*AUDIENCES, REFRESH):
-            raise Refused(400, f"Audience <{audience}> verification failed")
+            raise RequestRefused(400, f"Audience <{audience}> verification failed")
         now = int(time.time())
         claims: dict[str, Any] = {
             "aud": [audience],
@@ -85,17 +85,17 @@ class Tokens:
         """The claims of a token that is good.
 
         Raises:
-            Refused: 401: revoked, expired more than the leeway ago, of another audience or another daemon; 400, 412
+            RequestRefused: 401: revoked, expired more than the leeway ago, of another audience or daemon; 400, 412
                 or 500: it is no token at all.
 
         """
         claims = self._decode(token)
         if claims.get("jti") in self._revoked:
-            raise Refused(
+            raise RequestRefused(
                 401, "Refresh token has been revoked" if REFRESH in claims["aud"] else "Token has been revoked"
             )
         if not set(audiences) & set(claims.get("aud", ())):
-            raise Refused(401, "Authentication failed: token doesn't contain the required audience")
+            raise RequestRefused(401, "Authentication failed: token doesn't contain the required audience")
         return claims
 
     def revoke(self, claims: dict[str, Any]) -> None:
@@ -136,17 +136,17 @@ class Tokens:
 
         options: Any = {"verify_aud": False, "verify_iat": False}
         if jwt_reading.read(token)[0].get("alg") != ALGORITHM:
-            raise Refused(401, "Authentication failed: wrong algorithm")
+            raise RequestRefused(401, "Authentication failed: wrong algorithm")
         for key in self.keys:
             try:
                 return jwt.decode(token, key, [ALGORITHM], options=options, leeway=self._leeway_seconds)
             except jwt.DecodeError:
                 continue
             except jwt.ExpiredSignatureError:
-                raise Refused(401, "Authentication failed: token expired") from None
+                raise RequestRefused(401, "Authentication failed: token expired") from None
             except jwt.InvalidTokenError as error:
-                raise Refused(401, f"Authentication failed: {error}") from None
-        raise Refused(401, "Authentication failed: invalid signature")
+                raise RequestRefused(401, f"Authentication failed: {error}") from None
+        raise RequestRefused(401, "Authentication failed: invalid signature")
 
     def _signed(self, claims: dict[str, Any]) -> str:
         import jwt  # noqa: PLC0415 only the extra `demo` has it

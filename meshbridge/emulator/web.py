@@ -17,13 +17,13 @@ import orjson
 from meshbridge.appmesh.tcp_messages import MessageError, RequestMessage
 from meshbridge.emulator.connection import Connection
 from meshbridge.emulator.daemon import Daemon
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 from meshbridge.emulator.issuer_web import AUTH_PATH, IssuerApplication
 from meshbridge.emulator.messages import (
     BINARY,
     JSON,
-    Answer,
     Call,
+    EmulatedAnswer,
     encode_json,
     json_answer,
     message_answer,
@@ -165,7 +165,7 @@ class WebApplication:
         if "authorization" in headers:
             try:
                 connection.principal_id = bearers.principal_of(headers["authorization"]).principal_id
-            except Refused:
+            except RequestRefused:
                 return 401, "Authentication failed"
         else:
             connection.workers_only = self._daemon.dialect.workers_without_upgrade_token_only
@@ -192,7 +192,7 @@ class WebApplication:
             return
         if method not in METHODS:
             known = method == "OPTIONS"
-            await _reply(send, Answer(200) if known else json_answer({"error": "Route not found"}, 404))
+            await _reply(send, EmulatedAnswer(200) if known else json_answer({"error": "Route not found"}, 404))
             return
         cookies = _cookies(headers.get("cookie", ""))
         refused = self._check_csrf_token(method, headers, cookies)
@@ -234,7 +234,7 @@ class WebApplication:
             headers[FILE_PATH] = headers[FILE_PATH].encode("latin-1").decode(errors="surrogateescape")
         return headers
 
-    async def _until_gone(self, operation: Awaitable[Answer], receive: Receive) -> Answer | None:
+    async def _until_gone(self, operation: Awaitable[EmulatedAnswer], receive: Receive) -> EmulatedAnswer | None:
         """The operation's answer; None if the client hung up before there was one."""
         task = asyncio.ensure_future(operation)
         gone = asyncio.ensure_future(receive())
@@ -246,7 +246,7 @@ class WebApplication:
                 unfinished.cancel()
             await asyncio.gather(task, gone, return_exceptions=True)
 
-    def _check_csrf_token(self, method: str, headers: dict[str, str], cookies: dict[str, str]) -> Answer | None:
+    def _check_csrf_token(self, method: str, headers: dict[str, str], cookies: dict[str, str]) -> EmulatedAnswer | None:
         """Older daemons want the cookie ``appmesh_csrf_token`` repeated in ``X-CSRF-Token`` of a write by cookie.
 
         What others look at instead, ``Origin``, they look at over each transport.
@@ -256,7 +256,9 @@ class WebApplication:
         valid = bool(cookies.get(CSRF_COOKIE)) and headers.get("x-csrf-token") == cookies[CSRF_COOKIE]
         return None if valid else message_answer(403, "CSRF token validation failed")
 
-    def _cookies(self, path: str, headers: dict[str, str], cookies: dict[str, str], answer: Answer) -> list[str]:
+    def _cookies(
+        self, path: str, headers: dict[str, str], cookies: dict[str, str], answer: EmulatedAnswer
+    ) -> list[str]:
         """The cookies that an answer sets: the session of a new token, or its end."""
         wanted = (path in TOKEN_ON_REQUEST and headers.get("x-set-cookie", "").lower() in {"true", "1"}) or (
             path in TOKEN_ALWAYS and TOKEN_COOKIE in cookies
@@ -306,13 +308,13 @@ class WebApplication:
         serve, permission = direct
         try:
             answer = await serve(call, path_for_https(self._daemon, call, permission), receive, send)
-        except Refused as refused:
+        except RequestRefused as refused:
             answer = refused.answer
         if answer is not None:
             await _reply(send, answer)
         return True
 
-    async def _receive_body(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+    async def _receive_body(self, call: Call, path: Path, receive: Receive, _send: Send) -> EmulatedAnswer:
         """3.x: the body is the file."""
         size = 0
         with _new_file(path) as file:
@@ -345,7 +347,7 @@ class WebApplication:
         await _start_with(send, 200, [*headers, ("Content-Length", str(size))])
         await _send_blocks(path, send)
 
-    async def _receive_multipart(self, call: Call, path: Path, receive: Receive, _send: Send) -> Answer:
+    async def _receive_multipart(self, call: Call, path: Path, receive: Receive, _send: Send) -> EmulatedAnswer:
         from meshbridge.emulator.multipart import FilePart  # noqa: PLC0415 its library is in the extra `demo`
 
         parser = FilePart(call.header("Content-Type"))
@@ -353,9 +355,9 @@ class WebApplication:
             async for part in _parts(receive):
                 file.write(parser.feed(part))
             if not parser.complete:
-                raise Refused(400, "no file in the request")
+                raise RequestRefused(400, "no file in the request")
         apply_attributes(path, call)
-        return Answer(200, b'{"message":""}', JSON)
+        return EmulatedAnswer(200, b'{"message":""}', JSON)
 
     async def _send_file(self, _call: Call, path: Path, _receive: Receive, send: Send) -> None:
         headers = _file_headers(path)
@@ -502,7 +504,7 @@ async def _refuse_upgrade(send: Send, status: int, words: str) -> None:
     await send({"type": "websocket.http.response.body", "body": words.encode()})
 
 
-async def _reply(send: Send, answer: Answer, cookies: list[str] | None = None) -> None:
+async def _reply(send: Send, answer: EmulatedAnswer, cookies: list[str] | None = None) -> None:
     headers = {**answer.headers, "Content-Length": str(len(answer.body))}
     await _start(send, answer.status, answer.content_type, headers, cookies)
     await send({"type": "http.response.body", "body": answer.body})
@@ -512,7 +514,7 @@ async def _reply(send: Send, answer: Answer, cookies: list[str] | None = None) -
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, of which nothing stays where its end does not come."""
     if path.exists():
-        raise Refused(403, "file already exist")
+        raise RequestRefused(403, "file already exist")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("wb") as file:
@@ -524,5 +526,5 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 def _file_headers(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise Refused(406, "file not found")
+        raise RequestRefused(406, "file not found")
     return {**attributes(path), "Content-Length": str(path.stat().st_size)}

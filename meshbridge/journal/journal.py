@@ -18,7 +18,7 @@ from meshbridge.journal.ledger import Ledger
 from meshbridge.journal.lock import DirectoryLock
 from meshbridge.journal.options import JournalOptions
 from meshbridge.journal.retention import steady_now
-from meshbridge.journal.search import Found, Output, Wanted, output_of_run, search
+from meshbridge.journal.search import FoundEvents, KeptOutput, Wanted, output_of_run, search
 from meshbridge.journal.store import DATABASE, StateKey, Store
 from meshbridge.journal.writer import Writer
 from meshbridge.model.events import Envelope, Event
@@ -209,11 +209,11 @@ class Journal:
         """The event of an id, as far as the journal has it. Goes over all of it: for a person, now and then."""
         return inspection.find(self._options.path / DATABASE, event_id)
 
-    def search(self, wanted: Wanted, *, after: int, before: int, limit: int) -> Found:
+    def search(self, wanted: Wanted, *, after: int, before: int, limit: int) -> FoundEvents:
         """Some of the newest events between two offsets; see :func:`meshbridge.journal.search.search`."""
         return search(self._options.path / DATABASE, wanted, after=after, before=before, limit=limit)
 
-    def output_of_run(self, daemon: str, app: str, offset: int, lines: int) -> Output:
+    def output_of_run(self, daemon: str, app: str, offset: int, lines: int) -> KeptOutput:
         """The last lines of a process; see :func:`meshbridge.journal.search.output_of_run`."""
         return output_of_run(self._options.path / DATABASE, daemon, app, offset, lines)
 

@@ -15,7 +15,7 @@ from meshbridge.journal.tables import COLUMNS, envelope_of, event_bytes
 from meshbridge.model.events import Envelope, EventType
 from meshbridge.model.history import lane_id
 
-__all__ = ["Found", "Output", "Wanted", "output_of_run", "search"]
+__all__ = ["FoundEvents", "KeptOutput", "Wanted", "output_of_run", "search"]
 
 _WINDOW_OFFSETS = 2000  # looked through at a time
 _MOST_SECONDS = 0.5  # of one look
@@ -46,7 +46,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundEvents:
     """Events, the newest first. ``before``: where the next look goes on; None: there are no more."""
 
     envelopes: list[Envelope]
@@ -54,7 +54,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class KeptOutput:
     """The end of what a process wrote. ``whole``: whether that is all of it; ``kept``: whether there may be any."""
 
     text: str
@@ -62,7 +62,7 @@ class Output:
     kept: bool
 
 
-def search(path: Path, wanted: Wanted, *, after: int, before: int, limit: int) -> Found:
+def search(path: Path, wanted: Wanted, *, after: int, before: int, limit: int) -> FoundEvents:
     """The newest events between two offsets, at most ``limit``; as many as one look finds.
 
     Raises:
@@ -74,7 +74,7 @@ def search(path: Path, wanted: Wanted, *, after: int, before: int, limit: int) -
         return _search(database, wanted, max(after, (first or 0) - 1), min(before, (last or 0) + 1), limit)
 
 
-def _search(database: sqlite3.Connection, wanted: Wanted, after: int, before: int, limit: int) -> Found:
+def _search(database: sqlite3.Connection, wanted: Wanted, after: int, before: int, limit: int) -> FoundEvents:
     where, parameters = wanted.where()
     sql = (
         f"SELECT {COLUMNS} FROM events WHERE offset > ? AND offset < ? AND {where} "  # noqa: S608 constants
@@ -91,14 +91,14 @@ def _search(database: sqlite3.Connection, wanted: Wanted, after: int, before: in
             found.append(envelope)
             size += event_bytes(envelope.event)
             if len(found) >= limit or size >= _MOST_BYTES:
-                return Found(found, envelope.offset if envelope.offset > after + 1 else None)
+                return FoundEvents(found, envelope.offset if envelope.offset > after + 1 else None)
         before = begin + 1
         if time.monotonic() >= deadline:
             break
-    return Found(found, before if before > after + 1 else None)
+    return FoundEvents(found, before if before > after + 1 else None)
 
 
-def output_of_run(path: Path, daemon: str, app: str, offset: int, lines: int) -> Output:
+def output_of_run(path: Path, daemon: str, app: str, offset: int, lines: int) -> KeptOutput:
     """The last lines of the process whose START, or else EXIT, is at an offset.
 
     Raises:
@@ -114,7 +114,7 @@ def output_of_run(path: Path, daemon: str, app: str, offset: int, lines: int) ->
         first, last = (number or 0 for number in database.execute(_EXTENT).fetchone())
         up_to = next_start or last + 1
         if up_to <= first:
-            return Output("", whole=False, kept=False)
+            return KeptOutput("", whole=False, kept=False)
         after = offset if kind is not None and kind[0] == _START else 0
         found = _search(database, Wanted([_STDOUT], daemon, app), max(after, first - 1), up_to, 10 * lines)
     pieces: dict[int, str] = {}
@@ -124,7 +124,7 @@ def output_of_run(path: Path, daemon: str, app: str, offset: int, lines: int) ->
     text = "".join(pieces[position] for position in sorted(pieces))
     shown = text.splitlines(keepends=True)[-lines:]
     whole = found.before is None and after >= first and len(shown) == len(text.splitlines())
-    return Output("".join(shown), whole=whole, kept=True)
+    return KeptOutput("".join(shown), whole=whole, kept=True)
 
 
 @contextlib.contextmanager

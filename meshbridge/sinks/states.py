@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["AppStates", "Figures", "StateTeller"]
+__all__ = ["AppStates", "StateFigures", "StateTeller"]
 
 
-class Figures(NamedTuple):
+class StateFigures(NamedTuple):
     """What an app's process tree uses; None where the daemon doesn't say."""
 
     memory_bytes: int | None
@@ -28,7 +28,7 @@ class AppStates(Protocol):
         Costs nothing where nothing has changed.
         """
 
-    def figures(self) -> Mapping[tuple[str, str], "Figures"]:
+    def figures(self) -> Mapping[tuple[str, str], "StateFigures"]:
         """What apps use, measured about once a minute as long as this is asked; another object after each time."""
 
     def daemons(self) -> Mapping[str, bool | None]:

@@ -6,7 +6,7 @@ has neither the secrets nor the environment of the bridge. :mod:`meshbridge.sink
 over the socket that is its standard input. Standard library and Jinja2 alone.
 
 A message is its length (4 bytes, big-endian) and that many bytes. The first one that comes is the template's source,
-each further one a JSON list: the fields of the events of one body. Each answer begins with one byte, see :class:`Kind`.
+each further one a JSON list: the fields of the events of one body. Answers begin with a byte of :class:`AnswerKind`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import socket
 import struct
 from enum import IntEnum
 
-__all__ = ["CPU_SECONDS", "MAX_BODY_BYTES", "MEMORY_BYTES", "Kind", "receive", "send"]
+__all__ = ["CPU_SECONDS", "MAX_BODY_BYTES", "MEMORY_BYTES", "AnswerKind", "receive", "send"]
 
 CPU_SECONDS = 1.0
 """For one body. An ordinary one takes less than a millisecond."""
@@ -31,7 +31,7 @@ _NICENESS = 5  # delivery and scrapes go first
 _STANDARD_INPUT = 0
 
 
-class Kind(IntEnum):
+class AnswerKind(IntEnum):
     """What follows the first byte of an answer."""
 
     BODY = 0
@@ -88,13 +88,13 @@ def main() -> None:
             try:
                 if template is None:
                     template = environment.from_string(message.decode())
-                    answer = bytes([Kind.BODY])
+                    answer = bytes([AnswerKind.BODY])
                 else:
                     fields = json.loads(message)
                     body = template.render(fields[0] | {"events": fields}).encode()
                     answer = _checked(body)
             except Exception as error:  # noqa: BLE001 a template can raise anything
-                answer = bytes([Kind.MISTAKE]) + _words(error).encode(errors="backslashreplace")
+                answer = bytes([AnswerKind.MISTAKE]) + _words(error).encode(errors="backslashreplace")
             signal.setitimer(signal.ITIMER_PROF, 0)
             send(connection, answer)
 
@@ -102,7 +102,7 @@ def main() -> None:
 def _checked(body: bytes) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"the body has {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed")
-    return bytes([Kind.BODY]) + body
+    return bytes([AnswerKind.BODY]) + body
 
 
 def _words(error: Exception) -> str:

@@ -22,7 +22,7 @@ import orjson
 from meshbridge.model.events import Event, cloudevent_attributes
 from meshbridge.sinks import template_process
 from meshbridge.sinks.base import Refused, Retry
-from meshbridge.sinks.template_process import CPU_SECONDS, Kind
+from meshbridge.sinks.template_process import CPU_SECONDS, AnswerKind
 
 __all__ = ["BodyTemplate", "fields_of"]
 
@@ -156,7 +156,7 @@ class _Process:
         except (EOFError, ConnectionError):
             self.end()
             raise _EndedError(_cause(self._popen.returncode)) from None
-        if answer[0] == Kind.MISTAKE:
+        if answer[0] == AnswerKind.MISTAKE:
             raise _MistakeError(answer[1:].decode(errors="replace"))
         return answer[1:]
 

@@ -10,7 +10,7 @@ import redis
 
 from meshbridge.sinks.base import NotConnected, Refused, Retry
 from meshbridge.sinks.redis import RedisOptions, RedisSink
-from meshbridge.sinks.states import Figures
+from meshbridge.sinks.states import StateFigures
 from tests.support import Process, envelopes, free_port, make_event, program, wait_for
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -156,7 +156,7 @@ class States:
         changed, self.changed = self.changed, {}
         return changed
 
-    def figures(self) -> Mapping[tuple[str, str], Figures]:
+    def figures(self) -> Mapping[tuple[str, str], StateFigures]:
         return {}
 
     def daemons(self) -> Mapping[str, bool | None]:

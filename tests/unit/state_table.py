@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from meshbridge.link.app_state import AppState
-from meshbridge.sinks.states import Figures
+from meshbridge.sinks.states import StateFigures
 
 
 class States:
@@ -12,7 +12,7 @@ class States:
     def __init__(self) -> None:
         self.table: dict[tuple[str, str], str] = {}
         self.up: dict[str, bool | None] = {"node-a": True}
-        self.measured: dict[tuple[str, str], Figures] = {}
+        self.measured: dict[tuple[str, str], StateFigures] = {}
         self._changes: dict[tuple[str, str], str | None] = {}
 
     def put(self, app: str, state: AppState | None) -> None:
@@ -31,7 +31,7 @@ class States:
         taken, self._changes = self._changes, {}
         return taken
 
-    def figures(self) -> Mapping[tuple[str, str], Figures]:
+    def figures(self) -> Mapping[tuple[str, str], StateFigures]:
         return self.measured
 
     def daemons(self) -> Mapping[str, bool | None]:

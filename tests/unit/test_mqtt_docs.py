@@ -14,7 +14,7 @@ from meshbridge.sinks.mqtt.connection import BrokerOptions
 from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.sink import MqttOptions, MqttSink
 from meshbridge.sinks.mqtt.states import StateMessages, Topics
-from meshbridge.sinks.states import Figures
+from meshbridge.sinks.states import StateFigures
 from tests.support import push_body
 from tests.unit.state_table import States
 
@@ -46,7 +46,7 @@ WEB = AppState(
 def retained() -> dict[str, bytes]:
     states = States()
     states.put("web", WEB)
-    states.measured = {("node-a", "web"): Figures(18_702_336, 1.5)}
+    states.measured = {("node-a", "web"): StateFigures(18_702_336, 1.5)}
     messages = StateMessages(
         states, Topics("meshbridge", "meshbridge-5f0c2a9be1d4"), KnownTopics(), with_home_assistant=True
     )

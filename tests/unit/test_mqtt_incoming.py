@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshbridge.sinks.mqtt.incoming import MAX_PUBLISH_BYTES, Incoming, Message, PacketError, message_of, puback
+from meshbridge.sinks.mqtt.incoming import MAX_PUBLISH_BYTES, Incoming, IncomingMessage, PacketError, message_of, puback
 from meshbridge.sinks.mqtt.publishing import publish, varint
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -54,11 +54,11 @@ def test_a_message_is_read_as_paho_writes_it(  # noqa: PLR0917 its fields
         properties.UserProperty = user
     packed = properties.pack()  # type: ignore[no-untyped-call]
     flags, body = split(publish(topic.encode(), payload, qos, 7, packed, retain=retain))
-    assert message_of(flags, body, is_v5=True) == Message(
+    assert message_of(flags, body, is_v5=True) == IncomingMessage(
         topic, payload, 7 if qos else None, retain, False, reply_to, correlation, expiry
     )
     flags, body = split(publish(topic.encode(), payload, qos, 7, b"", retain=retain))
-    assert message_of(flags, body, is_v5=False) == Message(topic, payload, 7 if qos else None, retain)
+    assert message_of(flags, body, is_v5=False) == IncomingMessage(topic, payload, 7 if qos else None, retain)
 
 
 @given(st.integers(0, 15), st.binary(max_size=60), st.booleans())

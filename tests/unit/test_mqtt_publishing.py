@@ -16,7 +16,7 @@ from meshbridge.sinks.base import Refused
 from meshbridge.sinks.mqtt.incoming import Incoming, PacketError
 from meshbridge.sinks.mqtt.publishing import (
     FAILURE,
-    Flight,
+    PublishFlight,
     as_text,
     packed_properties,
     publish,
@@ -109,7 +109,7 @@ def test_a_release_is_the_packet_of_the_specification() -> None:
 
 
 def test_only_the_front_counts_as_acknowledged() -> None:
-    flight = Flight(4)
+    flight = PublishFlight(4)
     for packet_id in (11, 12, 13):
         flight.begin(packet_id)
     flight.settle(12, 0)
@@ -121,7 +121,7 @@ def test_only_the_front_counts_as_acknowledged() -> None:
 
 
 def test_nothing_behind_a_refused_one_counts() -> None:
-    flight = Flight(3)
+    flight = PublishFlight(3)
     for packet_id in (11, 12, 13):
         flight.begin(packet_id)
     flight.settle(13, 0)
@@ -129,7 +129,7 @@ def test_nothing_behind_a_refused_one_counts() -> None:
     flight.settle(11, 0)
     assert (flight.acknowledged, flight.end, flight.reasons[flight.end]) == (1, 1, 0x90)
     refused = Refused("too large")
-    earlier = Flight(2)
+    earlier = PublishFlight(2)
     earlier.begin(11)
     earlier.refuse(refused)
     earlier.settle(11, 0)
@@ -142,7 +142,7 @@ def test_an_event_is_acknowledged_with_its_last_part_and_only_behind_acknowledge
     """However many parts each event has, whatever the window, and in whichever order answers come."""
     parts = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=8))  # of each event; 1: undivided
     window = data.draw(st.integers(1, 6))
-    flight = Flight(len(parts))
+    flight = PublishFlight(len(parts))
     part = (make_event(1), b"")
     packet_ids = itertools.count(1000)
     place_of: dict[int, int] = {}

@@ -24,7 +24,7 @@ from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.retained import Retained
 from meshbridge.sinks.mqtt.sink import MqttOptions
 from meshbridge.sinks.mqtt.states import StateMessages, Topics, state_of
-from meshbridge.sinks.states import Figures
+from meshbridge.sinks.states import StateFigures
 from tests.unit.state_table import States
 
 TOPICS = Topics("meshbridge", "bridge-1")
@@ -302,7 +302,7 @@ def test_the_templates_give_what_home_assistant_shows(state: AppState, shown: di
     """``None`` makes a value unknown; ``as_datetime`` is Home Assistant's own filter."""
     environment = jinja2.Environment(autoescape=True)
     environment.filters["as_datetime"] = lambda seconds: datetime.fromtimestamp(seconds, UTC)
-    said = (state_of("node-a", "web", state.to_text()) or {}) | Figures(4096, 1.5)._asdict()
+    said = (state_of("node-a", "web", state.to_text()) or {}) | StateFigures(4096, 1.5)._asdict()
     components = orjson.loads(announcement("node-a", "web", "s", "f", ["a"]))["components"]
     for key, value in shown.items():
         assert environment.from_string(components[key]["value_template"]).render(value_json=said) == value, key
@@ -398,7 +398,7 @@ def test_figures_are_told_of_devices_when_they_were_measured() -> None:
     broker.take(messages.retained)
     topic = TOPICS.figures("node-a", "web")
     assert orjson.loads(broker.retained[topic]) == {"memory_bytes": None, "cpu_percent": None}
-    states.measured = {("node-a", "web"): Figures(4096, 1.5), ("node-a", "unknown"): Figures(1, 1)}
+    states.measured = {("node-a", "web"): StateFigures(4096, 1.5), ("node-a", "unknown"): StateFigures(1, 1)}
     messages.gather()
     broker.take(messages.retained)
     assert orjson.loads(broker.retained[topic]) == {"memory_bytes": 4096, "cpu_percent": 1.5}
@@ -427,9 +427,9 @@ def test_figures_are_measured_only_where_somebody_asks() -> None:
     assert figures.latest() == {}
     figures.measure()
     assert figures.latest() == {
-        ("node-a", "web"): Figures(4096, 1.0),
-        ("node-a", "idle"): Figures(0, 0.0),
-        ("node-a", "old"): Figures(None, None),
+        ("node-a", "web"): StateFigures(4096, 1.0),
+        ("node-a", "idle"): StateFigures(0, 0.0),
+        ("node-a", "old"): StateFigures(None, None),
     }
 
 

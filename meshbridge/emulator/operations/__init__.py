@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from meshbridge.emulator.dialects import Dialect
 from meshbridge.emulator.operations import apps, auth, config, events, files, host, principals, runs, tasks, users
-from meshbridge.emulator.routes import Route
+from meshbridge.emulator.routes import ApiRoute
 
 _OF_BOTH = (
     *apps.ROUTES,
@@ -18,7 +18,7 @@ _OF_BOTH = (
 )
 
 
-def routes(dialect: Dialect) -> Iterable[Route]:
+def routes(dialect: Dialect) -> Iterable[ApiRoute]:
     """What a daemon of that generation has (docs/protocol.md, 'App Mesh 3.x')."""
     of_its_own = principals.ROUTES if dialect.has_issuer else (*auth.ROUTES, *users.ROUTES)
     open_routes = apps.open_routes(with_token=dialect.has_issuer)

@@ -11,11 +11,11 @@ from meshbridge.emulator.application import Application
 from meshbridge.emulator.definitions import check_command, check_name, read_definition
 from meshbridge.emulator.describe import describe
 from meshbridge.emulator.durations import duration_or
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 from meshbridge.emulator.events import parse_events
-from meshbridge.emulator.messages import TEXT, Answer, Call, json_answer, message_answer
+from meshbridge.emulator.messages import TEXT, Call, EmulatedAnswer, json_answer, message_answer
 from meshbridge.emulator.output import LARGEST_READ, SMALLEST_READ
-from meshbridge.emulator.routes import ANYONE, Route
+from meshbridge.emulator.routes import ANYONE, ApiRoute
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
 
 
-async def list_apps(daemon: "Daemon", call: Call) -> Answer:
+async def list_apps(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     assert call.caller is not None
     processes = procfs.Snapshot()
     return json_answer(
@@ -35,16 +35,16 @@ async def list_apps(daemon: "Daemon", call: Call) -> Answer:
     )
 
 
-async def get_app(daemon: "Daemon", call: Call) -> Answer:
+async def get_app(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     app = accessible(daemon, call, write=False)
     return json_answer(_shown(daemon, app, procfs.Snapshot(), arguments=True))
 
 
-async def get_health(daemon: "Daemon", call: Call) -> Answer:
-    return Answer(200, str(daemon.applications.find(call.name).health).encode(), TEXT)
+async def get_health(daemon: "Daemon", call: Call) -> EmulatedAnswer:
+    return EmulatedAnswer(200, str(daemon.applications.find(call.name).health).encode(), TEXT)
 
 
-async def add_app(daemon: "Daemon", call: Call) -> Answer:
+async def add_app(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     """Registers an app; ``subscribe_events`` subscribes in the same step, so that no event is missed."""
     assert call.caller is not None
     given = daemon.dialect.definition(call.json())
@@ -61,13 +61,13 @@ async def add_app(daemon: "Daemon", call: Call) -> Answer:
     wanted = call.query("subscribe_events")
     events = parse_events(wanted) if wanted else []
     if wanted and not events:
-        raise Refused(400, f"No valid event types in subscribe_events: {wanted}")
+        raise RequestRefused(400, f"No valid event types in subscribe_events: {wanted}")
     subscription = None
     if events and call.connection.takes_events:
         subscription = daemon.hub.subscribe(call.connection, definition["name"], events, call.caller.name)
     try:
         app = await daemon.applications.register(definition, call.caller.name)
-    except Refused:
+    except RequestRefused:
         if subscription is not None:
             daemon.hub.unsubscribe(call.connection, subscription.id)
         raise
@@ -77,19 +77,19 @@ async def add_app(daemon: "Daemon", call: Call) -> Answer:
     return json_answer(shown)
 
 
-def _ended_by(call: Call, app: str) -> Answer:
+def _ended_by(call: Call, app: str) -> EmulatedAnswer:
     """The real daemon ends here, and again at each start: this one goes on, and only the client sees it end."""
     log.error("app %s has a negative stdout_cache_num: a real daemon would have ended", app)
     if call.connection.sender is not None:
         call.connection.sender.abort()
-    return Answer(500)
+    return EmulatedAnswer(500)
 
 
-async def delete_app(daemon: "Daemon", call: Call) -> Answer:
+async def delete_app(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     """A missing app is reported before the token is checked (measured)."""
     app = daemon.applications.get(call.name)
     if app is None:
-        return Answer(404)
+        return EmulatedAnswer(404)
     daemon.authorize(call, ANYONE)
     assert call.caller is not None
     daemon.applications.not_busy(app.name)
@@ -100,7 +100,7 @@ async def delete_app(daemon: "Daemon", call: Call) -> Answer:
     return message_answer(200, f"Application <{app.name}> removed.")
 
 
-async def enable_app(daemon: "Daemon", call: Call) -> Answer:
+async def enable_app(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     app = accessible(daemon, call, write=True)
     daemon.applications.not_busy(app.name)
     app.enable()
@@ -108,7 +108,7 @@ async def enable_app(daemon: "Daemon", call: Call) -> Answer:
     return message_answer(200, f"Enable <{app.name}> success.")
 
 
-async def disable_app(daemon: "Daemon", call: Call) -> Answer:
+async def disable_app(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     app = accessible(daemon, call, write=True)
     daemon.applications.not_busy(app.name)
     app.disable()
@@ -116,7 +116,7 @@ async def disable_app(daemon: "Daemon", call: Call) -> Answer:
     return message_answer(200, f"Disable <{app.name}> success.")
 
 
-async def get_output(daemon: "Daemon", call: Call) -> Answer:
+async def get_output(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     """Output of the present process or, by ``stdout_index``, of an earlier one (docs/protocol.md, 'STDOUT')."""
     timeout = duration_or(call.query("timeout"), 0)
     app = accessible(daemon, call, write=False)
@@ -129,25 +129,25 @@ async def get_output(daemon: "Daemon", call: Call) -> Answer:
             await asyncio.wait_for(app.wait_ended(), timeout)
     process_uuid = call.query("process_uuid")
     if index == 0 and process_uuid and process_uuid != app.process_uuid:
-        return Answer(417)
+        return EmulatedAnswer(417)
     if index >= app.output.count:
-        return Answer(200, b"", TEXT) if index == 0 and app.process is None else Answer(417)
+        return EmulatedAnswer(200, b"", TEXT) if index == 0 and app.process is None else EmulatedAnswer(417)
     if position > app.output.size(index):
-        return Answer(417)
+        return EmulatedAnswer(417)
     found = app.output.read(index, position, size)
     headers = {}
     if index == 0 and app.exit_code_known and app.process is not None and app.process.exit_code is not None:
         headers["X-Exit-Code"] = str(app.process.exit_code)
     if position + len(found):  # nothing yet at the start: no header (measured)
         headers["X-Output-Position"] = str(position + len(found))
-    return Answer(200, found, TEXT, headers)
+    return EmulatedAnswer(200, found, TEXT, headers)
 
 
 def accessible(daemon: "Daemon", call: Call, *, write: bool) -> Application:
     """The app that the path names, if its own ``permission`` lets the caller.
 
     Raises:
-        Refused: 404, or 400 where it does not.
+        RequestRefused: 404, or 400 where it does not.
 
     """
     app = daemon.applications.find(call.name)
@@ -166,29 +166,29 @@ def _shown(daemon: "Daemon", app: Application, processes: procfs.Snapshot, *, ar
 
 
 def _number(call: Call, name: str) -> int:
-    """Raises Refused: 417, neither a whole number nor a duration."""
+    """Raises RequestRefused: 417, neither a whole number nor a duration."""
     given = call.query(name)
     if not given:
         return 0
     try:
         return max(0, seconds_of(int(given) if given.lstrip("-").isdigit() else given))
     except ValueError:
-        raise Refused(417) from None
+        raise RequestRefused(417) from None
 
 
-def open_routes(*, with_token: bool) -> tuple[Route, ...]:
+def open_routes(*, with_token: bool) -> tuple[ApiRoute, ...]:
     """What daemons of 2.x answer to everyone."""
     return (
-        Route("GET", "/appmesh/app/{}/health", get_health, "app-view" if with_token else None),
-        Route("DELETE", "/appmesh/app/{}", delete_app, ANYONE if with_token else None),
+        ApiRoute("GET", "/appmesh/app/{}/health", get_health, "app-view" if with_token else None),
+        ApiRoute("DELETE", "/appmesh/app/{}", delete_app, ANYONE if with_token else None),
     )
 
 
 ROUTES = (
-    Route("GET", "/appmesh/applications", list_apps, "app-view-all"),
-    Route("GET", "/appmesh/app/{}", get_app, "app-view"),
-    Route("PUT", "/appmesh/app/{}", add_app, "app-reg"),
-    Route("POST", "/appmesh/app/{}/enable", enable_app, "app-control"),
-    Route("POST", "/appmesh/app/{}/disable", disable_app, "app-control"),
-    Route("GET", "/appmesh/app/{}/output", get_output, "app-output-view"),
+    ApiRoute("GET", "/appmesh/applications", list_apps, "app-view-all"),
+    ApiRoute("GET", "/appmesh/app/{}", get_app, "app-view"),
+    ApiRoute("PUT", "/appmesh/app/{}", add_app, "app-reg"),
+    ApiRoute("POST", "/appmesh/app/{}/enable", enable_app, "app-control"),
+    ApiRoute("POST", "/appmesh/app/{}/disable", disable_app, "app-control"),
+    ApiRoute("GET", "/appmesh/app/{}/output", get_output, "app-output-view"),
 )

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from meshbridge.emulator import procfs
 from meshbridge.emulator.accounts import User
-from meshbridge.emulator.errors import Refused
-from meshbridge.emulator.messages import JSON, Answer, Call, message_answer
-from meshbridge.emulator.routes import Route
+from meshbridge.emulator.errors import RequestRefused
+from meshbridge.emulator.messages import JSON, Call, EmulatedAnswer, message_answer
+from meshbridge.emulator.routes import ApiRoute
 from meshbridge.emulator.tokens import FILE_SERVICE
 
 if TYPE_CHECKING:
@@ -35,39 +35,39 @@ BLOCKS_AHEAD = 8
 FILE_TOKEN_SECONDS = 300
 
 
-async def upload(daemon: "Daemon", call: Call) -> Answer:
+async def upload(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     """TCP: takes the file's frames after the answer. WSS and the WSS port: only gives a token for the HTTPS way."""
     path = _path(daemon, call)
     if is_there(path):
-        raise Refused(403, "file already exist")
+        raise RequestRefused(403, "file already exist")
     if call.header("X-Send-File-Socket") != "true":
         return _agreement(daemon, call)
     if call.connection.transport != "tcp":
-        raise Refused(400, "only a TCP connection can send a file by socket")
+        raise RequestRefused(400, "only a TCP connection can send a file by socket")
     if daemon.dialect.one_transfer and call.connection.carries_file:
-        raise Refused(409, "another file is on its way on this connection")
+        raise RequestRefused(409, "another file is on its way on this connection")
     _Upload(call.connection, path, call).begin()
     answer = message_answer(200, "Please send file from socket")
     answer.headers["X-Send-File-Socket"] = base64.b64encode(str(path).encode()).decode()
     return answer
 
 
-async def download(daemon: "Daemon", call: Call) -> Answer:
+async def download(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     """As :func:`upload`, the other way; the answer tells the file's mode and owner."""
     path = _path(daemon, call)
     if not is_there(path):
-        raise Refused(406, "file not found")
+        raise RequestRefused(406, "file not found")
     if call.header("X-Recv-File-Socket") != "true":
         answer = _agreement(daemon, call)
         answer.headers |= attributes(path)
         return answer
     if call.connection.transport != "tcp":
-        raise Refused(400, "only a TCP connection can receive a file by socket")
+        raise RequestRefused(400, "only a TCP connection can receive a file by socket")
     answer = message_answer(200, "Please recieve file from socket")
     answer.headers = {**attributes(path), "X-Recv-File-Socket": base64.b64encode(str(path).encode()).decode()}
     connection = call.connection
     if daemon.dialect.one_transfer and connection.carries_file:
-        raise Refused(409, "another file is on its way on this connection")
+        raise RequestRefused(409, "another file is on its way on this connection")
     answer.then = lambda: _send_file(connection, path)
     return answer
 
@@ -110,11 +110,11 @@ def path_for_https(daemon: "Daemon", call: Call, permission: str) -> Path:
     """Checks a request that carries a file's bytes itself, with the caller's own token.
 
     Raises:
-        Refused: as the operation of that permission, or it is for another node.
+        RequestRefused: as the operation of that permission, or it is for another node.
 
     """
     if call.header("X-Target-Host"):
-        raise Refused(501, "the emulator does not forward files")  # rather than take them for its own
+        raise RequestRefused(501, "the emulator does not forward files")  # rather than take them for its own
     daemon.authorize(call, permission)
     return _path(daemon, call)
 
@@ -136,30 +136,30 @@ def path_by_ticket(daemon: "Daemon", call: Call, permission: str) -> Path:
             user, _ = daemon.logins.named_in(call.token)
             daemon.tokens.check(call.token, (FILE_SERVICE,))
             daemon.require(user, permission)
-    except Refused as refused:
+    except RequestRefused as refused:
         status = refused.answer.status if daemon.dialect.has_issuer else 401
         raise TicketRefused(status, "Authentication failed") from None
     if not call.header("X-File-Path"):
         raise TicketRefused(400, "Missing X-File-Path header")
     try:
         return _path(daemon, call)
-    except Refused as refused:
+    except RequestRefused as refused:
         raise TicketRefused(refused.answer.status, "Invalid file path") from None
 
 
 def _path(daemon: "Daemon", call: Call) -> Path:
     if "x-file-path" not in call.headers:
-        raise Refused(400, "header 'X-File-Path' not found")
+        raise RequestRefused(400, "header 'X-File-Path' not found")
     given = daemon.dialect.file_path(call.header("X-File-Path"))
     path = Path(given) if given else daemon.store.root / "work"  # where a relative path begins
     base = str(daemon.configuration.shown()["REST"]["FileAllowedBaseDir"])
     if ".." in path.parts or "\0" in given or (base and not path.is_relative_to(base)):
-        raise Refused(403, "Invalid file path")
+        raise RequestRefused(403, "Invalid file path")
     return path if path.is_absolute() else daemon.store.root / "work" / path
 
 
-def _agreement(daemon: "Daemon", call: Call) -> Answer:
-    answer = Answer(200, b'{"message":""}', JSON)
+def _agreement(daemon: "Daemon", call: Call) -> EmulatedAnswer:
+    answer = EmulatedAnswer(200, b'{"message":""}', JSON)
     if daemon.dialect.has_issuer:
         return answer
     assert isinstance(call.caller, User)
@@ -194,7 +194,7 @@ class _Upload:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("wb")
         except OSError as error:
-            raise Refused(403, f"{error.strerror}") from None
+            raise RequestRefused(403, f"{error.strerror}") from None
         self._connection.file_frames = self._take
         self._connection.on_closed.append(self._close)
 
@@ -214,6 +214,6 @@ class _Upload:
 
 
 ROUTES = (
-    Route("POST", "/appmesh/file/upload", upload, "file-upload"),
-    Route("GET", "/appmesh/file/download", download, "file-download"),
+    ApiRoute("POST", "/appmesh/file/upload", upload, "file-upload"),
+    ApiRoute("GET", "/appmesh/file/download", download, "file-download"),
 )

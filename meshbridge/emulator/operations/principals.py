@@ -3,18 +3,18 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 from meshbridge.emulator.issuer import AUDIENCE, ISSUER, PUBLIC_CLIENT, SCOPES
-from meshbridge.emulator.messages import Answer, Call, json_answer, message_answer
+from meshbridge.emulator.messages import Call, EmulatedAnswer, json_answer, message_answer
 from meshbridge.emulator.operations.users import get_own_permissions
 from meshbridge.emulator.principals import Principal
-from meshbridge.emulator.routes import ANYONE, Route
+from meshbridge.emulator.routes import ANYONE, ApiRoute
 
 if TYPE_CHECKING:
     from meshbridge.emulator.daemon import Daemon
 
 
-async def get_auth_config(daemon: "Daemon", _call: Call) -> Answer:
+async def get_auth_config(daemon: "Daemon", _call: Call) -> EmulatedAnswer:
     """Who issues the tokens that this daemon takes."""
     assert daemon.issuer is not None
     found: dict[str, Any] = {
@@ -31,7 +31,7 @@ async def get_auth_config(daemon: "Daemon", _call: Call) -> Answer:
     return json_answer(found)
 
 
-async def get_protected_resource(daemon: "Daemon", _call: Call) -> Answer:
+async def get_protected_resource(daemon: "Daemon", _call: Call) -> EmulatedAnswer:
     """RFC 9728."""
     return json_answer(
         {
@@ -43,31 +43,31 @@ async def get_protected_resource(daemon: "Daemon", _call: Call) -> Answer:
     )
 
 
-async def list_principals(daemon: "Daemon", _call: Call) -> Answer:
+async def list_principals(daemon: "Daemon", _call: Call) -> EmulatedAnswer:
     return json_answer({name: asdict(principal) for name, principal in daemon.principals.all.items()})
 
 
-async def get_self(daemon: "Daemon", call: Call) -> Answer:
+async def get_self(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     assert isinstance(call.caller, Principal)
     permissions = sorted(daemon.principals.permissions(call.caller))
     return json_answer({**asdict(call.caller), "permissions": permissions})
 
 
-async def update_principal(daemon: "Daemon", call: Call) -> Answer:
+async def update_principal(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     """Its roles here; its name and password are the issuer's business."""
     daemon.principals.change(call.name, call.json())
     daemon.save_accounts()
     return message_answer(200, "Principal update success")
 
 
-async def delete_principal(daemon: "Daemon", call: Call) -> Answer:
+async def delete_principal(daemon: "Daemon", call: Call) -> EmulatedAnswer:
     if call.name not in daemon.principals.all:
-        raise Refused(404, "principal not found")
+        raise RequestRefused(404, "principal not found")
     if any(app.owner == call.name for app in daemon.applications):
-        raise Refused(403, f"Principal '{call.name}' owns applications")
+        raise RequestRefused(403, f"Principal '{call.name}' owns applications")
     del daemon.principals.all[call.name]
     daemon.save_accounts()
-    return Answer(204)
+    return EmulatedAnswer(204)
 
 
 def _resource(daemon: "Daemon") -> str:
@@ -75,11 +75,11 @@ def _resource(daemon: "Daemon") -> str:
 
 
 ROUTES = (
-    Route("GET", "/appmesh/auth/config", get_auth_config),
-    Route("GET", "/.well-known/oauth-protected-resource", get_protected_resource),
-    Route("GET", "/appmesh/principals", list_principals, "principal-view"),
-    Route("GET", "/appmesh/principal/self", get_self, ANYONE),
-    Route("GET", "/appmesh/principal/self/permissions", get_own_permissions, ANYONE),
-    Route("POST", "/appmesh/principal/{}", update_principal, "principal-set"),
-    Route("DELETE", "/appmesh/principal/{}", delete_principal, "principal-delete"),
+    ApiRoute("GET", "/appmesh/auth/config", get_auth_config),
+    ApiRoute("GET", "/.well-known/oauth-protected-resource", get_protected_resource),
+    ApiRoute("GET", "/appmesh/principals", list_principals, "principal-view"),
+    ApiRoute("GET", "/appmesh/principal/self", get_self, ANYONE),
+    ApiRoute("GET", "/appmesh/principal/self/permissions", get_own_permissions, ANYONE),
+    ApiRoute("POST", "/appmesh/principal/{}", update_principal, "principal-set"),
+    ApiRoute("DELETE", "/appmesh/principal/{}", delete_principal, "principal-delete"),
 )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from meshbridge.sinks.amqp.flight import Flight, Message
+from meshbridge.sinks.amqp.flight import AmqpFlight, AmqpMessage
 
 if TYPE_CHECKING:
     from pika import BasicProperties
@@ -44,7 +44,7 @@ class AmqpConnection:
         self._channel: Channel | None = None
         self._is_ready = False  # the channel is in confirm mode
         self._tag = 0  # of the last message on this channel
-        self._unconfirmed: dict[int, tuple[Flight, Message]] = {}
+        self._unconfirmed: dict[int, tuple[AmqpFlight, AmqpMessage]] = {}
         self._drop_returned = False
         self._until: Callable[[], bool] = lambda: False
         self._sockets: set[int] = set()
@@ -163,7 +163,7 @@ class AmqpConnection:
         """How many messages the broker has not answered, also those of earlier writes."""
         return len(self._unconfirmed)
 
-    def publish(self, exchange: str, flight: Flight, window: int, *, drop_returned: bool) -> None:
+    def publish(self, exchange: str, flight: AmqpFlight, window: int, *, drop_returned: bool) -> None:
         """Hands over what may be under way at once. Needs :meth:`run` to go on."""
         from pika import BasicProperties  # noqa: PLC0415 as in __init__
         from pika.delivery_mode import DeliveryMode  # noqa: PLC0415

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-__all__ = ["Flight", "Message", "Outcome"]
+__all__ = ["AmqpFlight", "AmqpMessage", "AmqpOutcome"]
 
 
-class Outcome(Enum):
+class AmqpOutcome(Enum):
     """What the broker says of a message."""
 
     CONFIRMED = auto()
@@ -16,7 +16,7 @@ class Outcome(Enum):
 
 
 @dataclass(slots=True)
-class Message:
+class AmqpMessage:
     """One message: an event of the batch, or a part of one."""
 
     place: int  # of the event in the batch
@@ -26,13 +26,13 @@ class Message:
     headers: dict[str, str]
     properties: dict[str, str | int]
     body: bytes
-    outcome: Outcome | None = field(default=None, compare=False)
+    outcome: AmqpOutcome | None = field(default=None, compare=False)
 
 
-class Flight:
+class AmqpFlight:
     """Publishes in order; a message counts as delivered when the broker has confirmed it and has not returned it."""
 
-    def __init__(self, messages: Sequence[Message], end: int) -> None:
+    def __init__(self, messages: Sequence[AmqpMessage], end: int) -> None:
         """``end``: how many events of the batch have messages here."""
         self._messages = messages
         self._end = end
@@ -60,19 +60,19 @@ class Flight:
         return self._end if first is None else first.place
 
     @property
-    def first_open(self) -> Message | None:
+    def first_open(self) -> AmqpMessage | None:
         """The first message that is not delivered."""
-        return next((one for one in self._messages if one.outcome is not Outcome.CONFIRMED), None)
+        return next((one for one in self._messages if one.outcome is not AmqpOutcome.CONFIRMED), None)
 
     @property
-    def confirmed(self) -> list[Message]:
-        return [one for one in self._messages if one.outcome is Outcome.CONFIRMED]
+    def confirmed(self) -> list[AmqpMessage]:
+        return [one for one in self._messages if one.outcome is AmqpOutcome.CONFIRMED]
 
     @property
-    def returned(self) -> list[Message]:
-        return [one for one in self._messages if one.outcome is Outcome.RETURNED]
+    def returned(self) -> list[AmqpMessage]:
+        return [one for one in self._messages if one.outcome is AmqpOutcome.RETURNED]
 
-    def take(self, window: int) -> Message | None:
+    def take(self, window: int) -> AmqpMessage | None:
         """The next message to publish; None where ``window`` are under way, or there is none."""
         if self._stopped or self._under_way >= window or self._next >= len(self._messages):
             return None
@@ -84,22 +84,22 @@ class Flight:
         """The broker has sent a message back. Its confirmation follows."""
         self._returned.add(message_id)
 
-    def settle(self, message: Message, *, nacked: bool, drop_returned: bool) -> None:
+    def settle(self, message: AmqpMessage, *, nacked: bool, drop_returned: bool) -> None:
         """The broker's answer. Nothing more is published after one that is not delivered."""
         self._under_way -= 1
         if nacked:
-            message.outcome = Outcome.NACKED
+            message.outcome = AmqpOutcome.NACKED
         elif message.id in self._returned and not drop_returned:
-            message.outcome = Outcome.RETURNED
+            message.outcome = AmqpOutcome.RETURNED
         else:
-            message.outcome = Outcome.CONFIRMED
+            message.outcome = AmqpOutcome.CONFIRMED
             self.dropped += message.id in self._returned and message.is_last
             return
         self._stopped = True
 
     def rewind(self) -> None:
         """Publishes again from the first that is not delivered, and all behind it, so that the order holds."""
-        undelivered = (at for at, one in enumerate(self._messages) if one.outcome is not Outcome.CONFIRMED)
+        undelivered = (at for at, one in enumerate(self._messages) if one.outcome is not AmqpOutcome.CONFIRMED)
         self._next = next(undelivered, len(self._messages))
         for message in self._messages[self._next :]:
             message.outcome = None

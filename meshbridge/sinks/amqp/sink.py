@@ -22,7 +22,7 @@ from meshbridge import telemetry
 from meshbridge.fields import Duration, Format, SecretFiles, Size, Tls, strict_certificate_hint
 from meshbridge.model.events import Envelope, Event, EventType, cloudevent_attributes, encode
 from meshbridge.outside import said
-from meshbridge.sinks.amqp.flight import Flight, Message, Outcome
+from meshbridge.sinks.amqp.flight import AmqpFlight, AmqpMessage, AmqpOutcome
 from meshbridge.sinks.base import Found, NotConnected, Preview, Refused, Retry, SinkError
 from meshbridge.sinks.denied import DeniedOptions, DeniedPlaces
 from meshbridge.sinks.options import PlaceTemplate, SinkOptions, secret_of
@@ -279,8 +279,8 @@ class AmqpSink:
         connection = self._connected()
         messages, refused = self._messages_of(batch)
         if not connection.run(lambda: not connection.unconfirmed, deadline):  # of a write before
-            self._check(connection, Flight((), 0), deadline)
-        flight, window = Flight(messages, len(batch) if refused is None else refused.acknowledged), _WINDOW
+            self._check(connection, AmqpFlight((), 0), deadline)
+        flight, window = AmqpFlight(messages, len(batch) if refused is None else refused.acknowledged), _WINDOW
         while True:
             self._publish(connection, flight, window, deadline)
             if connection.channel_closed is None:
@@ -297,7 +297,7 @@ class AmqpSink:
         if (failure := self._failure(flight) or refused) is not None:
             raise failure
 
-    def _publish(self, connection: "AmqpConnection", flight: Flight, window: int, deadline: float) -> None:
+    def _publish(self, connection: "AmqpConnection", flight: AmqpFlight, window: int, deadline: float) -> None:
         """Until all is answered, or the channel is closed.
 
         Raises:
@@ -316,7 +316,7 @@ class AmqpSink:
             if not has_room and connection.channel_closed is None:
                 self._check(connection, flight, deadline=0)
 
-    def _check(self, connection: "AmqpConnection", flight: Flight, deadline: float) -> None:
+    def _check(self, connection: "AmqpConnection", flight: AmqpFlight, deadline: float) -> None:
         if connection.lost is not None:
             raise self._lost(connection.lost, flight.acknowledged)
         if connection.channel_closed is not None:
@@ -331,11 +331,11 @@ class AmqpSink:
             raise NotConnected(f"{self._place} confirms nothing in time", reason="timeout")
 
     @staticmethod
-    def _at(flight: Flight, error: SinkError) -> SinkError:
+    def _at(flight: AmqpFlight, error: SinkError) -> SinkError:
         error.acknowledged = flight.acknowledged
         return error
 
-    def _failure(self, flight: Flight) -> SinkError | None:
+    def _failure(self, flight: AmqpFlight) -> SinkError | None:
         """How a write ends whose messages all have an answer; None: they are delivered."""
         returned = {
             one.routing_key: self._unroutable.refusal(
@@ -356,12 +356,12 @@ class AmqpSink:
             telemetry.events_dropped(self._name, "no_route", dropped)
         if first is None:
             return None
-        if first.outcome is Outcome.RETURNED:
+        if first.outcome is AmqpOutcome.RETURNED:
             return self._at(flight, returned[first.routing_key])
         text = f"{self._place} did not store event {first.id} (nack): a queue is full, or the broker has a fault"
         return self._at(flight, Retry(text, reason="nack"))
 
-    def _refusal(self, closed: BaseException, message: Message) -> SinkError:
+    def _refusal(self, closed: BaseException, message: AmqpMessage) -> SinkError:
         """What it means that the broker has closed the channel on a message."""
         code, text = _code_of(closed), _text_of(closed)
         if code == _NO_EXCHANGE:
@@ -395,9 +395,9 @@ class AmqpSink:
 
     # --- messages ------------------------------------------------------------------------------------------------
 
-    def _messages_of(self, batch: Sequence[Envelope]) -> tuple[list[Message], Refused | None]:
+    def _messages_of(self, batch: Sequence[Envelope]) -> tuple[list[AmqpMessage], Refused | None]:
         """The messages of a batch, up to the first event that cannot be divided to fit."""
-        messages: list[Message] = []
+        messages: list[AmqpMessage] = []
         for place, envelope in enumerate(batch):
             try:
                 messages += self._messages(place, envelope.event)
@@ -409,7 +409,7 @@ class AmqpSink:
     def _encoded(self, event: Event) -> bytes:
         return encode(event, self._options.format)
 
-    def _messages(self, place: int, event: Event) -> list[Message]:
+    def _messages(self, place: int, event: Event) -> list[AmqpMessage]:
         """The message of an event, or of its parts.
 
         Raises:
@@ -419,7 +419,7 @@ class AmqpSink:
         parts = encoded_parts(event, self._limit(event), self._encoded)
         key = self._routing_key(event)
         return [
-            Message(place, number == len(parts), part.id, key, self._headers(part), self._properties(part), body)
+            AmqpMessage(place, number == len(parts), part.id, key, self._headers(part), self._properties(part), body)
             for number, (part, body) in enumerate(parts, 1)
         ]
 

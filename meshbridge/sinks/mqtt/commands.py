@@ -9,7 +9,7 @@ from typing import NamedTuple
 from meshbridge import telemetry
 from meshbridge.sinks.commands import CommandDesk, CommandMessage, CommandOptions, CommandReply, CommandWord
 from meshbridge.sinks.mqtt.answers import name_of
-from meshbridge.sinks.mqtt.incoming import Message
+from meshbridge.sinks.mqtt.incoming import IncomingMessage
 from meshbridge.sinks.mqtt.memory import is_topic
 from meshbridge.sinks.mqtt.publishing import FAILURE, packed_properties, publish, topic_level
 
@@ -93,7 +93,7 @@ class Commands:
         self._in_flight: dict[int, tuple[str, CommandReply]] = {}  # packet id -> its name among suspects, and the reply
         self._again: deque[CommandReply] = deque()  # not acknowledged by a connection that ended, or sent instead
 
-    def take(self, message: Message) -> bool:
+    def take(self, message: IncomingMessage) -> bool:
         """A message that the broker sent; whether it is one of these."""
         place = self.topics.parsed(message.topic)
         if place is None:

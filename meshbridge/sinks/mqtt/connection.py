@@ -29,7 +29,15 @@ from meshbridge.fields import Duration, SecretFiles, Tls, strict_certificate_hin
 from meshbridge.sinks.allowance import Allowance
 from meshbridge.sinks.base import NotConnected, SinkError
 from meshbridge.sinks.mqtt.answers import FAILURE, label_of, name_of
-from meshbridge.sinks.mqtt.incoming import MAX_PUBLISH_BYTES, SUBACK, Incoming, Message, PacketError, message_of, puback
+from meshbridge.sinks.mqtt.incoming import (
+    MAX_PUBLISH_BYTES,
+    SUBACK,
+    Incoming,
+    IncomingMessage,
+    PacketError,
+    message_of,
+    puback,
+)
 from meshbridge.sinks.mqtt.paho_socket import Tap
 from meshbridge.sinks.mqtt.publishing import reason_in
 from meshbridge.sinks.options import secret_of
@@ -129,7 +137,7 @@ class BrokerConnection:
         self.max_qos = 2
         self.retains = True
         self.will: Will | None = None
-        self.on_message: Callable[[Message], bool] = lambda _message: False
+        self.on_message: Callable[[IncomingMessage], bool] = lambda _message: False
         self._allowance = Allowance()
         self._subscribed: dict[int, str] = {}  # topic filters by the packet id of their SUBSCRIBE
         self.refused_filters: set[str] = set()  # which the broker does not let this bridge subscribe to

@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from meshbridge.sinks.mqtt.publishing import remaining_length
 
-__all__ = ["MAX_PUBLISH_BYTES", "SUBACK", "Incoming", "Message", "PacketError", "Received", "message_of", "puback"]
+__all__ = [
+    "MAX_PUBLISH_BYTES",
+    "SUBACK",
+    "Incoming",
+    "IncomingMessage",
+    "PacketError",
+    "Received",
+    "message_of",
+    "puback",
+]
 
 PUBACK, PUBREC, PUBCOMP = 4, 5, 7
 SUBACK = 9
@@ -121,7 +130,7 @@ def _acknowledgement(kind: int, body: bytes) -> tuple[int, int, int] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class IncomingMessage:
     """A message that came in."""
 
     topic: str
@@ -142,7 +151,7 @@ def puback(packet_id: int) -> bytes:
     return b"\x40\x02" + _U16.pack(packet_id)
 
 
-def message_of(flags: int, body: bytes, *, is_v5: bool, fault: str | None = None) -> Message:
+def message_of(flags: int, body: bytes, *, is_v5: bool, fault: str | None = None) -> IncomingMessage:
     """A PUBLISH by the flags of its first byte, and what follows its length; with a ``fault``, its beginning alone.
 
     Raises:
@@ -171,7 +180,7 @@ def message_of(flags: int, body: bytes, *, is_v5: bool, fault: str | None = None
         raise PacketError("a packet that is shorter than it says") from error
     if qos > 1:
         raise PacketError("a message at QoS 2")
-    return Message(
+    return IncomingMessage(
         topic.decode("utf-8", "replace"),
         body[position:] if fault is None else b"",
         packet_id,

@@ -12,7 +12,7 @@ from meshbridge.sinks.base import NotConnected
 from meshbridge.sinks.mqtt import home_assistant
 from meshbridge.sinks.mqtt.answers import FAILURE
 from meshbridge.sinks.mqtt.connection import BrokerConnection, BrokerOptions
-from meshbridge.sinks.mqtt.incoming import Message
+from meshbridge.sinks.mqtt.incoming import IncomingMessage
 from meshbridge.sinks.mqtt.publishing import publish
 from meshbridge.sinks.mqtt.states import OFFLINE, Topics
 
@@ -43,7 +43,7 @@ class Leftovers:
         found: dict[str, bytes] = {}
         last = time.monotonic()
 
-        def take(message: Message) -> bool:
+        def take(message: IncomingMessage) -> bool:
             nonlocal last
             last = time.monotonic()
             found[message.topic] = message.payload

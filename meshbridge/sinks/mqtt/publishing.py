@@ -16,7 +16,7 @@ from meshbridge.sinks.mqtt.answers import FAILURE
 __all__ = [
     "FAILURE",
     "PUBREC",
-    "Flight",
+    "PublishFlight",
     "as_text",
     "packed_properties",
     "publish",
@@ -128,7 +128,7 @@ def remaining_length(buffer: bytes | bytearray, position: int) -> tuple[int | No
     return None, position
 
 
-class Flight:
+class PublishFlight:
     """The messages of one write: which are sent, which acknowledged, and where the batch ends early.
 
     An event is one message, or several parts, which count as acknowledged together. ``parts`` holds those of the event

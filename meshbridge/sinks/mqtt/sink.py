@@ -28,12 +28,12 @@ from meshbridge.sinks.mqtt.answers import FAILURE, Meaning, label_of, meaning_of
 from meshbridge.sinks.mqtt.arrivals import Arrivals
 from meshbridge.sinks.mqtt.commands import Commands, CommandTopics, Subscription
 from meshbridge.sinks.mqtt.connection import CLOSED_BY_BROKER, BrokerConnection, BrokerOptions, Will
-from meshbridge.sinks.mqtt.incoming import Message
+from meshbridge.sinks.mqtt.incoming import IncomingMessage
 from meshbridge.sinks.mqtt.leftovers import Leftovers
 from meshbridge.sinks.mqtt.memory import KnownTopics, adopt_files, client_id_of
 from meshbridge.sinks.mqtt.publishing import (
     PUBREC,
-    Flight,
+    PublishFlight,
     as_text,
     packed_properties,
     publish,
@@ -293,7 +293,7 @@ class MqttSink:
         done = 0
         while done < len(batch):
             rest = batch[done:] if done else batch
-            flight = Flight(len(rest))
+            flight = PublishFlight(len(rest))
             try:
                 self._deliver(rest, flight, deadline)
                 refusal = None if flight.end == len(rest) else self._refusal(rest[flight.end].event, flight)
@@ -318,7 +318,7 @@ class MqttSink:
             lost.acknowledged = acknowledged
             raise
 
-    def _deliver(self, batch: Sequence[Envelope], flight: Flight, deadline: float) -> None:
+    def _deliver(self, batch: Sequence[Envelope], flight: PublishFlight, deadline: float) -> None:
         """Sends until all are acknowledged, or one is refused and all before it are acknowledged.
 
         Raises:
@@ -337,7 +337,7 @@ class MqttSink:
             self._drain(deadline, flight)
         self._note_taken(batch, flight)
 
-    def _note_taken(self, batch: Sequence[Envelope], flight: Flight) -> None:
+    def _note_taken(self, batch: Sequence[Envelope], flight: PublishFlight) -> None:
         if self._suspects.careful or self._denied:
             for envelope in batch[: flight.acknowledged]:
                 self._suspects.answered(envelope.event.id)
@@ -391,7 +391,7 @@ class MqttSink:
 
     # --- events --------------------------------------------------------------------------------------------------
 
-    def _next_packets(self, batch: Sequence[Envelope], flight: Flight) -> list[bytes]:
+    def _next_packets(self, batch: Sequence[Envelope], flight: PublishFlight) -> list[bytes]:
         """As many PUBLISH packets as the window has room for."""
         packets: list[bytes] = []
         try:
@@ -421,7 +421,7 @@ class MqttSink:
         if condemned := self._condemned.get(event.id):
             raise Refused(condemned, reason="hung_up")
 
-    def _room(self, flight: Flight) -> int:
+    def _room(self, flight: PublishFlight) -> int:
         """How many messages of events may be in flight."""
         if not self._options.qos:
             return self._window
@@ -497,7 +497,7 @@ class MqttSink:
 
     # --- refusals ------------------------------------------------------------------------------------------------
 
-    def _refusal(self, event: Event, flight: Flight) -> SinkError | None:
+    def _refusal(self, event: Event, flight: PublishFlight) -> SinkError | None:
         """What the broker's answer to the first event that it did not take means; None: it is to be divided."""
         if len(flight.reasons) - flight.end == 1:  # it is a dead letter now, and sent again where that is retried
             self._condemned.pop(event.id, None)
@@ -519,7 +519,7 @@ class MqttSink:
                 return Refused(message, reason=label_of(reason))
         return Retry(message, reason=label_of(reason))
 
-    def _loss(self, lost: NotConnected, batch: Sequence[Envelope], flight: Flight) -> SinkError:
+    def _loss(self, lost: NotConnected, batch: Sequence[Envelope], flight: PublishFlight) -> SinkError:
         """What a lost connection means: mostly that, and where one message is to blame, the end of that message."""
         self._note_taken(batch, flight)
         events = {batch[place].event.id: batch[place].event for place in set(flight.packets.values())}
@@ -569,7 +569,7 @@ class MqttSink:
 
     # --- acknowledgements ----------------------------------------------------------------------------------------
 
-    def _wait(self, deadline: float, flight: Flight) -> None:
+    def _wait(self, deadline: float, flight: PublishFlight) -> None:
         """Waits for an acknowledgement, and settles all that have come.
 
         Raises:
@@ -597,7 +597,7 @@ class MqttSink:
         if releases:
             connection.send(b"".join(releases), deadline)
 
-    def _drain(self, deadline: float, flight: Flight) -> None:
+    def _drain(self, deadline: float, flight: PublishFlight) -> None:
         """Waits for what is in flight behind a refused message, so that no late answer is taken for another's."""
         with contextlib.suppress(NotConnected):
             while flight.packets:
@@ -605,7 +605,7 @@ class MqttSink:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _hear(self, message: Message) -> bool:
+    def _hear(self, message: IncomingMessage) -> bool:
         """A message that the broker sent: a command, or one of Home Assistant's, which are rare."""
         if self._commands is not None and self._commands.take(message):
             return True

@@ -18,12 +18,12 @@ from meshbridge.sinks.mqtt.commands import CommandTopics
 from meshbridge.sinks.mqtt.memory import KnownTopics
 from meshbridge.sinks.mqtt.publishing import topic_level
 from meshbridge.sinks.mqtt.retained import Retained
-from meshbridge.sinks.states import AppStates, Figures
+from meshbridge.sinks.states import AppStates, StateFigures
 
 __all__ = ["OFFLINE", "ONLINE", "StateMessages", "Topics", "state_of"]
 
 ONLINE, OFFLINE = b"online", b"offline"
-_UNKNOWN = Figures(None, None)
+_UNKNOWN = StateFigures(None, None)
 _FIELDS = (
     "status",
     "health",
@@ -108,7 +108,7 @@ class StateMessages:
         self._commands = commands
         self._daemons: Mapping[str, bool | None] = {}
         self._announcements: set[str] = set()  # the topics of Home Assistant's devices
-        self._figures: Mapping[tuple[str, str], Figures] = {}
+        self._figures: Mapping[tuple[str, str], StateFigures] = {}
         self._known = known
         self.retained = Retained(known)
 
@@ -155,7 +155,7 @@ class StateMessages:
                 if up is not None:
                     self.retained.put(self._topics.daemon(daemon), ONLINE if up else OFFLINE)
 
-    def _gather_figures(self, figures: Mapping[tuple[str, str], Figures]) -> None:
+    def _gather_figures(self, figures: Mapping[tuple[str, str], StateFigures]) -> None:
         if figures is self._figures:
             return
         self._figures = figures

@@ -17,7 +17,7 @@ from enum import StrEnum
 from meshbridge.model.events import Envelope, Event, EventType
 from meshbridge.model.problems import BridgeProblem
 
-__all__ = ["Entry", "Groups", "Hold", "Kind", "Limits", "Nothing", "Send", "Sign"]
+__all__ = ["Entry", "Groups", "Hold", "Nothing", "NoticeKind", "NoticeLimits", "Send", "Sign"]
 
 _HOUR = 3600.0
 _END_SECONDS = 10.0  # between an app's end and the word that it is unhealthy
@@ -27,7 +27,7 @@ _MOST_FAILURES = 1_000  # of one app that are counted
 Key = tuple[str, ...]
 
 
-class Kind(StrEnum):
+class NoticeKind(StrEnum):
     """What an entry of a message is about."""
 
     FAILED = "failed"  # a process that ended with an error
@@ -49,7 +49,7 @@ class Sign(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class NoticeLimits:
     """When messages go out; seconds."""
 
     group_wait: float = 30.0
@@ -65,11 +65,11 @@ class Entry:
     """One thing that a message tells."""
 
     key: Key
-    kind: Kind
+    kind: NoticeKind
     envelope: Envelope | None = None
     problem: BridgeProblem | None = None
     count: int = 1  # how often it happened within the last hour
-    of: Kind | None = None  # what is resolved
+    of: NoticeKind | None = None  # what is resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Send:
 
 @dataclass(slots=True)
 class _Trouble:
-    kind: Kind
+    kind: NoticeKind
     failures: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_FAILURES))
     told_at: float | None = None
     well_since: float | None = None
@@ -105,7 +105,7 @@ class _Trouble:
 class Groups:
     """For one thread. ``now`` is monotonic, events bring their own wall clock."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: NoticeLimits) -> None:
         self._limits = limits
         self._troubles: dict[Key, _Trouble] = {}
         self._noted: dict[tuple[int, bool], Key | None] = {}  # of the batch: what an event is to be reported as
@@ -132,19 +132,19 @@ class Groups:
         """The problems of the bridge as they are now."""
         found: dict[Key, BridgeProblem] = {("problem", one.kind, one.where): one for one in present}
         for key, problem in found.items():
-            trouble = self._troubles.setdefault(key, _Trouble(Kind.PROBLEM))
+            trouble = self._troubles.setdefault(key, _Trouble(NoticeKind.PROBLEM))
             trouble.problem = problem
             if trouble.told_at is None or now - trouble.told_at >= self._limits.repeat_interval:
-                self._notice(Entry(key, Kind.PROBLEM, problem=problem), now)
+                self._notice(Entry(key, NoticeKind.PROBLEM, problem=problem), now)
             elif key in self._notices:
                 self._withdraw(key)  # it had ended, and has begun again before that was reported
-        for key in [key for key, one in self._troubles.items() if one.kind is Kind.PROBLEM and key not in found]:
+        for key in [key for key, one in self._troubles.items() if one.kind is NoticeKind.PROBLEM and key not in found]:
             trouble = self._troubles[key]
             if trouble.told_at is None or not self._limits.resolved:  # over before it was reported
                 del self._troubles[key]
                 self._withdraw(key)
             else:
-                self._notice(Entry(key, Kind.RESOLVED, problem=trouble.problem, of=Kind.PROBLEM), now)
+                self._notice(Entry(key, NoticeKind.RESOLVED, problem=trouble.problem, of=NoticeKind.PROBLEM), now)
 
     def time_passes(self, now: float, quiet_until: float | None) -> Nothing | Hold | Send:
         """What is to be done while there is no batch."""
@@ -153,7 +153,7 @@ class Groups:
             if trouble.well_since is None or now - trouble.well_since < self._limits.resolve_after:
                 continue
             if trouble.told_at is not None and self._limits.resolved:
-                self._notice(Entry(key, Kind.RESOLVED, envelope=trouble.last, of=trouble.kind), now)
+                self._notice(Entry(key, NoticeKind.RESOLVED, envelope=trouble.last, of=trouble.kind), now)
             else:
                 del self._troubles[key]
         return self._decide((), now, quiet_until) if self._notices else Nothing()
@@ -173,7 +173,7 @@ class Groups:
     def _told(self, send: Send, now: float) -> None:
         for entry in send.entries:
             self._notices.pop(entry.key, None)
-            if entry.kind is Kind.RESOLVED:
+            if entry.kind is NoticeKind.RESOLVED:
                 self._troubles.pop(entry.key, None)
             elif (trouble := self._troubles.get(entry.key)) is not None:
                 trouble.told_at = now
@@ -204,9 +204,9 @@ class Groups:
             return None
         if trouble is None:
             trouble = self._new_trouble(key)
-        is_news = sign is Sign.FAILED and trouble.kind is Kind.UNHEALTHY
+        is_news = sign is Sign.FAILED and trouble.kind is NoticeKind.UNHEALTHY
         if sign is Sign.FAILED or trouble.last is None:
-            trouble.kind = Kind.FAILED if sign is Sign.FAILED else Kind.UNHEALTHY
+            trouble.kind = NoticeKind.FAILED if sign is Sign.FAILED else NoticeKind.UNHEALTHY
             trouble.last = envelope
         trouble.well_since = None
         trouble.failures.append(event.received_at)
@@ -220,7 +220,7 @@ class Groups:
         self._ended[key] = event.timestamp
 
     def _note_well(self, key: Key, trouble: _Trouble, sign: Sign, now: float) -> None:
-        if trouble.told_at is None and trouble.kind is Kind.UNHEALTHY:  # over before it was reported
+        if trouble.told_at is None and trouble.kind is NoticeKind.UNHEALTHY:  # over before it was reported
             del self._troubles[key]
             self._noted = {place: None if of == key else of for place, of in self._noted.items()}
         elif sign is Sign.WELL:
@@ -236,7 +236,7 @@ class Groups:
     def _new_trouble(self, key: Key) -> _Trouble:
         if len(self._troubles) >= _MOST_TROUBLES:
             del self._troubles[next(iter(self._troubles))]
-        trouble = self._troubles[key] = _Trouble(Kind.UNHEALTHY)
+        trouble = self._troubles[key] = _Trouble(NoticeKind.UNHEALTHY)
         return trouble
 
     def _notice(self, entry: Entry, now: float) -> None:
@@ -278,7 +278,7 @@ class Groups:
         for key, envelope in told.items():
             trouble = self._troubles.get(key)
             if trouble is None:
-                yield Entry(key, Kind.EVENT, envelope)
+                yield Entry(key, NoticeKind.EVENT, envelope)
             else:
                 count = sum(1 for at in trouble.failures if latest - at < _HOUR)
                 yield Entry(key, trouble.kind, trouble.last or envelope, count=max(1, count))

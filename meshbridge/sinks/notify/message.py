@@ -10,10 +10,10 @@ import orjson
 from meshbridge.model.event_summary import printable, summary
 from meshbridge.model.events import DAEMON_PLACE, Envelope, Event, EventType
 from meshbridge.model.problems import BridgeProblemKind
-from meshbridge.sinks.notify.groups import Entry, Kind, Sign
+from meshbridge.sinks.notify.groups import Entry, NoticeKind, Sign
 from meshbridge.sinks.templates import BodyTemplate, fields_of
 
-__all__ = ["Message", "Tone", "Writer", "sign_of"]
+__all__ = ["NoticeMessage", "NoticeWriter", "Tone", "sign_of"]
 
 _KILLED_BY_DAEMON = 9  # disabled, restarted or replaced: an end that was wanted
 _MAX_LINE_CHARACTERS = 300
@@ -29,7 +29,7 @@ class Tone(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class NoticeMessage:
     """What a service gets."""
 
     title: str
@@ -50,7 +50,7 @@ def sign_of(event: Event, *, every_exit: bool) -> Sign:
     return Sign.GONE if event.type is EventType.REMOVED else Sign.OTHER
 
 
-class Writer:
+class NoticeWriter:
     """Turns entries into a message."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Writer:
         self._lines = lines
         self._output = output
 
-    def write(self, entries: Sequence[Entry], events: Sequence[Event]) -> Message:
+    def write(self, entries: Sequence[Entry], events: Sequence[Event]) -> NoticeMessage:
         """The message; ``events`` are all that it is for.
 
         Raises:
@@ -85,17 +85,17 @@ class Writer:
             what = events[0].id if events else "none (a problem of the bridge)"
             title = _rendered(self._title, known, what, title)
             body = _rendered(self._body, known, what, body)
-        return Message(" ".join(title.split())[:_MAX_TITLE_CHARACTERS], body.rstrip("\n"), _tone(entries))
+        return NoticeMessage(" ".join(title.split())[:_MAX_TITLE_CHARACTERS], body.rstrip("\n"), _tone(entries))
 
     def _fields(self, entry: Entry) -> dict[str, Any]:
         event = entry.envelope.event if entry.envelope is not None else None
         known: dict[str, Any] = {} if event is None else fields_of(event)
-        is_end = entry.kind is Kind.FAILED and entry.envelope is not None
+        is_end = entry.kind is NoticeKind.FAILED and entry.envelope is not None
         output = self._output(entry.envelope, self._lines) if is_end and entry.envelope is not None else []
         return known | {
             "kind": entry.kind.value,
             "text": _text(entry, event),
-            "detail": "" if entry.kind is Kind.RESOLVED else _detail(entry, event),
+            "detail": "" if entry.kind is NoticeKind.RESOLVED else _detail(entry, event),
             "count": entry.count,
             "output": [printable(line)[:_MAX_LINE_CHARACTERS] for line in output],
             "problem": entry.problem.kind.value if entry.problem is not None else None,
@@ -126,23 +126,23 @@ def _data(event: Event) -> dict[str, Any]:
 
 def _tone(entries: Sequence[Entry]) -> Tone:
     kinds = {entry.kind for entry in entries}
-    if kinds & {Kind.FAILED, Kind.UNHEALTHY, Kind.PROBLEM}:
+    if kinds & {NoticeKind.FAILED, NoticeKind.UNHEALTHY, NoticeKind.PROBLEM}:
         return Tone.FAILURE
-    return Tone.SUCCESS if kinds == {Kind.RESOLVED} else Tone.INFO
+    return Tone.SUCCESS if kinds == {NoticeKind.RESOLVED} else Tone.INFO
 
 
 def _text(entry: Entry, event: Event | None) -> str:
     """A sentence without its full stop."""
     if entry.problem is not None:
-        return _resolved_problem(entry) if entry.kind is Kind.RESOLVED else _problem(entry)
+        return _resolved_problem(entry) if entry.kind is NoticeKind.RESOLVED else _problem(entry)
     assert event is not None
     where = f"{printable(event.app)} on {event.daemon}"
-    if entry.kind is Kind.RESOLVED:
+    if entry.kind is NoticeKind.RESOLVED:
         return f"Resolved: {where}" + (" was removed" if event.type is EventType.REMOVED else " is well again")
-    if entry.kind is Kind.UNHEALTHY:
+    if entry.kind is NoticeKind.UNHEALTHY:
         return f"{where} is unhealthy"
     data = _data(event)
-    if entry.kind is Kind.FAILED:
+    if entry.kind is NoticeKind.FAILED:
         code = data.get("exit_code")
         return f"{where} exited" + ("" if code is None else f" with code {code}")
     if event.app == DAEMON_PLACE:

@@ -104,9 +104,9 @@ class NotifyOptions(SinkOptions, SecretFiles):
             NotConnected: the URL cannot be used, or the host cannot be reached.
 
         """
-        from meshbridge.sinks.notify.service import Service  # noqa: PLC0415 as in build
+        from meshbridge.sinks.notify.service import NotifyService  # noqa: PLC0415 as in build
 
-        service = Service(secret_of(self, "url") or "")
+        service = NotifyService(secret_of(self, "url") or "")
         untried = "whether it takes messages: only a message shows that"
         if (reached := service.reach(timeout_seconds)) is None:
             return Found(f"the URL is one of {service.name}", untried=untried)

@@ -12,9 +12,9 @@ from urllib.request import getproxies
 from meshbridge.outside import remember_secret, said
 from meshbridge.sinks.base import NotConnected, Refused, Retry
 from meshbridge.sinks.http.answers import OF_THE_MESSAGE
-from meshbridge.sinks.notify.message import Message
+from meshbridge.sinks.notify.message import NoticeMessage
 
-__all__ = ["Background", "Service"]
+__all__ = ["Background", "NotifyService"]
 
 _HOOKS = frozenset({"json", "xml", "form"})  # plugins for hooks of one's own
 _STATUS = re.compile(r"\berror[=: ]+([1-5]\d\d)\b")  # how Apprise's plugins name the status of an HTTP answer
@@ -23,7 +23,7 @@ _LEAST_SECRET_CHARACTERS = 10  # of a piece of the URL; other words, such as the
 _ADDRESS = re.compile(r"[\w.+-]+@[\w.-]+|[\w-]+(?:\.[\w-]+)+(?::\d+)?|\S+:\d{1,5}")  # of mail, or a host with its port
 
 
-class Service:
+class NotifyService:
     """One service. For one thread at a time."""
 
     def __init__(self, url: str) -> None:
@@ -78,7 +78,7 @@ class Service:
             port = 443 if plugin.secure else 80
         return (host, port) if isinstance(host, str) and host and isinstance(port, int) else None
 
-    def send(self, message: Message, timeout_seconds: float) -> None:
+    def send(self, message: NoticeMessage, timeout_seconds: float) -> None:
         """Returns when the service has taken the message.
 
         Raises:

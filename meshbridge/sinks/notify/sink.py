@@ -15,10 +15,10 @@ from datetime import datetime
 from meshbridge.model.events import Envelope, Event
 from meshbridge.sinks.base import Later, NotConnected, Preview, Refused, Retry
 from meshbridge.sinks.bridge_view import BridgeView
-from meshbridge.sinks.notify.groups import Groups, Hold, Limits, Nothing, Send
-from meshbridge.sinks.notify.message import Writer, sign_of
+from meshbridge.sinks.notify.groups import Groups, Hold, Nothing, NoticeLimits, Send
+from meshbridge.sinks.notify.message import NoticeWriter, sign_of
 from meshbridge.sinks.notify.options import NotifyOptions, quiet_until
-from meshbridge.sinks.notify.service import Background, Service
+from meshbridge.sinks.notify.service import Background, NotifyService
 from meshbridge.sinks.options import secret_of
 
 __all__ = ["NotifySink"]
@@ -41,13 +41,13 @@ class NotifySink:
         self._options = options
         self._clock = clock
         self._local_time = local_time
-        self._service: Service | None = None
+        self._service: NotifyService | None = None
         self._view: BridgeView | None = None
         self._look_at = clock()
         self._background = Background(f"notify-{name}")
         self._sending: Send | None = None  # what the background sends
         self._groups = Groups(
-            Limits(
+            NoticeLimits(
                 group_wait=options.group_wait,
                 repeat_interval=options.repeat_interval,
                 resolve_after=options.resolve_after,
@@ -58,7 +58,7 @@ class NotifySink:
         )
         title, body = options.templates()
         self._templates = [one for one in (title, body) if one is not None]
-        self._writer = Writer(
+        self._writer = NoticeWriter(
             title, body, most_entries=options.max_entries, lines=options.output_lines, output=self._output
         )
 
@@ -70,7 +70,7 @@ class NotifySink:
 
     def connect(self, timeout_seconds: float) -> None:
         self._service = None
-        service = Service(secret_of(self._options, "url") or "")
+        service = NotifyService(secret_of(self._options, "url") or "")
         service.reach(timeout_seconds * 0.9)
         self._service = service
 
@@ -120,7 +120,7 @@ class NotifySink:
 
     def preview(self, event: Event) -> list[Preview]:
         """As if the event came alone, and were due."""
-        groups, envelope = Groups(Limits(group_wait=0.0)), Envelope(0, event)
+        groups, envelope = Groups(NoticeLimits(group_wait=0.0)), Envelope(0, event)
         sign = sign_of(event, every_exit=bool(self._options.when.exit_codes))
         found = groups.events([(envelope, sign)], 0.0, None)
         if not isinstance(found, Send):
@@ -133,7 +133,7 @@ class NotifySink:
 
     # --- parts of it ---------------------------------------------------------------------------------------------
 
-    def _connected(self) -> Service:
+    def _connected(self) -> NotifyService:
         if self._service is None:
             raise NotConnected("not connected to the service")
         return self._service

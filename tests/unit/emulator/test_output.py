@@ -1,12 +1,12 @@
 import asyncio
 from pathlib import Path
 
-from meshbridge.emulator.output import COLLECT_BYTES, Collector, OutputFiles
+from meshbridge.emulator.output import COLLECT_BYTES, OutputCollector, OutputFiles
 
 
 def write(files: OutputFiles, text: str) -> None:
     async def collect() -> None:
-        collector = Collector(files.start(), lambda _text, _position, _last: None)
+        collector = OutputCollector(files.start(), lambda _text, _position, _last: None)
         collector.write(text.encode(), last=True)
         collector.close()
 
@@ -34,7 +34,7 @@ def test_pieces_go_out_when_full_when_due_and_at_the_end(tmp_path: Path) -> None
             pieces.append((text, position))
             arrived.set()
 
-        collector = Collector(files.start(), take)
+        collector = OutputCollector(files.start(), take)
         collector.write(b"x" * COLLECT_BYTES, last=False)
         arrived.clear()
         collector.write(b"caf\xc3", last=False)

@@ -17,19 +17,19 @@ from meshbridge.emulator.configuration import Configuration
 from meshbridge.emulator.dialects import DIALECTS
 from meshbridge.emulator.errors import NotInstalled
 from meshbridge.emulator.http_metrics import HttpMetrics
-from meshbridge.emulator.messages import Answer, Call
+from meshbridge.emulator.messages import Call, EmulatedAnswer
 from meshbridge.emulator.operations import routes as routes_of
 from meshbridge.emulator.processes import command_line
-from meshbridge.emulator.routes import Route, Routes
+from meshbridge.emulator.routes import ApiRoute, Routes
 from meshbridge.emulator.settings import EmulatorOptions
-from meshbridge.emulator.store import Store
+from meshbridge.emulator.store import AppStore
 from meshbridge.emulator.tcp import TcpProtocol
 from tests.support import wait_for
 from tests.unit.emulator.golden import records
 
 
-async def operation(_daemon: Any, _call: Call) -> Answer:
-    return Answer()
+async def operation(_daemon: Any, _call: Call) -> EmulatedAnswer:
+    return EmulatedAnswer()
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -46,7 +46,10 @@ async def operation(_daemon: Any, _call: Call) -> Answer:
 )
 def test_a_fixed_path_wins_over_one_with_a_name(path: str, label: str, name: str) -> None:
     routes = Routes(
-        [Route("POST", path, operation) for path in ("/appmesh/app/{}", "/appmesh/app/run", "/appmesh/app/{}/output")]
+        [
+            ApiRoute("POST", path, operation)
+            for path in ("/appmesh/app/{}", "/appmesh/app/run", "/appmesh/app/{}/output")
+        ]
     )
     found = routes.find("POST", path)
     assert found is not None
@@ -64,7 +67,7 @@ def test_a_fixed_path_wins_over_one_with_a_name(path: str, label: str, name: str
     ],
 )
 def test_a_name_is_trimmed_and_ends_at_an_escaped_slash(path: str, name: str, ambiguous: bool) -> None:
-    routes = Routes([Route("GET", path, operation) for path in ("/appmesh/app/{}", "/appmesh/app/{}/output")])
+    routes = Routes([ApiRoute("GET", path, operation) for path in ("/appmesh/app/{}", "/appmesh/app/{}/output")])
     found = routes.find("GET", path)
     assert found is not None
     assert (found.name, found.ambiguous) == (name, ambiguous)
@@ -75,7 +78,7 @@ def test_a_name_is_trimmed_and_ends_at_an_escaped_slash(path: str, name: str, am
     ["/", "", "/appmesh/app/*", "/appmesh", "/appmesh/app/", "/appmesh/app/web/nope", "/appmesh/app/web/output/x"],
 )
 def test_what_is_no_path_is_not_found(path: str) -> None:
-    assert Routes([Route("GET", "/appmesh/app/{}", operation)]).find("GET", path) is None
+    assert Routes([ApiRoute("GET", "/appmesh/app/{}", operation)]).find("GET", path) is None
 
 
 def test_every_recorded_request_has_a_route() -> None:
@@ -90,13 +93,13 @@ def test_every_recorded_request_has_a_route() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "daemon")
+def store(tmp_path: Path) -> AppStore:
+    store = AppStore(tmp_path / "daemon")
     store.open()
     return store
 
 
-def test_changes_of_known_keys_are_kept_and_others_ignored(store: Store) -> None:
+def test_changes_of_known_keys_are_kept_and_others_ignored(store: AppStore) -> None:
     configuration = Configuration.load(store, EmulatorOptions(), "v")
     configuration.update({"BaseConfig": {"Description": "REAL", "Nope": 1}, "Other": {}})
     configuration.labels["zone"] = "a"
@@ -106,7 +109,7 @@ def test_changes_of_known_keys_are_kept_and_others_ignored(store: Store) -> None
 
 
 @pytest.mark.parametrize("changes", [{"REST": {"RestListenPort": "x"}}, {"BaseConfig": {"LogLevel": 1}}])
-def test_a_value_of_another_type_changes_nothing(store: Store, changes: dict[str, Any]) -> None:
+def test_a_value_of_another_type_changes_nothing(store: AppStore, changes: dict[str, Any]) -> None:
     configuration = Configuration.load(store, EmulatorOptions(), "v")
     before = str(configuration.shown())
     with pytest.raises(TypeError):
@@ -114,7 +117,7 @@ def test_a_value_of_another_type_changes_nothing(store: Store, changes: dict[str
     assert str(configuration.shown()) == before
 
 
-def test_the_store_brings_apps_back_in_order_and_starts_at_ever_new_times(store: Store) -> None:
+def test_the_store_brings_apps_back_in_order_and_starts_at_ever_new_times(store: AppStore) -> None:
     for number, name in enumerate(("b", "a")):
         store.write_app(name, {"registered": number, "name": name})
     store.remove_app("none")

@@ -6,7 +6,7 @@ import pytest
 
 from meshbridge.emulator import tokens as module
 from meshbridge.emulator.accounts import PERMISSIONS, Accounts, User
-from meshbridge.emulator.errors import Refused
+from meshbridge.emulator.errors import RequestRefused
 from meshbridge.emulator.tokens import Tokens, totp_code, totp_codes_now, totp_uri
 from tests.unit.emulator.golden import records
 
@@ -39,7 +39,7 @@ def tokens() -> Tokens:
     return Tokens("node-a", "k" * 32, leeway_seconds=60)
 
 
-def refusal(error: pytest.ExceptionInfo[Refused]) -> tuple[int, str]:
+def refusal(error: pytest.ExceptionInfo[RequestRefused]) -> tuple[int, str]:
     return error.value.answer.status, str(error.value)
 
 
@@ -55,11 +55,11 @@ def test_a_token_has_the_claims_that_clients_read(tokens: Tokens, accounts: Acco
 def test_an_unknown_audience_is_refused_and_another_one_is_not_for_the_service(
     tokens: Tokens, accounts: Accounts
 ) -> None:
-    with pytest.raises(Refused) as unknown:
+    with pytest.raises(RequestRefused) as unknown:
         tokens.issue(accounts.users["mesh"], 60, "nope")
     assert refusal(unknown) == (400, "Audience <nope> verification failed")
     other = tokens.issue(accounts.users["mesh"], 60, "your-service-api")
-    with pytest.raises(Refused) as wrong:
+    with pytest.raises(RequestRefused) as wrong:
         tokens.check(other.token)
     assert refusal(wrong) == (401, "Authentication failed: token doesn't contain the required audience")
     tokens.check(other.token, ["your-service-api"])
@@ -69,19 +69,19 @@ def test_a_revoked_token_and_all_of_a_user_are_refused(tokens: Tokens, accounts:
     first, second = (tokens.issue(accounts.users["mesh"], 60) for _ in range(2))
     refresh = tokens.issue_refresh(accounts.users["mesh"])
     tokens.revoke(first.claims)
-    with pytest.raises(Refused, match="Token has been revoked"):
+    with pytest.raises(RequestRefused, match="Token has been revoked"):
         tokens.check(first.token)
     tokens.check(second.token)
     tokens.revoke_user("mesh")
-    with pytest.raises(Refused, match="Token has been revoked"):
+    with pytest.raises(RequestRefused, match="Token has been revoked"):
         tokens.check(second.token)
-    with pytest.raises(Refused, match="Refresh token has been revoked"):
+    with pytest.raises(RequestRefused, match="Refresh token has been revoked"):
         tokens.spend_refresh(refresh)
 
 
 def test_an_expired_token_is_taken_for_the_leeway_only(tokens: Tokens, accounts: Accounts) -> None:
     tokens.check(tokens.issue(accounts.users["mesh"], -55).token)
-    with pytest.raises(Refused) as expired:
+    with pytest.raises(RequestRefused) as expired:
         tokens.check(tokens.issue(accounts.users["mesh"], -65).token)
     assert refusal(expired) == (401, "Authentication failed: token expired")
 
@@ -101,19 +101,19 @@ def test_an_expired_token_is_taken_for_the_leeway_only(tokens: Tokens, accounts:
     ],
 )
 def test_each_text_that_is_no_token_has_its_answer(tokens: Tokens, text: str, answer: tuple[int, str]) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         tokens.check(text)
     assert refusal(refused) == answer
 
 
 def test_a_foreign_signature_is_refused(tokens: Tokens, accounts: Accounts) -> None:
     foreign = Tokens("node-b", "f" * 32, 60).issue(accounts.users["mesh"], 60).token
-    with pytest.raises(Refused, match="invalid signature"):
+    with pytest.raises(RequestRefused, match="invalid signature"):
         tokens.check(foreign)
     tokens.keys.append("f" * 32)
     assert tokens.check(foreign)["iss"] == "node-b"
     unclaimed = jwt.encode({"exp": 4e9}, "k" * 32)
-    with pytest.raises(Refused, match="Authentication failed"):
+    with pytest.raises(RequestRefused, match="Authentication failed"):
         tokens.check(unclaimed)
 
 
@@ -129,10 +129,10 @@ def test_what_was_revoked_is_forgotten_once_it_has_expired_anyway(
 
 def test_a_refresh_token_is_good_once(tokens: Tokens, accounts: Accounts) -> None:
     refresh = tokens.issue_refresh(accounts.users["mesh"])
-    with pytest.raises(Refused, match="required audience"):
+    with pytest.raises(RequestRefused, match="required audience"):
         tokens.check(refresh)
     assert tokens.spend_refresh(refresh) == "mesh"
-    with pytest.raises(Refused, match="Refresh token has been revoked"):
+    with pytest.raises(RequestRefused, match="Refresh token has been revoked"):
         tokens.spend_refresh(refresh)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshbridge.model.events import Envelope
 from meshbridge.model.problems import BridgeProblem, BridgeProblemKind, Severity
-from meshbridge.sinks.notify.groups import Groups, Hold, Kind, Limits, Nothing, Send
+from meshbridge.sinks.notify.groups import Groups, Hold, Nothing, NoticeKind, NoticeLimits, Send
 from meshbridge.sinks.notify.message import sign_of
 from tests.support import make_event
 
@@ -39,7 +39,7 @@ def down(name: str = "node-a") -> BridgeProblem:
 class Desk:
     """Offers as the courier does: what is not dealt with comes again, with what is new behind it."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: NoticeLimits = field(default_factory=NoticeLimits)
     quiet_until: float | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ def test_what_happens_within_the_wait_is_one_message() -> None:
 
 
 def test_a_crash_loop_is_told_once_and_again_with_its_count() -> None:
-    desk = Desk(Limits(repeat_interval=600))
+    desk = Desk(NoticeLimits(repeat_interval=600))
     for number in range(90):
         desk.offer(number * 10.0, failed(number + 1, at=number * 10.0))
     assert [at for at, _ in desk.told] == [30.0, 660.0]
@@ -148,7 +148,10 @@ def test_a_problem_of_the_bridge_is_told_and_its_end() -> None:
     desk.offer(30, problems=[down()])
     desk.offer(100)
     desk.offer(130)
-    assert [(at, send.entries[0].kind) for at, send in desk.told] == [(30, Kind.PROBLEM), (130, Kind.RESOLVED)]
+    assert [(at, send.entries[0].kind) for at, send in desk.told] == [
+        (30, NoticeKind.PROBLEM),
+        (130, NoticeKind.RESOLVED),
+    ]
 
 
 def test_a_problem_that_is_over_before_it_is_told_is_not_told() -> None:
@@ -171,7 +174,7 @@ def test_quiet_hours_hold_everything_until_their_end() -> None:
 
 
 def test_the_bound_on_messages_holds_within_any_hour() -> None:
-    desk = Desk(Limits(group_wait=0, per_hour=2))
+    desk = Desk(NoticeLimits(group_wait=0, per_hour=2))
     for number in range(50):
         desk.offer(number * 10.0, failed(number + 1, f"app-{number}", at=number * 10.0))
     assert len(desk.told) == 2
@@ -182,12 +185,12 @@ def test_the_bound_on_messages_holds_within_any_hour() -> None:
 
 
 def test_a_full_batch_does_not_wait_for_its_group() -> None:
-    desk = Desk(Limits(most_events=3))
+    desk = Desk(NoticeLimits(most_events=3))
     assert isinstance(desk.offer(0, *(failed(number, f"app-{number}") for number in range(1, 4))), Send)
 
 
 def test_a_message_that_was_not_taken_is_due_again_with_all_of_it() -> None:
-    groups = Groups(Limits(group_wait=0))
+    groups = Groups(NoticeLimits(group_wait=0))
     batch = [(failed(1), sign_of(failed(1).event, every_exit=False))]
     first = groups.events(batch, 0.0, None)
     assert isinstance(first, Send)
@@ -210,7 +213,7 @@ EVENTS = st.lists(
 def test_nothing_is_acknowledged_that_was_not_told_or_left_out(
     steps: list[tuple[float, str, str, bool]], group_wait: float, per_hour: int, repeat: float
 ) -> None:
-    desk = Desk(Limits(group_wait=group_wait, per_hour=per_hour, repeat_interval=repeat, resolve_after=60))
+    desk = Desk(NoticeLimits(group_wait=group_wait, per_hour=per_hour, repeat_interval=repeat, resolve_after=60))
     now, offset, first_failures = 0.0, 0, set()
     for wait, what, app, is_down in steps:
         now += wait
@@ -227,7 +230,7 @@ def test_nothing_is_acknowledged_that_was_not_told_or_left_out(
                 "start": event(offset, "START", app, now, process_uuid="u", pid=1),
             }
             made = [kinds[what]]
-        open_before = {one.key[-1] for _, send in desk.told for one in send.entries if one.kind is Kind.FAILED}
+        open_before = {one.key[-1] for _, send in desk.told for one in send.entries if one.kind is NoticeKind.FAILED}
         if what == "fail" and app not in open_before:
             first_failures.add(app)
         desk.offer(now, *made, problems=[down()] if is_down else [])
