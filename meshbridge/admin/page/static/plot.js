@@ -26,7 +26,7 @@ function library() {
  * `format` makes the text of a value, `base` is 1024 where its steps are powers of two. It ends with `signal`.
  */
 export function newPlot({ title, format, base = 1000, signal }) {
-  const frame = make("div", { class: "plot", tabindex: "0", role: "img" });
+  const frame = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": `${title}: no figures yet` });
   const legend = make("ul", { class: "legend" });
   const moment = make("span", { class: "moment" });
   const note = make("p", { class: "summary" });
@@ -126,7 +126,7 @@ function largest(lines) {
 function drawLegend(legend, lines) {
   legend.replaceChildren(
     ...lines.map((line, place) =>
-      make("li", {}, make("span", { class: "swatch", "data-colour": place % COLOURS, "data-dash": Math.floor(place / COLOURS) % DASHES.length }), `${line.name} `, make("b")),
+      make("li", {}, make("span", { class: "swatch", "data-colour": place % COLOURS, "data-dash": Math.floor(place / COLOURS) % DASHES.length }), `${line.name} `, make("span", { class: "value" })),
     ),
   );
 }
