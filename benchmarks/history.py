@@ -132,11 +132,19 @@ def main() -> None:
     parser.add_argument(
         "--changes", type=float, nargs="*", default=[0.03, 0.1, 1.0], help="shares of what is no output"
     )
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
     given = parser.parse_args()
+    if given.quick:
+        given.events, given.appended, given.rounds, given.changes = 20_000, 5_000, 1, [0.1]
     telemetry.configure_logging("error")
+    figures = {}
     for changes in given.changes:
-        print("appends ", appends(given.appended, given.rounds, changes), flush=True)
-        print("timeline", timeline(given.events, changes), flush=True)
+        found = {"appends": appends(given.appended, given.rounds, changes), "timeline": timeline(given.events, changes)}
+        print(f"{changes:.0%} of the events are no output: {found}", flush=True)
+        figures[f"{changes:g}"] = found
+    if given.json is not None:
+        given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -72,9 +72,21 @@ def _levels_as_before() -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
 
 
+def _forget_secrets_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = outside._masks
+    monkeypatch.setattr(masks, "_forms", masks._forms.copy())
+    monkeypatch.setattr(masks, "_begins", {begin: forms.copy() for begin, forms in masks._begins.items()})
+
+
 @pytest.fixture(autouse=True)
-def _secrets_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def _secrets_as_before(_secrets_of_modules_as_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that one test uses ("file") must not be masked in what a command prints in another ("the file")."""
-    monkeypatch.setattr(outside._masks, "_forms", outside._masks._forms.copy())
-    begins = {begin: forms.copy() for begin, forms in outside._masks._begins.items()}
-    monkeypatch.setattr(outside._masks, "_begins", begins)
+    _forget_secrets_afterwards(monkeypatch)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _secrets_of_modules_as_before() -> Iterator[None]:
+    """The same for what the tests of a module share."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _forget_secrets_afterwards(monkeypatch)
+        yield

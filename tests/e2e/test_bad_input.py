@@ -41,7 +41,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             {"sinks": {"b": {"type": "mqqt"}}},
             "sinks.b.type: there is no sink of type 'mqqt': did you mean mqtt? (allowed: ",
         ),
-        ({"sinks": {"b": {"url": "mqtt://h"}}}, "sinks.b.type: is missing (allowed: file, "),
+        ({"sinks": {"b": {"url": "mqtt://h"}}}, "sinks.b.type: is missing (allowed: amqp, file, "),
         ({"journal": {"max_age": "soon"}}, "journal.max_age: not a duration: 'soon'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_for_scripts(bridge: Bridge, tmp_path: Path) -> None:
     hook = found["sink hook", "connection"]
     assert hook["verdict"] == "failed"
     assert "Connection refused" in hook["text"]
-    assert hook["remedy"].startswith("see whether the address is right")
+    assert hook["remedy"].startswith("check the address")
 
 
 def test_warnings_do_not_fail(emulator: Emulator, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ NOT_REPLAYED = {
     # Of permissions that the recorder had taken away.
     "subscribe other's 11",
     # These are notes of what the recorder saw, and have tests of their own.
-    "cancel_task while tasks wait that no worker has fetched",
+    "cancel_task while tasks wait that nobody has fetched",  # words: the name of a recorded case
     "add_app with a text that YAML reads as something else",
     "logoff twice",
 }

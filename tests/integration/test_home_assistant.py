@@ -32,11 +32,16 @@ NOT_OURS = re.compile(
 )
 
 
+def _runs(python: str) -> bool:
+    """A version manager leaves a command for versions that are not installed."""
+    return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
+
+
 def python_of_home_assistant() -> str:
     """A Python that Home Assistant with device discovery (2024.11) runs on."""
     names = [f"python3.{minor}" for minor in (13, 14)]
     candidates = [sys.executable] if sys.version_info >= (3, 13) else []
-    candidates += [path for name in names if (path := program(name)) is not None]
+    candidates += [path for name in names if (path := program(name)) is not None and _runs(path)]
     if not candidates:
         pytest.skip(f"Home Assistant with device discovery needs Python 3.13; this is {sys.version.split()[0]}")
     return candidates[0]

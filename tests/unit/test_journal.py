@@ -532,7 +532,7 @@ def test_a_database_that_cannot_be_read_now_is_not_taken_for_damaged(
         raise sqlite3.OperationalError("database is locked")
 
     journal.append([make_event(1)])
-    monkeypatch.setattr(inspection, "_connected", busy)
+    monkeypatch.setattr(inspection, "connected", busy)
     with pytest.raises(JournalError, match="cannot be read: database is locked"):
         journal.verify()
     with pytest.raises(JournalError, match="cannot be read: database is locked"):
