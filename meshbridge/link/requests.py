@@ -30,9 +30,10 @@ class DaemonRequests:
     def __init__(self, name: str, open_client: Callable[[float], AppMeshClient]) -> None:
         self.name = name
         self._open = open_client
-        self._lock = threading.Lock()  # guards _client; nothing is waited for while it is held
+        self._lock = threading.Lock()  # guards _client and _ended; nothing is waited for while it is held
         self._connecting = threading.Lock()  # lets one thread connect while the others wait for it
         self._client: AppMeshClient | None = None
+        self._ended = False
         # Written by whichever thread asked last, read by any.
         self.last_error: AppMeshError | None = None
         self.last_error_at: float | None = None  # unix seconds
@@ -75,6 +76,12 @@ class DaemonRequests:
         return self._ask(
             lambda client: client.read_output(app, position, index=index, process_uuid=uuid), timeout_seconds
         )
+
+    def end(self) -> None:
+        """Ends the connection for good: a request that comes later is refused, so nothing is left open behind it."""
+        with self._lock:
+            self._ended = True
+        self.close()
 
     def close(self) -> None:
         """Ends the connection; the next request would open it again."""
@@ -125,7 +132,12 @@ class DaemonRequests:
                 return kept, False
             client = self._open(min(_left(deadline), _CONNECT_SECONDS))
             with self._lock:
-                self._client = client
+                ended = self._ended
+                if not ended:
+                    self._client = client
+            if ended:
+                client.close()
+                raise AppMeshConnectionError("the link has ended")
             return client, True
         finally:
             self._connecting.release()

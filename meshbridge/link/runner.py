@@ -155,8 +155,8 @@ class Link:
             client = self._client
         if client is not None:
             client.close()
-        self.requests.close()
-        self._own_requests.close()
+        self.requests.end()
+        self._own_requests.end()
         self.client.close()
         ended = self._repair.stop(timeout_seconds)
         return self._thread.join(timeout_seconds) and ended

@@ -112,24 +112,23 @@ def test_what_happens_while_nobody_looks_is_told_afterwards(
     client.add_app(App({"name": "web", "command": "sleep 600", "shell": True} | behavior))
     wait_for(lambda: agree(journal, link, "web") and "web" in told(journal), "agreement before")
     assert link.stop(10)
-    pid = (link.requests.get_app("web", 10) or {})["pid"]
+    again = Link("node-a", link._options, journal)  # which asks, and does not listen before it is started
+    pid = (again.requests.get_app("web", 10) or {})["pid"]
     match change:
         case "exit" | "restart":
             import os
             import signal
 
             os.killpg(pid, signal.SIGKILL)
-            wait_for(lambda: (link.requests.get_app("web", 10) or {}).get("pid") != pid, "the end")
+            wait_for(lambda: (again.requests.get_app("web", 10) or {}).get("pid") != pid, "the end")
             if change == "restart":
-                wait_for(lambda: (link.requests.get_app("web", 10) or {}).get("pid"), "the next start")
+                wait_for(lambda: (again.requests.get_app("web", 10) or {}).get("pid"), "the next start")
         case "disable":
             client.disable_app("web")
         case "remove":
             client.delete_app("web")
         case "register":
             client.add_app(App({"name": "new", "command": "sleep 600", "shell": True}))
-    link.requests.close()
-    again = Link("node-a", link._options, journal)
     again.start()
     try:
         app = "new" if change == "register" else "web"
