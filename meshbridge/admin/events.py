@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, field_validator
 from meshbridge import telemetry
 from meshbridge.admin.auth import Authenticate, Scope, needs
 from meshbridge.admin.bridge import TheBridge
-from meshbridge.admin.moments import moment
+from meshbridge.admin.moments import MomentText, moment
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import Streamed
 from meshbridge.fields import TextList, matches
@@ -163,22 +163,14 @@ def _contains(event: Event, text: str) -> bool:
 class EventsQuery(EventsFilter):
     """Which events, and from where on."""
 
-    since: str | None = Field(
+    since: MomentText | None = Field(
         default=None,
-        max_length=64,
         description="begin with kept events that came in at this time (unix seconds) or within this duration (2h)",
         examples=["2h", "1795515820"],
     )
     last_event_id: str | None = Field(
         default=None, pattern=_OFFSET, description="as the header Last-Event-ID, which wins over it"
     )
-
-    @field_validator("since")
-    @classmethod
-    def _a_moment(cls, value: str | None) -> str | None:
-        if value is not None:
-            moment(value)
-        return value
 
 
 class EventReader:

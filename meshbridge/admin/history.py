@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.bridge import TheBridge
-from meshbridge.admin.moments import moment
+from meshbridge.admin.moments import MomentText, moment
 from meshbridge.admin.problems import Problem
 from meshbridge.fields import TextList
 from meshbridge.journal import JournalError
@@ -35,22 +35,14 @@ class HistoryQuery(BaseModel):
 
     daemon: TextList = Field(default=(), description="shell patterns of daemons' names; none: all", max_length=64)
     app: TextList = Field(default=(), description="shell patterns of apps' names; none: all", max_length=64)
-    since: str = Field(
+    since: MomentText = Field(
         default="24h",
-        max_length=64,
         description="the beginning, in unix seconds or as a duration before now (2h)",
         examples=["24h", "1795515820"],
     )
-    until: str | None = Field(
-        default=None, max_length=64, description="the end, in the same way; default: now", examples=["1h"]
+    until: MomentText | None = Field(
+        default=None, description="the end, in the same way; default: now", examples=["1h"]
     )
-
-    @field_validator("since", "until")
-    @classmethod
-    def _a_moment(cls, value: str | None) -> str | None:
-        if value is not None:
-            moment(value)
-        return value
 
     @model_validator(mode="after")
     def _in_order(self) -> "HistoryQuery":

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import anyio.to_thread
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from meshbridge.admin.auth import Scope, needs
 from meshbridge.admin.bridge import TheBridge
 from meshbridge.admin.events import EventFeed, EventsFilter
-from meshbridge.admin.moments import moment
+from meshbridge.admin.moments import MomentText, moment
 from meshbridge.admin.problems import Problem
 from meshbridge.admin.streams import Streamed
 from meshbridge.journal import Journal, JournalError
@@ -33,22 +33,12 @@ _READ = [needs(Scope.READ)]
 class KeptQuery(EventsFilter):
     """Which kept events."""
 
-    since: str | None = Field(
+    since: MomentText | None = Field(
         default=None,
-        max_length=64,
         description="came in then or later: unix seconds, or a duration before now (2h)",
         examples=["2h", "1795515820"],
     )
-    until: str | None = Field(
-        default=None, max_length=64, description="came in before, in the same way", examples=["1h"]
-    )
-
-    @field_validator("since", "until")
-    @classmethod
-    def _a_moment(cls, value: str | None) -> str | None:
-        if value is not None:
-            moment(value)
-        return value
+    until: MomentText | None = Field(default=None, description="came in before, in the same way", examples=["1h"])
 
     def range(self, journal: Journal) -> tuple[int, int]:
         """Behind which offset, and before which."""
